@@ -1,0 +1,1 @@
+"""Everything of hf2triton that does not know Airflow."""

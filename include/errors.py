@@ -1,0 +1,76 @@
+"""Failures are classes: each says what failed, where, and what to do next.
+
+Standard library only: this module travels with the stage programs into their containers.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PipelineError(Exception):
+    """A failure that names its cause. ``retry`` says whether the same again can end well.
+
+    A stage program that ends in one exits with ``exit_code`` (numbers after sysexits.h).
+    """
+
+    exit_code: ClassVar[int] = 70
+    retry: ClassVar[bool] = False
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  do: {self.fix}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, str]:
+        """The failure as JSON-able fields; `from_dict` is its inverse."""
+        return {"class": type(self).__name__, "what": self.what, "where": self.where, "fix": self.fix}
+
+
+class UserError(PipelineError):
+    """The request cannot be met as asked: bad params, gated model, unsupported architecture."""
+
+    exit_code = 64
+
+
+class GateFailure(PipelineError):
+    """The candidate works but is not good enough to go live."""
+
+    exit_code = 65
+
+
+class HostError(PipelineError):
+    """The machine lacks something: no Docker, no GPU, disk full, port taken."""
+
+    exit_code = 69
+
+
+class ToolError(PipelineError):
+    """A tool ended in an error of its own; ``what`` holds its last lines."""
+
+    exit_code = 70
+
+
+class TransientError(PipelineError):
+    """Network or daemon away: the same again may end well."""
+
+    exit_code = 75
+    retry = True
+
+
+_CLASSES = (UserError, GateFailure, HostError, ToolError, TransientError)
+
+
+def from_dict(fields: dict[str, str]) -> PipelineError:
+    """The failure that `PipelineError.to_dict` described; an unknown class becomes a `ToolError`."""
+    classes = {c.__name__: c for c in _CLASSES}
+    return classes.get(fields["class"], ToolError)(fields["what"], where=fields["where"], fix=fields["fix"])

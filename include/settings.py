@@ -1,0 +1,51 @@
+"""The one place for paths, ports and names. Each can be set by an environment variable ``HF2TRITON_<NAME>``."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """What one deployment of hf2triton is made of."""
+
+    model_config = SettingsConfigDict(env_prefix="HF2TRITON_", frozen=True, extra="ignore")
+
+    artifacts: Path = Field(
+        default=PROJECT / ".local" / "artifacts",
+        description="Root of the artifact store: one absolute path, the same on every worker and in containers.",
+    )
+    runner: Literal["process", "docker"] = Field(
+        default="process", description="How stage programs start: a process on the worker, or a container."
+    )
+    openvino_python: Path = Field(
+        default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
+        description="Interpreter of the openvino target's own environment.",
+    )
+    bind_address: str = Field(default="127.0.0.1", description="Address that Triton and Airflow listen on.")
+    live_http_port: int = Field(default=8000, description="Triton's HTTP port of the live release.")
+    live_grpc_port: int = 8001
+    live_metrics_port: int = 8002
+    airflow_home: Path = Field(
+        default=PROJECT / ".local" / "airflow", description="Database, logs and password of the embedded Airflow."
+    )
+    airflow_port: int = Field(default=8080, description="Airflow's web UI and REST API.")
+    hub_endpoint: str | None = Field(
+        default=None, validation_alias="HF_ENDPOINT", description="A mirror of the Hugging Face Hub."
+    )
+    hub_connection: str = Field(
+        default="huggingface_default", description="Airflow Connection whose password is the Hub token."
+    )
+    launch_timeout_s: float = Field(default=600, description="Longest time a server may take to be ready.")
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read from the environment once."""
+    return Settings()

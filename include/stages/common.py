@@ -1,0 +1,70 @@
+"""What every stage program shares: parts that are timed and logged, and failures that are written down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from include.errors import PipelineError
+
+REPORT_FILE = "stage.json"
+FAILURE_FILE = "failure.json"
+
+log = logging.getLogger("stage")
+
+
+class StageReport:
+    """The record of one stage run: seconds of each part, versions, results, peak memory in bytes."""
+
+    def __init__(self) -> None:
+        self.timings_s: dict[str, float] = {}
+        self.versions: dict[str, str] = {}
+        self.results: dict[str, Any] = {}
+        self.gpu: str | None = None
+        self.gpu_peak_bytes: int | None = None
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Times the block as ``name`` and logs when it starts and ends."""
+        log.info("%s ...", name)
+        start = time.perf_counter()
+        yield
+        self.timings_s[name] = round(time.perf_counter() - start, 3)
+        log.info("%s done in %.1f s", name, self.timings_s[name])
+
+    def write(self, out: Path) -> None:
+        """Writes ``stage.json`` into ``out``; the runner moves it into the artifact's manifest."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        fields = {
+            "timings_s": self.timings_s,
+            "versions": self.versions,
+            "results": self.results,
+            "gpu": self.gpu,
+            "gpu_peak_bytes": self.gpu_peak_bytes,
+            "peak_rss_bytes": peak,
+        }
+        (out / REPORT_FILE).write_text(json.dumps(fields, indent=1))
+
+
+def run_stage(main: Callable[[StageReport], None], out: Path) -> int:
+    """Runs ``main``, which writes its files into the existing directory ``out``; returns the exit code.
+
+    A `PipelineError` is written to ``failure.json`` so that the caller can raise the same class again.
+    """
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
+    report = StageReport()
+    try:
+        main(report)
+    except PipelineError as error:
+        (out / FAILURE_FILE).write_text(json.dumps(error.to_dict()))
+        log.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+    report.write(out)
+    return 0
