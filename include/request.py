@@ -1,0 +1,196 @@
+"""What a user asks for: every field of the form with its limits, the same for the web UI, REST and schedules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from include.errors import UserError
+
+# A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path.
+# Written so that Python's and the browser's engines read them alike; "$" alone would allow a trailing newline.
+_END = r"$(?!\n)"
+HUB_ID = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(?:\/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?"
+PATH = r"\/[A-Za-z0-9_.\-\/ +@=,]*"
+MODEL_PATTERN = rf"^(?!.*\.\.)(?:{HUB_ID}|{PATH}){_END}"
+DATA_PATTERN = rf"^(?!.*\.\.)(?:builtin|{HUB_ID}|{PATH}){_END}"
+REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"
+GROUP_SIZES = (128, 64, 32, 16)
+SEED_PROMPT = "How do I count to nine in French?"
+
+Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+def _field(section: str, title: str, description: str, default: Any, **limits: Any) -> Any:  # noqa: ANN401
+    extra = {"section": section, **limits.pop("extra", {})}
+    return Field(default, title=title, description=description, json_schema_extra=extra, **limits)
+
+
+class ReleaseRequest(BaseModel):
+    """One run of `release_awq_engine`. Lengths are in tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", regex_engine="python-re")
+
+    model: str = _field(
+        "Model",
+        "Model",
+        "Hugging Face Hub id, e.g. `NousResearch/Llama-2-7b-hf`, or the absolute path of a local model directory "
+        "(`config.json`, tokenizer, `*.safetensors`) on the worker.",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        pattern=MODEL_PATTERN,
+        max_length=400,
+    )
+    revision: str = _field(
+        "Model",
+        "Revision",
+        "Branch, tag or commit on the Hub, resolved to a commit once, at the start. Not used for a local directory.",
+        "main",
+        pattern=REVISION_PATTERN,
+    )
+    target: Literal["openvino", "tensorrt_llm"] = _field(
+        "Model",
+        "Target",
+        "`tensorrt_llm`: an engine for this host's NVIDIA GPU. `openvino`: the same int4 weights served on the CPU.",
+        "openvino",
+    )
+    dtype: Literal["float16", "bfloat16"] = _field(
+        "Quantization",
+        "Data type",
+        "Type of everything that is not int4: activations, norms, embeddings.",
+        "float16",
+    )
+    awq_group_size: Literal[128, 64, 32, 16] = _field(
+        "Quantization",
+        "AWQ group size",
+        "Weights that share one scale. Must divide the model's dimensions: 128 is usual, SmolLM2-135M needs 64.",
+        64,
+    )
+    calib_size: int = _field(
+        "Quantization", "Calibration samples", "Token blocks that AWQ looks at.", 32, ge=1, le=1024
+    )
+    calib_seq_len: int = _field(
+        "Quantization",
+        "Calibration length",
+        "Tokens in each calibration sample; 512 is usual on a GPU.",
+        128,
+        ge=16,
+        le=8192,
+    )
+    calib_data: str = _field(
+        "Quantization",
+        "Calibration data",
+        "`builtin` text, the absolute path of a `.txt` (a document a line) or `.jsonl` (`text` field) file, "
+        "or a Hub dataset id.",
+        "builtin",
+        pattern=DATA_PATTERN,
+        max_length=400,
+    )
+    tp_size: int = _field("Engine", "Tensor parallel size", "GPUs that share one copy of the model.", 1, ge=1, le=8)
+    max_batch_size: int = _field("Engine", "Max batch size", "Requests served at once.", 8, ge=1, le=256)
+    max_input_len: int = _field("Engine", "Max input length", "Longest prompt.", 1024, ge=1, le=131072)
+    max_seq_len: int = _field(
+        "Engine", "Max sequence length", "Longest prompt and answer together.", 2048, ge=2, le=131072
+    )
+    max_num_tokens: int = _field(
+        "Engine", "Max batched tokens", "Tokens that one engine step may work on.", 2048, ge=16, le=131072
+    )
+    kv_cache_memory_fraction: float = _field(
+        "Serving",
+        "KV cache memory",
+        "Share of the free device memory that the KV cache may take (on the CPU: of the host's memory, and never "
+        "more than max batch size x max sequence length needs).",
+        0.8,
+        ge=0.01,
+        le=0.95,
+    )
+    chat_template: Literal["auto", "off"] = _field(
+        "Serving",
+        "Chat template",
+        "`auto`: the endpoint wraps `text_input` in the model's chat template, if it has one and the target can "
+        "(`openvino`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
+        "auto",
+    )
+    streaming: bool = _field(
+        "Serving",
+        "Streaming",
+        "Serve `generate_stream` (token by token); `generate` then needs a client that does not ask to stream.",
+        False,
+    )
+    candidate_http_port: int = _field(
+        "Serving",
+        "Candidate HTTP port",
+        "Port of the candidate server; 0 takes a free one.",
+        0,
+        ge=0,
+        le=65535,
+    )
+    test_prompts: list[Prompt] = _field(
+        "Validation",
+        "Test prompts",
+        "Prompts that the candidate must answer, one a line.",
+        [SEED_PROMPT],
+        min_length=1,
+        max_length=20,
+    )
+
+    @field_validator("test_prompts", mode="before")
+    @classmethod
+    def _one_prompt_a_line(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [line.strip() for line in value.splitlines() if line.strip()]
+        return value
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        if self.max_input_len >= self.max_seq_len:
+            raise ValueError(
+                f"max_input_len ({self.max_input_len}) must be below max_seq_len ({self.max_seq_len}): "
+                "max_seq_len counts the prompt and the answer"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, params: dict[str, Any]) -> Self:
+        """The request out of a run's params.
+
+        Raises:
+            UserError: a field is unknown, missing or out of its limits; the message names it.
+        """
+        try:
+            return cls.model_validate(params)
+        except ValidationError as error:
+            problems = [_problem(e["loc"], e["msg"], e["type"], e["input"]) for e in error.errors()]
+            raise UserError(
+                "; ".join(problems),
+                where="params of the run",
+                fix="correct the field and trigger the DAG again",
+            ) from error
+
+    @property
+    def is_local(self) -> bool:
+        """Whether ``model`` is a directory of this host rather than a Hub id."""
+        return self.model.startswith("/")
+
+    @property
+    def slug(self) -> str:
+        """The model's name in paths: ``org--name`` or ``local--directory``."""
+        if self.is_local:
+            return f"local--{re.sub(r'[^A-Za-z0-9.-]', '_', Path(self.model).name)}"
+        return self.model.replace("/", "--")
+
+
+_FORMS = {
+    "model": "a Hub id such as org/name, nor an absolute path",
+    "calib_data": "builtin, a Hub dataset id, nor an absolute path",
+    "revision": "a branch, tag or commit",
+}
+
+
+def _problem(location: tuple[int | str, ...], message: str, kind: str, value: object) -> str:
+    field = ".".join(map(str, location))
+    if kind == "string_pattern_mismatch" and field in _FORMS:
+        return f"{field}: {value!r} is not {_FORMS[field]}"
+    return f"{field}: {message}" if field else message.removeprefix("Value error, ")

@@ -1,0 +1,1 @@
+"""Runners: how a stage program is started. A program cannot tell which one started it."""

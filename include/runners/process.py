@@ -1,0 +1,98 @@
+"""The embedded runner: a stage program as a process in the target's own environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from include.errors import HostError, PipelineError, ToolError, from_dict
+from include.settings import PROJECT
+from include.stages.common import FAILURE_FILE
+from include.store import Log
+from include.targets import StageCommand
+
+LAST_LINES = 15
+STOP_GRACE_S = 10
+_OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or a host with more memory"
+
+
+class ProcessRunner:
+    """Runs one stage command at a time; its output goes to ``log`` line by line."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, command: StageCommand, out: Path) -> None:
+        """Runs ``command --out out`` to its end.
+
+        Raises:
+            PipelineError: the class that the program itself gave, else `ToolError` with its last lines.
+        """
+        # setpriv: the kernel ends the program if this process dies in a way that leaves no time to.
+        argv = ["setpriv", "--pdeathsig", "KILL", *command.argv, "--out", str(out)]
+        self._process = subprocess.Popen(
+            argv,
+            env={**os.environ, **command.env},
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        tail: deque[str] = deque(maxlen=LAST_LINES)
+        try:
+            for line in _lines(self._process.stdout):
+                self._log(line)
+                tail.append(line)
+            code = self._process.wait()
+        finally:
+            self.stop()
+        if code != 0:
+            raise failure(command.argv, code, out, list(tail))
+
+    def stop(self) -> None:
+        """Ends the program and everything it started, if it still runs."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def failure(argv: tuple[str, ...], code: int, out: Path, tail: list[str]) -> PipelineError:
+    """The failure of a stage program that exited with ``code``, negative for a signal."""
+    described = out / FAILURE_FILE
+    if described.exists():
+        return from_dict(json.loads(described.read_text()))
+    program = " ".join(argv[:3])
+    if code in {-signal.SIGKILL, 128 + signal.SIGKILL}:
+        return HostError(f"{program} was killed: out of memory (OOM)", where=_last(tail), fix=_OUT_OF_MEMORY)
+    return ToolError(
+        f"{program} ended with exit code {code}:\n{_last(tail)}",
+        where="the stage's log above",
+        fix="the last lines name the cause; the stage can be run alone with the logged command",
+    )
+
+
+def _last(tail: list[str]) -> str:
+    return "\n".join(tail)
+
+
+def _lines(stream: IO[str] | None) -> Iterator[str]:
+    # Universal newlines: a progress bar's "\r" ends a line, too.
+    for line in stream or ():
+        if line.strip():
+            yield line.rstrip()
