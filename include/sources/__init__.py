@@ -1,0 +1,65 @@
+"""Where models and calibration texts come from: the Hugging Face Hub, or a local directory.
+
+`resolve` says exactly which files, without fetching the large ones; `fetch` brings and proves them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from include.errors import UserError
+from include.sources import hub, local
+from include.sources.files import DatasetSource, Log, ModelSource, SourceFile, field_model, require_disk
+from include.sources.hub import resolve_dataset
+
+__all__ = [
+    "DatasetSource",
+    "ModelSource",
+    "SourceFile",
+    "fetch",
+    "require_disk",
+    "resolve",
+    "resolve_dataset",
+]
+
+
+def resolve(model: str, revision: str, *, token: str | None, endpoint: str | None) -> ModelSource:
+    """The files of ``model`` at the commit that ``revision`` names now; large files stay where they are.
+
+    ``model`` is a Hub id, or an absolute directory, for which ``revision`` is ignored. Without ``token`` none
+    is sent, whatever the machine has stored. Without ``endpoint`` the Hub is asked, or what ``HF_ENDPOINT``
+    names.
+
+    Raises:
+        UserError: unknown, private or gated model, no such revision, or files that cannot be used.
+        TransientError: the network or the Hub is away.
+    """
+    if model.startswith("/"):
+        return local.resolve(Path(model))
+    if model.startswith((".", "~")) or "\\" in model:
+        raise UserError(
+            f"{model!r} is not an absolute path",
+            where=field_model(model),
+            fix="give a Hub id such as org/name, or the directory's whole path from /",
+        )
+    return hub.resolve(model, revision, token=token, endpoint=endpoint)
+
+
+def fetch(
+    source: ModelSource | DatasetSource, into: Path, *, token: str | None, endpoint: str | None, log: Log
+) -> None:
+    """Brings the files of ``source`` into the directory ``into`` and proves size, hash and structure of each.
+
+    What is there already, and right, is kept: a second attempt goes on with the first one's directory.
+    ``log`` gets plain lines.
+
+    Raises:
+        UserError: the files themselves are bad, or access was withdrawn.
+        TransientError: the network, or what came through it, failed twice.
+        ToolError: the endpoint twice served the same bytes, which are not those that it declares.
+        HostError: the disk is full or cannot be written.
+    """
+    if isinstance(source, ModelSource) and source.origin == "local":
+        local.fetch(source, into, log=log)
+    else:
+        hub.fetch(source, into, token=token, endpoint=endpoint, log=log)

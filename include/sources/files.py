@@ -1,0 +1,256 @@
+"""What a source consists of: which files of a model are needed, and proof that they arrived whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
+
+from include.errors import HostError, UserError
+
+Log = Callable[[str], None]
+"""Takes one plain line of progress."""
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+# What transformers reads to load a decoder model and its tokenizer; other files never leave the Hub.
+_SMALL_FILES = (
+    CONFIG_FILE,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+_TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
+_HASH_WORKERS = 4
+
+
+def _inside(path: str) -> str:
+    """Refuses a path that would leave the directory it is joined to."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise ValueError(f"{path!r} is not a path inside the source")
+    return path
+
+
+Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|git-sha1:[0-9a-f]{40})$")]
+"""A hash with its kind: sha256 of large (LFS) and local files, git's blob sha1 of small files of the Hub."""
+
+
+class SourceFile(BaseModel):
+    """One file: path relative to the source, size in bytes, hash."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Annotated[str, AfterValidator(_inside)]
+    size: Annotated[int, Field(ge=0)]
+    digest: Digest
+
+
+class Source(BaseModel):
+    """Files at one immutable commit, on the Hub or in a local directory. Holds no credential.
+
+    ``id`` is the Hub's, or the absolute directory; ``revision`` what was asked for; ``commit`` 40 hex digits.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    origin: Literal["hub", "local"]
+    id: str
+    revision: str
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    files: tuple[SourceFile, ...]
+    license: str | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def total_bytes(self) -> int:
+        """The size of all files, in bytes."""
+        return sum(file.size for file in self.files)
+
+
+class ModelSource(Source):
+    """A model: the files needed to load it, and the text of its ``config.json``."""
+
+    config: str
+
+
+class DatasetSource(Source):
+    """A data set of the Hub: text-like files of one split, e.g. ``train``."""
+
+    split: str
+
+
+class BadFile(NamedTuple):
+    """A file that is missing or is not what was declared; ``expected`` and ``got`` are sizes or digests."""
+
+    file: SourceFile
+    expected: str
+    got: str
+
+
+def field_model(thing: object) -> str:
+    """The ``where`` of a failure that is in the model that the user named, with the file or page at fault."""
+    return f"field model: {thing}"
+
+
+def choose_model_files(paths: Collection[str], where: str) -> list[str]:
+    """The files of a model that are needed, from the ``paths`` at its root; an index stands for its shards.
+
+    One set of weights only: transformers, too, takes ``model.safetensors`` before an index. Pickled weights
+    are refused because loading them runs code of their author.
+
+    Raises:
+        UserError: no config.json, no safetensors, or no tokenizer.
+    """
+    if CONFIG_FILE not in paths:
+        raise UserError(f"the model has no {CONFIG_FILE}", where=where, fix=_no_config_fix(paths))
+    weights = next((name for name in (WEIGHTS_FILE, INDEX_FILE) if name in paths), None)
+    if weights is None:
+        raise UserError("the model has no safetensors weights", where=where, fix=_no_weights_fix(paths))
+    if not _TOKENIZER_FILES.intersection(paths):
+        known = ", ".join(sorted(_TOKENIZER_FILES))
+        raise UserError("the model has no tokenizer", where=where, fix=f"add one of {known} to it")
+    return [name for name in _SMALL_FILES if name in paths] + [weights]
+
+
+def _no_config_fix(paths: Collection[str]) -> str:
+    if "adapter_config.json" in paths:
+        return "this is a LoRA adapter: merge it into its base model and name the result"
+    if any(path.endswith(".gguf") for path in paths):
+        return "this holds GGUF files, which are quantized already: name the model they were made from"
+    return "name a model in the transformers format"
+
+
+def _no_weights_fix(paths: Collection[str]) -> str:
+    if any(path.endswith((".bin", ".pt", ".pth")) for path in paths):
+        return (
+            "it has pickled weights, which can run code when they are loaded: save it again with "
+            "save_pretrained(safe_serialization=True), or name a revision that has safetensors"
+        )
+    return f"name a model with {WEIGHTS_FILE} or {INDEX_FILE}"
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file; UserError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path.name} is not UTF-8 text", where=field_model(path), fix="repair the model's file"
+        ) from error
+
+
+def shards_of(index: str, paths: Collection[str], where: str) -> list[str]:
+    """The files that the JSON text of ``model.safetensors.index.json`` names, each of which must exist.
+
+    Raises:
+        UserError: the index cannot be read, or names a file that is not there.
+    """
+    try:
+        shards = sorted(set(json.loads(index)["weight_map"].values()))
+        invalid = [shard for shard in shards if _inside(shard) != shard or not shard.endswith(".safetensors")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{INDEX_FILE} cannot be read: {error}", where=where, fix="repair the model's index") from error
+    missing = [shard for shard in shards if shard not in paths]
+    if wrong := missing or invalid or ([] if shards else ["none"]):
+        raise UserError(
+            f"{INDEX_FILE} names shards that are not there: {', '.join(wrong[:4])}",
+            where=where,
+            fix="complete the upload of the model, or name a revision that is complete",
+        )
+    return shards
+
+
+def digest_of(path: Path, kind: str) -> str:
+    """The file's `Digest`; ``git-sha1`` is git's blob id: sha1 of ``blob <size>\\0`` and the content."""
+    if kind == "sha256":
+        with path.open("rb") as stream:
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            blob.update(chunk)
+    return f"git-sha1:{blob.hexdigest()}"
+
+
+def check_files(directory: Path, files: Iterable[SourceFile]) -> list[BadFile]:
+    """The files that are not in ``directory`` as declared: sizes first, then hashes, several at a time."""
+    with ThreadPoolExecutor(_HASH_WORKERS) as pool:
+        results = pool.map(lambda file: _check_file(directory / file.path, file), files)
+        return [bad for bad in results if bad]
+
+
+def _check_file(path: Path, file: SourceFile) -> BadFile | None:
+    if not path.is_file():
+        return BadFile(file, f"{file.size} bytes", "no file")
+    size = path.stat().st_size
+    if size != file.size:
+        return BadFile(file, f"{file.size} bytes", f"{size} bytes")
+    got = digest_of(path, file.digest.partition(":")[0])
+    return None if got == file.digest else BadFile(file, file.digest, got)
+
+
+def require_disk(path: Path, need_bytes: int) -> None:
+    """Checks that the file system of ``path``, which need not exist yet, has ``need_bytes`` free.
+
+    Raises:
+        HostError: says how much is needed and how much is free.
+    """
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < need_bytes:
+        raise HostError(
+            f"not enough disk: {megabytes(need_bytes)} needed, {megabytes(free)} free",
+            where=str(path),
+            fix="free some space there, or put the artifacts on a larger disk",
+        )
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turns the errors of the file system while ``where`` is written into `HostError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # huggingface_hub's own errors are without a number
+            raise
+        raise host_error(error, str(where)) from error
+
+
+def host_error(error: OSError, where: str) -> HostError:
+    """The failure for an error of the file system, a full disk above all."""
+    fixes = {
+        errno.ENOSPC: "free some space there, or put the artifacts on a larger disk",
+        errno.EDQUOT: "raise the disk quota of this user, or put the artifacts elsewhere",
+        errno.EACCES: "give this user access to it",
+        errno.EROFS: "mount it writable, or put the artifacts elsewhere",
+    }
+    reason = error.strerror or str(error)
+    return HostError(
+        f"writing failed: {reason}",
+        where=where,
+        fix=fixes.get(error.errno or 0, "check the disk"),
+    )
+
+
+def megabytes(size: int) -> str:
+    """``size`` bytes for people, in units of 10^6."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e7 else f"{size / 1e6:,.0f} MB"
