@@ -1,0 +1,104 @@
+"""What a checkpoint and an engine say about themselves, and whether the build has kept its word."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from include.errors import PipelineError, ToolError, UserError
+
+CONFIG_FILE = "config.json"
+QUANTIZATION = "W4A16_AWQ"
+_TOTAL_TIME = re.compile(r"Total time of building all engines: (\d+):(\d{2}):(\d{2})")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine's ``config.json``: the TensorRT-LLM version that built it, and how many ranks it has."""
+
+    version: str
+    tp_size: int
+    pp_size: int
+    quantization: str | None
+
+    @property
+    def world_size(self) -> int:
+        """Ranks, which is GPUs: TP x PP."""
+        return self.tp_size * self.pp_size
+
+
+def world_size_of_checkpoint(checkpoint: Path) -> int:
+    """TP x PP of a TensorRT-LLM checkpoint; raises `UserError` unless there is a file for every rank."""
+    config = _read(checkpoint / CONFIG_FILE, UserError)
+    size = _mapping(config)["world_size"]
+    missing = [
+        name for name in (f"rank{rank}.safetensors" for rank in range(size)) if not (checkpoint / name).is_file()
+    ]
+    if missing:
+        raise UserError(
+            f"the checkpoint is for {size} GPUs, but has no {', '.join(missing)}",
+            where=str(checkpoint),
+            fix="calibrate again",
+        )
+    return size
+
+
+def read_engine(directory: Path) -> Engine:
+    """What ``config.json`` of an engine says; raises `ToolError` if it cannot be read or has no such fields."""
+    path = directory / CONFIG_FILE
+    config = _read(path, ToolError)
+    try:
+        pretrained = config["pretrained_config"]
+        mapping = _mapping(pretrained)
+        return Engine(
+            version=config["version"],
+            tp_size=mapping["tp_size"],
+            pp_size=mapping["pp_size"],
+            quantization=pretrained.get("quantization", {}).get("quant_algo"),
+        )
+    except KeyError as error:
+        raise ToolError(f"the engine's config has no field {error}", where=str(path), fix="build it again") from error
+
+
+def check_engine(directory: Path, *, version: str, world_size: int) -> Engine:
+    """Raises `ToolError` if an engine is not what was asked for: version, ranks, quantization, files."""
+    engine = read_engine(directory)
+    ranks = sorted(path.name for path in directory.glob("rank*.engine"))
+    wanted = sorted(f"rank{rank}.engine" for rank in range(world_size))
+    found = {
+        f"TensorRT-LLM {engine.version}, but the image has {version}": engine.version != version,
+        f"TP x PP is {engine.world_size}, but the checkpoint's is {world_size}": engine.world_size != world_size,
+        f"quantization is {engine.quantization}, not {QUANTIZATION}": engine.quantization != QUANTIZATION,
+        f"engine files are {ranks}, not {wanted}": ranks != wanted,
+    }
+    wrong = [what for what, is_wrong in found.items() if is_wrong]
+    if wrong:
+        raise ToolError(f"the engine is not what was asked for: {'; '.join(wrong)}", where=str(directory))
+    return engine
+
+
+def seconds_of_build(line: str) -> int | None:
+    """The build time if this is trtllm-build's last line. Upstream prints hours modulo 24."""
+    match = _TOTAL_TIME.search(line)
+    if match is None:
+        return None
+    hours, minutes, seconds = map(int, match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _mapping(config: dict[str, Any]) -> dict[str, int]:
+    """ModelOpt and TensorRT-LLM leave a size out when it is 1."""
+    given = config.get("mapping", {})
+    tp, pp = given.get("tp_size", 1), given.get("pp_size", 1)
+    return {"tp_size": tp, "pp_size": pp, "world_size": given.get("world_size", tp * pp)}
+
+
+def _read(path: Path, failure: type[PipelineError]) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise failure(f"{path.name} cannot be read: {error}", where=str(path.parent), fix="make it again") from error
+    return config

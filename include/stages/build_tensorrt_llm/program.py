@@ -1,0 +1,137 @@
+"""Runs ``trtllm-build`` and says what came of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import subprocess
+import tempfile
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from include.errors import HostError, PipelineError, ToolError
+from include.stages.build_tensorrt_llm.options import BuildOptions, trtllm_build
+from include.stages.build_tensorrt_llm.outputs import check_engine, seconds_of_build, world_size_of_checkpoint
+from include.stages.common import StageReport, log
+
+LAST_LINES = 20
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "cuda_error_out_of_memory")
+_SMALLER = "lower max_num_tokens or max_batch_size, raise tp_size and calibrate again, or use a GPU with more memory"
+_VERSIONS = ("tensorrt_llm", "tensorrt", "torch", "transformers")
+
+
+def build(options: BuildOptions, report: StageReport) -> None:
+    """Builds the engine into ``options.out``, checks it, and keeps the timing cache for the next build.
+
+    Raises:
+        UserError: the checkpoint is not whole.
+        HostError: no ``trtllm-build``, or the host or the GPU ran out of memory.
+        ToolError: ``trtllm-build`` failed, or wrote something else than asked for.
+    """
+    ranks = world_size_of_checkpoint(options.checkpoint)
+    report.versions = _versions()
+    report.gpu = _gpu_name()
+    with _TimingCache(options.timing_cache) as cache:
+        argv = trtllm_build(options, workers=ranks, new_timing_cache=cache.new)
+        with report.part("trtllm-build"):
+            seconds = _run(argv)
+        cache.keep()
+    engine = check_engine(options.out, version=report.versions.get("tensorrt_llm", "unknown"), world_size=ranks)
+    report.results = {
+        "build_s": seconds,
+        "tensorrt_llm": engine.version,
+        "tp_size": engine.tp_size,
+        "pp_size": engine.pp_size,
+        "argv": argv,
+    }
+
+
+@dataclass
+class _TimingCache:
+    """A new cache is written beside the kept one and takes its place whole: two builds may share the file."""
+
+    kept: Path | None
+    new: Path = field(init=False)
+
+    def __enter__(self) -> _TimingCache:
+        parent = (self.kept.parent if self.kept else Path(tempfile.gettempdir())).absolute()
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=".timing-", suffix=".cache", dir=parent)
+        except OSError as error:
+            raise HostError(
+                f"the timing cache cannot be written: {error.strerror}", where=str(parent), fix="check its owner"
+            ) from error
+        os.close(descriptor)
+        self.new = Path(name)
+        return self
+
+    def keep(self) -> None:
+        """The new cache becomes the one that the next build reads."""
+        if self.kept is not None and self.new.stat().st_size > 0:
+            self.new.replace(self.kept)
+
+    def __exit__(self, *_: object) -> None:
+        self.new.unlink(missing_ok=True)
+
+
+def _run(argv: list[str]) -> int | None:
+    """Runs the tool, passing its lines on; returns the seconds that it says it took."""
+    tail: deque[str] = deque(maxlen=LAST_LINES)
+    seconds = None
+    log.info("%s", " ".join(argv))
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise HostError(
+            f"trtllm-build cannot be started: {error.strerror}",
+            where=argv[0],
+            fix="use an image with TensorRT-LLM 1.2.1 or earlier: later ones have no trtllm-build",
+        ) from error
+    with process:
+        for line in process.stdout or ():
+            log.info("%s", line.rstrip())
+            tail.append(line.rstrip())
+            seconds = seconds_of_build(line) or seconds
+    if process.returncode != 0:
+        raise _failure(process.returncode, list(tail))
+    return seconds
+
+
+def _failure(code: int, tail: list[str]) -> PipelineError:
+    lines = "\n".join(tail)
+    if code in {-signal.SIGKILL, 128 + signal.SIGKILL}:
+        return HostError("trtllm-build was killed: the host is out of memory (OOM)", where=lines, fix=_SMALLER)
+    if any(word in lines.lower() for word in _OUT_OF_MEMORY):
+        return HostError("the GPU is out of memory (OOM) while building", where=lines, fix=_SMALLER)
+    return ToolError(f"trtllm-build ended with exit code {code}:\n{lines}", where="trtllm-build")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpu_name() -> str | None:
+    """Names of the GPUs in sight; None where there is no nvidia-smi."""
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return ", ".join(sorted(set(asked.stdout.strip().splitlines()))) or None

@@ -1,0 +1,113 @@
+"""Targets: where a checkpoint becomes an engine and is served. What a target needs, renders and claims
+stands in its own module; everything else knows only this interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from include.errors import HostError
+from include.model_config import ModelConfig
+from include.request import ReleaseRequest
+from include.servers import Ports, ServerCommand
+from include.settings import PROJECT, Settings
+from include.store import digest_of_tree
+
+
+@dataclass(frozen=True)
+class StageCommand:
+    """A process that can be started: argument list and the environment variables to add."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """One run of a stage program, as any runner can start it.
+
+    ``inputs`` is everything that can change the bytes of the artifact, ``reads`` the paths that the
+    program must be able to see.
+    """
+
+    target: str
+    kind: str
+    module: str
+    args: tuple[str, ...]
+    reads: tuple[Path, ...]
+    inputs: Mapping[str, Any]
+
+
+class Target(Protocol):
+    """What the tasks ask of a target."""
+
+    name: str
+    build_module: str
+    device: str
+    applies_chat_template: bool
+
+    def check_host(self, request: ReleaseRequest) -> None:
+        """Raises `HostError` if this host cannot calibrate, build or serve for the target."""
+
+    def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
+        """Raises `UserError` or `HostError` if this model, asked for in this way, does not fit the device."""
+
+    def environment(self) -> dict[str, str]:
+        """Versions of all that makes the artifacts' bytes."""
+
+    def hardware(self) -> dict[str, str]:
+        """What an engine is bound to."""
+
+    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
+        """How a stage program starts in the target's environment."""
+
+    def build_options(self, request: ReleaseRequest) -> dict[str, str]:
+        """What of the request changes the engine."""
+
+    def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
+        """The same as arguments of the build program."""
+
+    def templates(self) -> Path:
+        """The pristine model repository."""
+
+    def repository_values(
+        self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
+    ) -> dict[str, dict[str, str]]:
+        """Model name -> variable -> value for the templates."""
+
+    def local_path(self, path: str) -> Path:
+        """Where a path that stands in a repository is on this host."""
+
+    def server_command(self, repository: Path, ports: Ports) -> ServerCommand:
+        """How Triton starts."""
+
+
+def stage_code(module: str) -> str:
+    """Digest of the code that ``module`` runs: its package and what it shares with the other programs."""
+    stages = PROJECT / "include" / "stages"
+    package = PROJECT / Path(*module.split("."))
+    return digest_of_tree(package, *sorted(stages.glob("*.py")), PROJECT / "include" / "errors.py")
+
+
+def get_target(name: str, settings: Settings) -> Target:
+    """The target of that name.
+
+    Raises:
+        HostError: this deployment does not have it.
+    """
+    if name == "openvino":
+        from include.targets.openvino import OpenVinoTarget
+
+        return OpenVinoTarget(settings)
+    if name == "tensorrt_llm":
+        from include.targets.tensorrt_llm import TensorRTLLMTarget
+
+        return TensorRTLLMTarget(settings)
+    raise HostError(
+        f"target {name!r} is not available on this host",
+        where="field target",
+        fix="choose target openvino",
+    )

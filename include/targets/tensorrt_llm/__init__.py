@@ -1,0 +1,209 @@
+"""Target ``tensorrt_llm``: NVIDIA's image calibrates, builds and serves. It is used as it is.
+
+Written to upstream's contract (TensorRT-LLM 1.2.1). The image has not been run with it: see docs/gpu-host.md.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from google.protobuf import text_format
+
+from include.errors import HostError, ToolError
+from include.servers import Ports, ServerCommand
+from include.settings import PROJECT, Settings
+from include.stages.build_tensorrt_llm.outputs import Engine
+from include.store import write_atomic
+from include.targets import StageCommand
+from include.targets.tensorrt_llm import engines, gpu, memory, templates
+from include.targets.tensorrt_llm.containers import DockerImage
+from include.targets.tensorrt_llm.gpu import Gpu
+from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
+from include.targets.tensorrt_llm.server import EVERYWHERE, ServerContainer, server_argv
+from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
+
+if TYPE_CHECKING:
+    from include.model_config import ModelConfig
+    from include.request import ReleaseRequest
+
+
+class TensorRTLLMTarget:
+    """Calibrates with ModelOpt on the GPU, builds with ``trtllm-build``, serves with Triton's tensorrtllm backend.
+
+    Nothing is asked of Docker before it is needed: a target can be made where there is none.
+    """
+
+    name = "tensorrt_llm"
+    build_module = engines.MODULE
+    device = "cuda"
+    applies_chat_template = False
+
+    def __init__(
+        self, settings: Settings, own: TensorRTLLMSettings | None = None, docker: DockerImage | None = None
+    ) -> None:
+        self._settings = settings
+        self._own = own or TensorRTLLMSettings()
+        self._docker = docker or DockerImage(self._own.image)
+        self.cache = settings.artifacts / "cache" / self.name
+
+    def check_host(self, request: ReleaseRequest) -> None:
+        """Raises for what the target, the image or the host's GPUs cannot do; pulls the image if need be.
+
+        Raises:
+            UserError: a field that TensorRT-LLM does not take, or no such image.
+            HostError: no Docker, no NVIDIA runtime, image, driver, GPU architecture, too few or busy GPUs.
+            TransientError: the registry cannot be reached.
+        """
+        engines.check_request(request)
+        if self._settings.runner != "docker":
+            raise HostError(
+                "target tensorrt_llm runs in containers, this deployment runs processes",
+                where="field target",
+                fix="set HF2TRITON_RUNNER=docker on a GPU host, or choose target openvino",
+            )
+        self.image.check_digest(self._own.digests)
+        if request.tp_size > 1:
+            self.image.mpirun()
+        self.devices(request)
+
+    def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
+        """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `memory` estimates it."""
+        memory.check_fits(memory.estimate(config, request), self.devices(request))
+
+    def devices(self, request: ReleaseRequest) -> list[Gpu]:
+        """The idle GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few."""
+        return gpu.usable(
+            self.list_gpus(), request.tp_size, min_driver=self._own.min_driver, busy_mib=self._own.busy_mib
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The image, by what cannot move, and the versions in it."""
+        found = self.image.versions.model_dump(exclude_none=True)
+        return {"image": self.image.digest or self.image.id, **found}
+
+    def hardware(self) -> dict[str, str]:
+        """The GPU model: an engine runs on no other."""
+        return {"gpu": self._gpu.name, "sm": str(self._gpu.sm)}
+
+    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
+        """``python -m module`` with the image's own interpreter.
+
+        ModelOpt's CUDA extension is compiled once for an image and a GPU architecture, into `cache`.
+        """
+        extensions = self.cache / "torch_extensions" / f"{self.image.short_id}-sm{self._gpu.sm}"
+        env = {
+            "PYTHONPATH": str(PROJECT),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_MININTERVAL": "5",
+            # The image's home directory belongs to root; a stage does not run as root.
+            "HOME": "/tmp",  # noqa: S108 - in the container
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "TORCH_EXTENSIONS_DIR": str(extensions),
+        }
+        return StageCommand((self.image.tools.python, "-m", module, *args), env)
+
+    def build_options(self, request: ReleaseRequest) -> dict[str, str]:
+        """What changes an engine's bytes besides checkpoint, image and GPU: part of its key."""
+        return engines.build_options(request, self._own)
+
+    def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
+        """The command line of `build_module` besides the checkpoint."""
+        cache = engines.timing_cache(self.cache / "timing", self.image.versions.tensorrt, self._gpu.name)
+        return engines.build_flags(self.build_options(request), self.image, cache)
+
+    def templates(self) -> Path:
+        """Upstream's templates as the image has them, copied out once for each image."""
+        copy = self.cache / "templates" / self.image.short_id
+        if not copy.is_dir():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            self._docker.copy_out(self.image.tools.templates, copy)
+        return copy
+
+    def repository_values(
+        self,
+        request: ReleaseRequest,
+        config: ModelConfig,
+        checkpoint: Path,
+        engine: Path,
+    ) -> dict[str, dict[str, str]]:
+        """The templates' values, for an engine that fits this image, this GPU and the request."""
+        tokenizer = checkpoint / "tokenizer"
+        engines.check_tokenizer(tokenizer)
+        engines.check_ranks(self._check_engine(engine), engine, request.tp_size)
+        return templates.values(request, self._own, tokenizer=tokenizer, engine=engine, templates=self.templates())
+
+    def local_path(self, path: str) -> Path:
+        """Where a path of a server's config is on this host: the store is the same there; the rest is the image's."""
+        return Path(path) if Path(path).is_relative_to(self._settings.artifacts) else Path("/")
+
+    def server_command(self, repository: Path, ports: Ports) -> ServerCommand:
+        """What runs in the server's container; `server_container` says what the container is like."""
+        container = self.server_container(repository, ports)
+        return ServerCommand(
+            argv=container.argv, env=dict(container.env), repository=repository, address=container.bind_address
+        )
+
+    def server_container(self, repository: Path, ports: Ports) -> ServerContainer:
+        """The server's container; raises `HostError` if another image or GPU model built its engine."""
+        engine_dir = _parameter(repository, "tensorrt_llm", "gpt_model_path")
+        ranks = self._check_engine(engine_dir).world_size
+        network = self._own.network
+        bind = self._settings.bind_address
+        address = bind if network == "host" else EVERYWHERE
+        return ServerContainer(
+            image=self.image.id,
+            argv=server_argv(self.image, repository, ports, ranks=ranks, address=address),
+            env={"HOME": "/tmp", "HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # noqa: S108
+            gpus=ranks,
+            reads=(repository, engine_dir, _parameter(repository, "preprocessing", "tokenizer_dir")),
+            ports=(ports.http, ports.grpc, ports.metrics) if network == "bridge" else (),
+            bind_address=bind,
+            network=network,
+        )
+
+    def wait_for_memory(self, devices: list[Gpu], timeout_s: float = 60) -> None:
+        """Waits until a stopped server's GPUs are empty; raises `HostError` if they are not in time."""
+        gpu.wait_until_idle(self.list_gpus, {g.uuid for g in devices}, busy_mib=self._own.busy_mib, timeout_s=timeout_s)
+
+    def list_gpus(self) -> list[Gpu]:
+        """What the image's nvidia-smi says now; raises `HostError` if it lists no GPU."""
+        self.image  # noqa: B018 - the image is there before it is run
+        asked = self._docker.run(gpu.NVIDIA_SMI, gpus=True)
+        if asked.code != 0:
+            raise gpu.smi_failure(asked.output)
+        return gpu.parse(asked.output)
+
+    @cached_property
+    def image(self) -> ImageFacts:
+        """What the image is, probed once for each image id."""
+        identity = self._docker.ensure()
+        path = self.cache / "images" / f"{identity.id.replace(':', '-')}.json"
+        if path.is_file():
+            return ImageFacts.model_validate_json(path.read_text())
+        probed = self._docker.run(probe_argv())
+        facts = ImageFacts.parse(probed.output, image=self._own.image, image_id=identity.id, digest=identity.digest)
+        write_atomic(path, facts.model_dump_json(indent=1, by_alias=True))
+        return facts
+
+    @cached_property
+    def _gpu(self) -> Gpu:
+        return gpu.alike(self.list_gpus())[0]
+
+    def _check_engine(self, directory: Path) -> Engine:
+        return engines.check_fits(directory, self.image, self._gpu.name)
+
+
+def _parameter(repository: Path, model: str, key: str) -> Path:
+    """A path among a filled model's parameters."""
+    from tritonclient.grpc import model_config_pb2
+
+    path = repository / model / "config.pbtxt"
+    try:
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    except (OSError, text_format.ParseError) as error:
+        raise ToolError(f"the repository's config cannot be read: {error}", where=str(path)) from error
+    return Path(config.parameters[key].string_value)

@@ -1,0 +1,109 @@
+"""The engine on this side of the image: the build program's options, and whether an engine fits image and GPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include.errors import HostError, ToolError, UserError
+from include.stages.build_tensorrt_llm.outputs import Engine, read_engine
+from include.store import MANIFEST_FILE, Manifest
+from include.targets.tensorrt_llm.image import ImageFacts
+from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
+
+if TYPE_CHECKING:
+    from include.request import ReleaseRequest
+
+GROUP_SIZES = (128, 64)
+"""Upstream's groupwise kernels have no others ("Only group size 64 and 128 supported for fine grained kernels")."""
+
+MODULE = "include.stages.build_tensorrt_llm"
+
+
+def check_request(request: ReleaseRequest) -> None:
+    """Raises `UserError` for a field that TensorRT-LLM's engines do not take."""
+    if request.awq_group_size not in GROUP_SIZES:
+        raise UserError(
+            f"awq_group_size is {request.awq_group_size}; TensorRT-LLM's int4 kernels take 64 and 128 only",
+            where="field awq_group_size",
+            fix="use 128, or 64 if 128 does not divide the model's dimensions",
+        )
+
+
+def build_options(request: ReleaseRequest, settings: TensorRTLLMSettings) -> dict[str, str]:
+    """The build program's options that change an engine's bytes, besides the checkpoint."""
+    return {
+        "max-batch-size": str(request.max_batch_size),
+        "max-input-len": str(request.max_input_len),
+        "max-seq-len": str(request.max_seq_len),
+        "max-num-tokens": str(request.max_num_tokens),
+        "gemm-plugin": settings.gemm_plugin,
+        "gpt-attention-plugin": settings.gpt_attention_plugin,
+    }
+
+
+def build_flags(options: Mapping[str, str], image: ImageFacts, timing_cache: Path) -> tuple[str, ...]:
+    """The build program's command line for `build_options`, with what only this host can say."""
+    places = {"trtllm-build": image.tools.trtllm_build, "timing-cache": str(timing_cache)}
+    return tuple(word for name, value in {**options, **places}.items() for word in (f"--{name}", value))
+
+
+def timing_cache(directory: Path, tensorrt: str, gpu: str) -> Path:
+    """The timing cache's file: measurements of one TensorRT version on one GPU model are wrong for any other."""
+    return directory / f"{tensorrt}-{re.sub(r'[^A-Za-z0-9.]+', '_', gpu)}.cache"
+
+
+def check_fits(directory: Path, image: ImageFacts, gpu: str) -> Engine:
+    """What an engine says about itself, if this image and this host's GPU can run it.
+
+    Raises:
+        ToolError: it is no engine.
+        HostError: another TensorRT-LLM or another GPU model built it; the message names both sides.
+    """
+    engine = read_engine(directory)
+    if engine.version != image.versions.tensorrt_llm:
+        raise HostError(
+            f"the engine was built by TensorRT-LLM {engine.version}, the image has {image.versions.tensorrt_llm}",
+            where=f"{directory} and {image.image}",
+            fix="trigger the DAG again: the engine is built anew for this image",
+        )
+    built_on = _gpu_of(directory)
+    if built_on != gpu:
+        raise HostError(
+            f"the engine was built on {built_on}, this host has {gpu}",
+            where=str(directory),
+            fix="trigger the DAG again: the engine is built anew for this GPU; or use a host like the other",
+        )
+    return engine
+
+
+def check_ranks(engine: Engine, directory: Path, tp_size: int) -> None:
+    """Raises `ToolError` unless an engine is for as many GPUs as the request says."""
+    if engine.world_size != tp_size:
+        raise ToolError(
+            f"the engine is for {engine.world_size} GPUs (TP {engine.tp_size} x PP {engine.pp_size}), "
+            f"the request says tp_size {tp_size}",
+            where=str(directory),
+        )
+
+
+def check_tokenizer(directory: Path) -> None:
+    """Raises `UserError` for a tokenizer that brings code: upstream's models load it with trust_remote_code."""
+    code = sorted(path.name for path in directory.glob("*.py"))
+    if code:
+        raise UserError(
+            f"the tokenizer brings its own code ({', '.join(code)}), which Triton would run",
+            where=str(directory),
+            fix="use a model whose tokenizer is part of transformers",
+        )
+
+
+def _gpu_of(directory: Path) -> str:
+    path = directory / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ToolError(f"the engine's manifest cannot be read: {error}", where=str(path)) from error
+    return str(manifest.inputs.get("hardware", {}).get("gpu", "an unknown GPU"))

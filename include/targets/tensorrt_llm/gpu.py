@@ -1,0 +1,181 @@
+"""The host's GPUs: what nvidia-smi says of them, and whether they will do."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from include.errors import HostError
+
+FIELDS = ("index", "uuid", "name", "compute_cap", "driver_version", "memory.total", "memory.used")
+NVIDIA_SMI = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
+
+MIN_SM, MAX_SM = 80, 90
+_ONE_LINE = 200
+# nvidia-smi's own words for a value that a GPU does not have: [N/A], [Not Supported], [Unknown Error] ...
+_UNKNOWN = "["
+
+_SMI_FAILURES = (
+    (
+        "driver/library version mismatch",
+        "the NVIDIA driver was updated while it was loaded",
+        "reboot the host, or reload the driver's kernel modules",
+    ),
+    (
+        "couldn't communicate with the nvidia driver",
+        "the NVIDIA driver does not run",
+        "install or start the driver: `nvidia-smi` must work on the host itself",
+    ),
+    (
+        "unknown error",
+        "the container lost its GPUs",
+        "restart the container runtime: a reload of systemd takes GPUs away from containers under cgroup v1",
+    ),
+    ("not a valid field to query", "the NVIDIA driver is too old to be asked", "update the driver"),
+    ("no devices were found", "the driver sees no GPU", "check `nvidia-smi` on the host itself"),
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU. ``sm`` is the compute capability as one number (8.9 is 89), memory is in MiB; None: not told."""
+
+    index: int
+    uuid: str
+    name: str
+    sm: int | None
+    driver: str
+    memory_total_mib: int | None
+    memory_used_mib: int | None
+
+    def __str__(self) -> str:
+        return f"GPU {self.index} ({self.name})"
+
+
+def parse(output: str) -> list[Gpu]:
+    """The GPUs in the output of `NVIDIA_SMI`.
+
+    Raises:
+        HostError: there is none, or the output is a failure of nvidia-smi rather than a list.
+    """
+    rows = [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if row]
+    if not rows or any(len(row) < len(FIELDS) for row in rows):
+        raise smi_failure(output)
+    return [_gpu(row) for row in rows]
+
+
+def smi_failure(output: str) -> HostError:
+    """What is wrong with a host whose nvidia-smi said ``output`` instead of listing GPUs."""
+    said = " ".join(output.split())[:_ONE_LINE]
+    for words, what, fix in _SMI_FAILURES:
+        if words in output.lower():
+            return HostError(what, where=f"nvidia-smi: {said}", fix=fix)
+    return HostError("nvidia-smi lists no GPU", where=said or "no output", fix="check `nvidia-smi` on the host itself")
+
+
+def alike(gpus: Sequence[Gpu]) -> list[Gpu]:
+    """The GPUs that an engine can be built for and served on: of one model, the one that there are most of.
+
+    Raises:
+        HostError: none has the right architecture.
+    """
+    supported = [gpu for gpu in gpus if gpu.sm is not None and MIN_SM <= gpu.sm <= MAX_SM]
+    if not supported:
+        raise HostError(
+            "; ".join(_why_unsupported(gpu) for gpu in gpus),
+            where="W4A16 AWQ in TensorRT-LLM 1.2.1",
+            fix="use a host with an Ampere, Ada or Hopper GPU (e.g. A100, L40S, H100), or target openvino",
+        )
+    ((name, _),) = Counter(gpu.name for gpu in supported).most_common(1)
+    return [gpu for gpu in supported if gpu.name == name]
+
+
+def usable(gpus: Sequence[Gpu], count: int, *, min_driver: str, busy_mib: int) -> list[Gpu]:
+    """The idle ones among those `alike`: at least ``count``.
+
+    Raises:
+        HostError: the driver is too old, or too few GPUs have the right architecture or are idle.
+    """
+    _check_driver(gpus[0], min_driver)
+    same = alike(gpus)
+    if len(same) < count:
+        raise HostError(
+            f"tp_size {count} needs {count} equal GPUs; the host has {len(same)} x {same[0].name}",
+            where="field tp_size",
+            fix=f"use tp_size {len(same)} or less, or a host with more GPUs",
+        )
+    idle = [gpu for gpu in same if (gpu.memory_used_mib or 0) <= busy_mib]
+    if len(idle) < count:
+        raise _busy([gpu for gpu in same if gpu not in idle], count, len(idle), busy_mib)
+    return idle
+
+
+def wait_until_idle(
+    list_gpus: Callable[[], Sequence[Gpu]],
+    uuids: Collection[str],
+    *,
+    busy_mib: int,
+    timeout_s: float,
+    poll_s: float = 1,
+) -> None:
+    """Waits until a server that was stopped has given its GPU memory back: the driver takes a while.
+
+    Raises:
+        HostError: it has not after ``timeout_s`` seconds; the message names the GPUs.
+    """
+    deadline = time.monotonic() + timeout_s
+    while busy := [g for g in list_gpus() if g.uuid in uuids and (g.memory_used_mib or 0) > busy_mib]:
+        if time.monotonic() > deadline:
+            raise _busy(busy, len(uuids), len(uuids) - len(busy), busy_mib)
+        time.sleep(poll_s)
+
+
+def _gpu(row: list[str]) -> Gpu:
+    """A name with a comma in it is more than one field: the others are counted from the ends."""
+    index, uuid, *name, capability, driver, total, used = (field.strip() for field in row)
+    return Gpu(
+        index=int(index),
+        uuid=uuid,
+        name=", ".join(name),
+        sm=None if capability.startswith(_UNKNOWN) else int(capability.replace(".", "")),
+        driver=driver,
+        memory_total_mib=_number(total),
+        memory_used_mib=_number(used),
+    )
+
+
+def _number(field: str) -> int | None:
+    return int(field) if field.isdecimal() else None
+
+
+def _check_driver(gpu: Gpu, minimum: str) -> None:
+    if _version(gpu.driver) < _version(minimum):
+        raise HostError(
+            f"the NVIDIA driver is {gpu.driver}; the image needs {minimum} or later",
+            where=str(gpu),
+            fix="update the driver; if NVIDIA's release notes of the image allow this branch on your data-center GPU "
+            "(CUDA compatibility), set HF2TRITON_TRTLLM_MIN_DRIVER to it",
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdecimal())
+
+
+def _why_unsupported(gpu: Gpu) -> str:
+    if gpu.sm is None:
+        return f"{gpu} does not tell its compute capability"
+    reason = "Blackwell and later are not supported" if gpu.sm > MAX_SM else "it is older than Ampere"
+    return f"{gpu} is SM {gpu.sm}: upstream's W4A16 AWQ kernels are for SM {MIN_SM} to {MAX_SM}, {reason}"
+
+
+def _busy(busy: Sequence[Gpu], count: int, idle: int, busy_mib: int) -> HostError:
+    used = ", ".join(f"{gpu}: {gpu.memory_used_mib} of {gpu.memory_total_mib} MiB in use" for gpu in busy)
+    return HostError(
+        f"{count} idle GPUs are needed, {idle} are; {used}",
+        where=f"more than {busy_mib} MiB counts as busy",
+        fix="stop what uses them (`nvidia-smi` on the host names it), or raise HF2TRITON_TRTLLM_BUSY_MIB",
+    )

@@ -1,0 +1,73 @@
+"""How Triton starts in the image: itself as the container's process, or under mpirun with one rank a GPU.
+
+Contract: NVIDIA/TensorRT-LLM 1.2.1, ``triton_backend/scripts/launch_triton_server.py``. That script itself ends
+at once and leaves the server behind, which as a container's process would end the container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from include.targets.tensorrt_llm.image import ImageFacts
+
+if TYPE_CHECKING:
+    from include.servers import Ports
+
+ENGINE_MODEL = "tensorrt_llm"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container: what is published decides who can reach it
+SHM_BYTES = 2 << 30
+ULIMITS: Mapping[str, int] = MappingProxyType({"memlock": -1, "stack": 67_108_864})
+
+
+@dataclass(frozen=True)
+class ServerContainer:
+    """A server's container, as any Docker client can create it.
+
+    ``ports`` is published on ``bind_address`` under the same numbers; with ``network`` host nothing is published.
+    """
+
+    image: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    gpus: int
+    reads: tuple[Path, ...]
+    ports: tuple[int, ...]
+    bind_address: str
+    network: str
+    shm_bytes: int = SHM_BYTES
+    ulimits: Mapping[str, int] = field(default_factory=lambda: ULIMITS)
+
+
+def server_argv(
+    image: ImageFacts, repository: Path, ports: Ports, *, ranks: int, address: str = EVERYWHERE
+) -> tuple[str, ...]:
+    """The server's argument list: tritonserver for one rank, else mpirun with as many."""
+    if ranks == 1:
+        return _rank(image, repository, ports, address, 0)
+    argv = [image.mpirun(), "--allow-run-as-root"]
+    for rank in range(ranks):
+        separator = [":"] if rank else []
+        argv += [*separator, "-n", "1", *_rank(image, repository, ports, address, rank)]
+    return tuple(argv)
+
+
+def _rank(image: ImageFacts, repository: Path, ports: Ports, address: str, rank: int) -> tuple[str, ...]:
+    """One rank. All have the same ports: those after the first only serve it, and end before they would listen."""
+    only_engine = ("--model-control-mode=explicit", f"--load-model={ENGINE_MODEL}") if rank else ()
+    return (
+        image.tools.tritonserver,
+        f"--model-repository={repository}",
+        f"--http-address={address}",
+        f"--grpc-address={address}",
+        f"--metrics-address={address}",
+        f"--http-port={ports.http}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-port={ports.metrics}",
+        *only_engine,
+        "--disable-auto-complete-config",
+        f"--backend-config=python,shm-region-prefix-name=prefix{rank}_",
+    )
