@@ -50,11 +50,7 @@ class _HfConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """The dimensions of a decoder model. Sizes are counts of elements; ``dtype`` is that of the stored weights.
-
-    ``transformers5`` says that the rotary base stands only where transformers 5 looks: version 4 would take
-    10000 in its place without a word. Give such a model to it through `transformers4_view`.
-    """
+    """The dimensions of a decoder model. Sizes are counts of elements; ``dtype`` is that of the stored weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,7 +72,6 @@ class ModelConfig(BaseModel):
     mlp_bias: bool
     sliding_window: PositiveInt | None
     quantization: str | None
-    transformers5: bool
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -128,7 +123,6 @@ class ModelConfig(BaseModel):
             mlp_bias=raw.mlp_bias,
             sliding_window=_sliding_window(raw, architecture),
             quantization=_quantization(raw),
-            transformers5=raw.rope_theta is None and raw.rope_parameters is not None,
         )
 
     def check_supported(self) -> None:

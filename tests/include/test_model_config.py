@@ -102,7 +102,7 @@ class TestRead:
 
     def test_fills_in_what_old_configurations_leave_out(self) -> None:
         read = config(LLAMA2_7B)
-        assert (read.kv_heads, read.head_dim, read.rope_theta, read.transformers5) == (32, 128, 10000.0, False)
+        assert (read.kv_heads, read.head_dim, read.rope_theta) == (32, 128, 10000.0)
 
     @pytest.mark.parametrize(
         ("fields", "dtype"),
@@ -119,40 +119,33 @@ class TestRead:
 
 class TestRope:
     @pytest.mark.parametrize(
-        ("fields", "theta", "scaling", "transformers5"),
+        ("fields", "theta", "scaling"),
         [
-            pytest.param({"rope_theta": 5e5}, 5e5, None, False, id="top-level"),
-            pytest.param(
-                {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, 5e5, None, True, id="parameters"
-            ),
+            pytest.param({"rope_theta": 5e5}, 5e5, None, id="top-level"),
+            pytest.param({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, 5e5, None, id="parameters"),
             pytest.param(
                 {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0}},
                 5e5,
                 {"rope_type": "llama3", "factor": 8.0},
-                True,
                 id="parameters-with-scaling",
             ),
             pytest.param(
                 {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
                 5e5,
                 None,
-                False,
                 id="both",
             ),
             pytest.param(
                 {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
                 5e5,
                 {"rope_type": "linear", "factor": 2.0},
-                False,
                 id="scaling",
             ),
         ],
     )
-    def test_is_found_wherever_it_stands(
-        self, fields: dict[str, object], theta: float, scaling: object, transformers5: bool
-    ) -> None:
+    def test_is_found_wherever_it_stands(self, fields: dict[str, object], theta: float, scaling: object) -> None:
         read = config(LLAMA2_7B, **fields)
-        assert (read.rope_theta, read.rope_scaling, read.transformers5) == (theta, scaling, transformers5)
+        assert (read.rope_theta, read.rope_scaling) == (theta, scaling)
 
 
 class TestRefused:
