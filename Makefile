@@ -1,0 +1,85 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo down test lint format e2e-process lock clean
+
+UV_VERSION := 0.13.9
+TORCH_VERSION := 2.13.0
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+# Where `make lock` finds the CPU build of torch.
+TORCH_FROM ?= --extra-index-url $(TORCH_CPU_INDEX)
+# nvidia-pytriton carries Triton's python backend for both; numpy 1.26 ends at 3.12.
+PYTHON_RANGE := >=3.11,<3.13
+
+UV := .venvs/uv/bin/uv
+AIRFLOW := .venvs/airflow
+OPENVINO := .venvs/openvino
+OPENVINO_LOCK := include/targets/openvino/requirements.txt
+DEMO_MODEL := .local/models/SmolLM2-135M-Instruct
+OPENVINO_TESTS := tests/include/stages tests/include/demo tests/targets_openvino
+CODE := dags plugins include tests benchmarks
+
+export PYTHONPATH := $(CURDIR)
+
+help: ## This list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(AIRFLOW)/.ready $(OPENVINO)/.ready ## The two Python environments (about 2.5 GB)
+
+demo: setup ## A real model through every stage to a live Triton; leaves Airflow's web UI running
+	@TQDM_DISABLE=1 $(OPENVINO)/bin/python -m include.demo.smollm2 --out $(DEMO_MODEL)
+	@$(AIRFLOW)/bin/python -m include.demo run --model $(CURDIR)/$(DEMO_MODEL)
+
+down: ## Stops everything that make demo and its DAG runs started
+	@if [ -x $(AIRFLOW)/bin/python ]; then $(AIRFLOW)/bin/python -m include.demo down; fi
+
+test: setup lint ## Lint, types, integrity and unit tests
+	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS))
+	$(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
+
+lint: $(AIRFLOW)/.ready ## Ruff and mypy
+	$(AIRFLOW)/bin/ruff check $(CODE)
+	$(AIRFLOW)/bin/ruff format --check $(CODE)
+	$(AIRFLOW)/bin/mypy
+	for model in include/targets/openvino/repository/*/1; do $(AIRFLOW)/bin/mypy $$model/*.py; done
+
+format: $(AIRFLOW)/.ready ## Ruff's fixes and format
+	$(AIRFLOW)/bin/ruff check --fix $(CODE)
+	$(AIRFLOW)/bin/ruff format $(CODE)
+
+e2e-process: setup ## The demo's path, end to end, with assertions (runner: process)
+	$(AIRFLOW)/bin/python -m pytest tests/e2e/test_process.py -s
+
+lock: $(UV) ## Resolves the locked requirements anew
+	$(UV) pip compile -q --no-header --universal --python-version 3.11 pyproject.toml -o requirements.txt
+	$(UV) pip compile -q --no-header --universal --python-version 3.11 tests/requirements.in -o tests/requirements.txt
+	# torch is installed first, as a CPU build; torchvision, which optimum-intel names, is never imported.
+	$(UV) pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
+	    $(TORCH_FROM) --no-emit-package torch --no-emit-index-url --no-emit-find-links \
+	    --override <(echo "torchvision; sys_platform == 'never'") \
+	    include/targets/openvino/requirements.in -o $(OPENVINO_LOCK)
+
+clean: down ## Removes environments, artifacts and Airflow's database
+	rm -rf .venvs .local .mypy_cache .pytest_cache .ruff_cache
+
+$(UV):
+	@include/demo/system_packages.sh
+	python3 -m venv .venvs/uv
+	.venvs/uv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+$(AIRFLOW)/.ready: requirements.txt tests/requirements.txt | $(UV)
+	@echo "== environment for Airflow"
+	$(UV) venv -q --clear --python '$(PYTHON_RANGE)' $(AIRFLOW)
+	$(UV) pip install -q --python $(AIRFLOW) --no-deps --only-binary :all: -r requirements.txt -r tests/requirements.txt
+	@touch $@
+
+$(OPENVINO)/.ready: $(OPENVINO_LOCK) tests/requirements.txt | $(UV)
+	@echo "== environment for the openvino target"
+	$(UV) venv -q --clear --seed --python '$(PYTHON_RANGE)' $(OPENVINO)
+	# The CPU build from PyTorch's own index; where that cannot be reached, what the configured index has.
+	$(OPENVINO)/bin/pip install -q --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION) \
+	    || $(OPENVINO)/bin/pip install -q torch==$(TORCH_VERSION)
+	$(UV) pip install -q --python $(OPENVINO) --no-deps --only-binary :all: -r $(OPENVINO_LOCK)
+	$(UV) pip install -q --python $(OPENVINO) -c tests/requirements.txt pytest
+	@touch $@

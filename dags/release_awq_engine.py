@@ -1,0 +1,65 @@
+"""# Release an INT4 AWQ engine
+
+Takes a model from the Hugging Face Hub (or a directory) to a live Triton endpoint that has proved itself.
+Every stage that makes files leaves them in the artifact store; a stage whose inputs have not changed
+takes them from there and starts nothing.
+
+| task | does | when it fails |
+|---|---|---|
+| `check_request` | checks params, model, host, ports and disk in seconds | the message names the field or what the host lacks; correct it and trigger again |
+| `pull_model` | downloads one commit, verifies every file's hash | gated: accept the licence on the Hub and set the token in Connection `huggingface_default`; network: it retries by itself and resumes |
+| `calibrate_awq` | INT4 AWQ by NVIDIA ModelOpt into a TensorRT-LLM checkpoint, with the quality reference | out of memory: smaller `calib_size` or `calib_seq_len`; group size: use the one proposed |
+| `build_engine` | the target's engine from the same int4 weights, proved against the checkpoint | the last lines of the tool are in the error |
+| `assemble_repository` | the ensemble's model repository, filled and checked | names the file and the variable or path |
+| `launch_triton` | a candidate server on its own ports, ready and alive | the server's own last error lines are in the error |
+| `validate_generate` | the gates, through the generate endpoint | the report in the release shows each answer; the live release is untouched |
+| `promote_release` | the live address serves the new release | the release before it is started again |
+| `stop_candidate` | stops the candidate, whatever happened | look for the server's record in `servers/` of the artifact store |
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+from hf2triton.form import request_params
+from hf2triton.operators import StageOperator, TaskOperator
+from hf2triton.retries import RETRIES, RETRY_DELAY, retry_policy
+
+with DAG(
+    dag_id="release_awq_engine",
+    doc_md=__doc__,
+    schedule=None,
+    catchup=False,
+    params=request_params(),
+    tags=["hf2triton"],
+    default_args={
+        "retries": RETRIES,
+        "retry_delay": RETRY_DELAY,
+        "retry_exponential_backoff": True,
+        "retry_policy": retry_policy(),
+    },
+):
+    check = TaskOperator(task_id="check_request")
+    checked = {"checked": check.output}
+
+    pull = TaskOperator(task_id="pull_model", inputs=checked)
+
+    calibrate = StageOperator(task_id="calibrate_awq", inputs={**checked, "pulled": pull.output}, queue="gpu")
+
+    build = StageOperator(task_id="build_engine", inputs={**checked, "checkpoint": calibrate.output}, queue="gpu")
+
+    made = {"checkpoint": calibrate.output, "engine": build.output}
+    assemble = TaskOperator(task_id="assemble_repository", inputs={**checked, **made}, queue="gpu")
+
+    launch = TaskOperator(task_id="launch_triton", inputs={**checked, "repository": assemble.output}, queue="gpu")
+
+    validate = TaskOperator(
+        task_id="validate_generate",
+        inputs={**checked, **made, "repository": assemble.output, "candidate": launch.output},
+    )
+
+    promote = TaskOperator(task_id="promote_release", inputs={"release": validate.output}, queue="gpu")
+
+    # No setup is named, so it runs however the others ended, a launch that was killed included.
+    stop = TaskOperator(task_id="stop_candidate", queue="gpu").as_teardown()
+
+    check >> pull >> calibrate >> build >> assemble >> launch >> validate >> promote >> stop

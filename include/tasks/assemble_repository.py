@@ -1,0 +1,29 @@
+"""Task ``assemble_repository``: the ensemble's model repository, filled from pristine templates and checked."""
+
+from __future__ import annotations
+
+from include import repository
+from include.store import digest_of_tree
+from include.tasks import ArtifactRef, Checked
+from include.worker import Worker
+
+
+def run(worker: Worker, checked: Checked, checkpoint: ArtifactRef, engine: ArtifactRef) -> ArtifactRef:
+    """Makes the repository; raises `ToolError` if it would not load: unfilled, unparsable, or a path missing."""
+    request = checked.request
+    target = worker.target(request.target)
+    values = target.repository_values(
+        request, checked.config, checkpoint.load(worker.store).path, engine.load(worker.store).path
+    )
+    inputs = {
+        "checkpoint": checkpoint.name,
+        "engine": engine.name,
+        "templates": digest_of_tree(target.templates()),
+        "values": values,
+    }
+    with worker.store.claim("repositories", inputs, log=worker.log) as claim:
+        if not claim.hit:
+            repository.assemble(target.templates(), values, claim.partial)
+            repository.check(claim.partial, path_map=target.local_path)
+            claim.commit()
+        return ArtifactRef(kind="repositories", name=claim.name, reused=claim.hit)

@@ -1,0 +1,27 @@
+"""Task ``build_engine``: the target's engine out of the checkpoint's own int4 weights."""
+
+from __future__ import annotations
+
+from include.targets import StageJob, stage_code
+from include.tasks import ArtifactRef, Checked
+from include.worker import Worker
+
+
+def job(worker: Worker, checked: Checked, checkpoint: ArtifactRef) -> StageJob:
+    """The run of the target's build program that this checkpoint needs."""
+    target = worker.target(checked.request.target)
+    path = checkpoint.load(worker.store).path
+    return StageJob(
+        target=target.name,
+        kind="engines",
+        module=target.build_module,
+        args=("--checkpoint", str(path), *target.build_args(checked.request)),
+        reads=(path,),
+        inputs={
+            "checkpoint": checkpoint.name,
+            "options": target.build_options(checked.request),
+            "hardware": target.hardware(),
+            "environment": target.environment(),
+            "stage_code": stage_code(target.build_module),
+        },
+    )

@@ -1,0 +1,51 @@
+"""Task ``calibrate_awq``: INT4 AWQ weights as a TensorRT-LLM checkpoint, with the reference to judge them by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from include.store import Artifact, sha256_of
+from include.targets import StageJob, stage_code
+from include.tasks import ArtifactRef, Checked, Pulled
+from include.worker import Worker
+
+MODULE = "include.stages.calibrate"
+
+
+def job(worker: Worker, checked: Checked, pulled: Pulled) -> StageJob:
+    """The run of the calibrate program that this request needs."""
+    request = checked.request
+    target = worker.target(request.target)
+    model = pulled.model.load(worker.store)
+    data, data_digest = _calibration_data(worker, checked, pulled.dataset)
+    options = {
+        "dtype": request.dtype,
+        "group-size": request.awq_group_size,
+        "calib-size": request.calib_size,
+        "calib-seq-len": request.calib_seq_len,
+        "tp-size": request.tp_size,
+        "device": target.device,
+    }
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return StageJob(
+        target=target.name,
+        kind="checkpoints",
+        module=MODULE,
+        args=("--model", str(model.path), "--calib-data", data, *flags),
+        reads=(model.path, *([Path(data)] if data.startswith("/") else [])),
+        inputs={
+            "model": {"commit": checked.source.commit, "content": model.content},
+            "calibration_data": data_digest,
+            "options": options,
+            "environment": target.environment(),
+            "stage_code": stage_code(MODULE),
+        },
+    )
+
+
+def _calibration_data(worker: Worker, checked: Checked, dataset: ArtifactRef | None) -> tuple[str, str]:
+    if dataset is not None:
+        artifact: Artifact = dataset.load(worker.store)
+        return str(artifact.path), artifact.content
+    data = checked.request.calib_data
+    return data, sha256_of(Path(data)) if data.startswith("/") else data

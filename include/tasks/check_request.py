@@ -1,0 +1,121 @@
+"""Task ``check_request``: refuses, within seconds, what would fail after hours."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from include import sources
+from include.errors import HostError, UserError
+from include.model_config import ModelConfig
+from include.request import ReleaseRequest
+from include.servers import check_port_free, find
+from include.sources import DatasetSource, ModelSource
+from include.tasks import Checked
+from include.worker import Worker
+
+_BLOCK = 1 << 20
+
+
+def run(worker: Worker, params: Mapping[str, Any]) -> Checked:
+    """Checks the request against its own rules, this host, the model and the disk, in that order.
+
+    Raises:
+        UserError: a field cannot be met as asked; the message names it.
+        HostError: the host lacks something.
+        TransientError: the Hub cannot be reached.
+    """
+    request = ReleaseRequest.parse(dict(params))
+    target = worker.target(request.target)
+    target.check_host(request)
+    _check_ports(worker, request)
+    _check_calibration_file(request)
+    endpoint = worker.settings.hub_endpoint
+    source = sources.resolve(request.model, request.revision, token=worker.token, endpoint=endpoint)
+    config = ModelConfig.parse(source.config, where=source.id)
+    _check_model(request, config)
+    target.check_fits(request, config)
+    dataset = _resolve_dataset(worker, request)
+    _check_disk(worker, source, config, request)
+    worker.log(f"{source.id} at {source.commit}: {config.architecture}, {config.parameters / 1e6:.0f} M parameters")
+    return Checked(request=request, source=source, dataset=dataset, config=config)
+
+
+def _check_model(request: ReleaseRequest, config: ModelConfig) -> None:
+    config.check_supported()
+    config.check_tp(request.tp_size)
+    config.check_group_size(request.awq_group_size, request.tp_size)
+    config.check_lengths(request.max_input_len, request.max_seq_len)
+    if request.calib_seq_len > config.max_position_embeddings:
+        raise UserError(
+            f"calib_seq_len {request.calib_seq_len} is beyond the model's {config.max_position_embeddings} positions",
+            where="field calib_seq_len",
+            fix=f"use at most {config.max_position_embeddings}",
+        )
+
+
+def _check_ports(worker: Worker, request: ReleaseRequest) -> None:
+    if request.candidate_http_port:
+        check_port_free(request.candidate_http_port)
+    if find(worker.live_record) is None:
+        settings = worker.settings
+        for port in (settings.live_http_port, settings.live_grpc_port, settings.live_metrics_port):
+            check_port_free(port)
+
+
+def _check_calibration_file(request: ReleaseRequest) -> None:
+    if not request.calib_data.startswith("/"):
+        return
+    path = Path(request.calib_data)
+    if path.suffix not in {".txt", ".jsonl"} or not path.is_file():
+        raise UserError(
+            f"{path} is not a .txt or .jsonl file of this worker",
+            where="field calib_data",
+            fix="give the absolute path of a text file (a document a line) or of a .jsonl file with a text field",
+        )
+    if not _has_text(path):
+        raise UserError(f"{path} is empty", where="field calib_data", fix="give a file with text")
+
+
+def _has_text(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    found = False
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                found = bool(decoder.decode(block).strip()) or found
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text: {error.reason}",
+            where="field calib_data",
+            fix="convert it, e.g. `iconv -t UTF-8`",
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}", where="field calib_data", fix="check its permissions"
+        ) from error
+    return found
+
+
+def _resolve_dataset(worker: Worker, request: ReleaseRequest) -> DatasetSource | None:
+    if request.calib_data == "builtin" or request.calib_data.startswith("/"):
+        return None
+    return sources.resolve_dataset(
+        request.calib_data, "main", token=worker.token, endpoint=worker.settings.hub_endpoint
+    )
+
+
+def _check_disk(worker: Worker, source: ModelSource, config: ModelConfig, request: ReleaseRequest) -> None:
+    needed = source.total_bytes + config.pipeline_disk_bytes(request.awq_group_size)
+    try:
+        worker.settings.artifacts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"cannot create {worker.settings.artifacts}: {error.strerror}",
+            where="artifact store",
+            fix="point HF2TRITON_ARTIFACTS at a directory that this user can write",
+        ) from error
+    sources.require_disk(worker.settings.artifacts, needed)

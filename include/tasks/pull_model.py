@@ -1,0 +1,44 @@
+"""Task ``pull_model``: the model's files, and the calibration data set if one was named, into the store."""
+
+from __future__ import annotations
+
+from include import sources
+from include.errors import PipelineError
+from include.sources import DatasetSource, ModelSource
+from include.tasks import ArtifactRef, Checked, Pulled
+from include.worker import Worker
+
+
+def run(worker: Worker, checked: Checked) -> Pulled:
+    """Downloads what the store does not have yet, and verifies the hash of every file.
+
+    Raises:
+        TransientError: the network failed; what has arrived is kept, and the next attempt goes on with it.
+        PipelineError: anything else; nothing is kept.
+    """
+    model = _pull(worker, "models", checked.request.slug, checked.source)
+    if checked.dataset is None:
+        return Pulled(model=model)
+    dataset = _pull(worker, "datasets", checked.dataset.id.replace("/", "--"), checked.dataset)
+    return Pulled(model=model, dataset=dataset)
+
+
+def _pull(worker: Worker, kind: str, slug: str, source: ModelSource | DatasetSource) -> ArtifactRef:
+    inputs = {"commit": source.commit, "files": {f.path: f.digest for f in source.files}}
+    name = f"{slug}@{source.commit}"
+    with worker.store.claim(kind, inputs, log=worker.log, name=name, resume=True) as claim:
+        if not claim.hit:
+            try:
+                sources.fetch(
+                    source,
+                    claim.partial,
+                    token=worker.token,
+                    endpoint=worker.settings.hub_endpoint,
+                    log=worker.log,
+                )
+            except PipelineError as error:
+                if not error.retry:
+                    worker.store.discard(claim)
+                raise
+            claim.commit()
+    return ArtifactRef(kind=kind, name=name, reused=claim.hit)

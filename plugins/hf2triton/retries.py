@@ -1,0 +1,22 @@
+"""Which failures are worth another attempt."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+from include.errors import PipelineError, TransientError
+
+RETRIES = 3
+RETRY_DELAY = timedelta(seconds=20)
+
+
+def retry_policy() -> ExceptionRetryPolicy:
+    """Network trouble and lost workers are retried; a failure that names another cause is final."""
+    return ExceptionRetryPolicy(
+        rules=[
+            RetryRule(exception=TransientError, action=RetryAction.RETRY),
+            RetryRule(exception=PipelineError, action=RetryAction.FAIL, reason="the same again cannot end well"),
+        ]
+    )
