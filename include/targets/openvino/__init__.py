@@ -1,0 +1,155 @@
+"""Target ``openvino``: real AWQ weights, a real engine and a real Triton on a CPU. It is not TensorRT-LLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from functools import cached_property
+from pathlib import Path
+
+import psutil
+
+from include.errors import HostError, UserError
+from include.model_config import ModelConfig
+from include.request import ReleaseRequest
+from include.servers import Ports, ServerCommand
+from include.settings import PROJECT, Settings
+from include.store import sha256_of
+from include.targets import StageCommand, StageImage
+from include.targets.openvino import image, triton
+
+HERE = Path(__file__).parent
+LOCK = HERE / "requirements.txt"
+
+_LIST_VERSIONS = """
+import importlib.metadata as m, json, platform
+print(json.dumps({"python": platform.python_version()} | {d.name: d.version for d in m.distributions()}))
+"""
+_TOOLS = (
+    "python",
+    "torch",
+    "transformers",
+    "nvidia-modelopt",
+    "openvino",
+    "openvino-genai",
+    "optimum-intel",
+    "nvidia-pytriton",
+)
+
+
+class OpenVinoTarget:
+    """Calibrates with ModelOpt on the CPU, builds an OpenVINO IR, serves it with nvidia-pytriton's Triton."""
+
+    name = "openvino"
+    build_module = "include.stages.build_openvino"
+    device = "cpu"
+    applies_chat_template = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._python = settings.openvino_python
+
+    def check_host(self, request: ReleaseRequest) -> None:
+        """Raises `UserError` for what the target cannot do, `HostError` for what the host lacks."""
+        if request.tp_size != 1:
+            raise UserError(
+                f"tp_size is {request.tp_size}; target openvino serves one copy on one host",
+                where="field tp_size",
+                fix="set tp_size to 1, or choose target tensorrt_llm",
+            )
+        if not self._python.exists():
+            raise HostError(
+                f"target openvino is not available: {self._python} does not exist",
+                where="field target",
+                fix="run `make setup`, or set HF2TRITON_OPENVINO_PYTHON",
+            )
+        triton.prepare(self._python)
+
+    def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
+        """The calibrate program itself fits its batch to the memory there is."""
+
+    def environment(self) -> dict[str, str]:
+        """Versions of the tools as installed, and the digest of the lock they came from."""
+        versions = {tool: self._installed.get(tool, "missing") for tool in _TOOLS}
+        return {**versions, "lock": sha256_of(LOCK)}
+
+    def hardware(self) -> dict[str, str]:
+        """An IR runs on any CPU."""
+        return {"device": "cpu"}
+
+    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
+        """``python -m module`` in the target's environment; the Hub is out of reach on purpose."""
+        env = {
+            "PYTHONPATH": str(PROJECT),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_MININTERVAL": "5",
+        }
+        python = "python" if self._settings.runner == "docker" else str(self._python)
+        return StageCommand((python, "-m", module, *args), env)
+
+    def build_options(self, request: ReleaseRequest) -> dict[str, str]:
+        """Nothing: lengths and batch are limits of the server, not of an IR."""
+        return {}
+
+    def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
+        """None, as there are no options."""
+        return ()
+
+    def stage_image(self) -> StageImage:
+        """Debian's Python with the same locked requirements, built on this host."""
+        return StageImage(name=image.image(), build=image.BUILD_COMMAND)
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        """None: everything runs on the CPU."""
+        return ()
+
+    def templates(self) -> Path:
+        """Our own ensemble, with upstream's input and output names."""
+        return HERE / "repository"
+
+    def repository_values(
+        self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
+    ) -> dict[str, dict[str, str]]:
+        """The values that the templates ask for; the KV cache is what the limits need, capped by memory."""
+        needed = request.max_batch_size * request.max_seq_len * config.kv_cache_bytes_per_token()
+        allowed = int(psutil.virtual_memory().total * request.kv_cache_memory_fraction)
+        batch = {"triton_max_batch_size": str(request.max_batch_size)}
+        tokenizer = {**batch, "tokenizer_dir": str(checkpoint / "tokenizer")}
+        return {
+            "ensemble": batch,
+            "preprocessing": {
+                **tokenizer,
+                "apply_chat_template": str(request.chat_template == "auto").lower(),
+                "max_input_len": str(request.max_input_len),
+                "max_seq_len": str(request.max_seq_len),
+            },
+            "postprocessing": tokenizer,
+            "tensorrt_llm": {
+                **tokenizer,
+                "engine_dir": str(engine),
+                "decoupled_mode": str(request.streaming).lower(),
+                "max_seq_len": str(request.max_seq_len),
+                "max_num_tokens": str(request.max_num_tokens),
+                "kv_cache_bytes": str(min(needed, allowed)),
+            },
+        }
+
+    def local_path(self, path: str) -> Path:
+        """The path itself: the server runs on this host."""
+        return Path(path)
+
+    def server_command(self, repository: Path, ports: Ports) -> ServerCommand:
+        """Triton out of the nvidia-pytriton wheel."""
+        return triton.server_command(self._python, repository, ports, self._settings.bind_address)
+
+    @cached_property
+    def _installed(self) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        asked = subprocess.run(
+            [str(self._python), "-c", _LIST_VERSIONS], env=env, capture_output=True, text=True, check=True
+        )
+        versions: dict[str, str] = json.loads(asked.stdout)
+        return versions

@@ -1,0 +1,182 @@
+"""Triton model `tensorrt_llm` of target openvino: token ids in, token ids out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+from engine import Engine, EngineFailure, Task
+from hangups import Hangups
+from options import InvalidRequest, Options
+from pipeline import Capacity, EngineConfig, load_pipeline, load_tokenizer
+from replies import Reply, Wishes
+from text import Decoder, StopWords, Transcript
+
+_OPTION_INPUTS = {
+    "end_id": "end_id",
+    "top_k": "runtime_top_k",
+    "top_p": "runtime_top_p",
+    "temperature": "temperature",
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "min_tokens": "min_tokens",
+    "seed": "seed",
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A request's tensors, row by row; options that it left out are None."""
+
+    request: pb_utils.InferenceRequest
+    size: int
+
+    @classmethod
+    def of(cls, request: pb_utils.InferenceRequest) -> Inputs:
+        """Reads how many rows ``request`` has."""
+        return cls(request, len(_required(request, "input_lengths")))
+
+    def value(self, name: str, row: int) -> Any:  # noqa: ANN401 - bool, int or float, as the input is declared
+        """The row's single value as a Python number."""
+        array = _array(self.request, name)
+        return None if array is None else array.reshape(self.size, -1)[row, 0].item()
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A choice for the whole request."""
+        value = self.value(name, 0)
+        return default if value is None else bool(value)
+
+    def prompt(self, row: int) -> list[int]:
+        """The row's token ids without padding."""
+        ids: list[int] = _required(self.request, "input_ids")[row, : self.value("input_lengths", row)].tolist()
+        return ids
+
+    def words(self, name: str, row: int) -> list[list[int]]:
+        """The row's words: ids one after another, and where each ends, -1 for none (upstream's form)."""
+        array = _array(self.request, name)
+        if array is None:
+            return []
+        flat, ends = array[row].tolist()
+        ends = [end for end in ends if end > 0]
+        return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def options(self, row: int) -> Options:
+        """The row's options."""
+        given = {field: self.value(name, row) for field, name in _OPTION_INPUTS.items()}
+        return Options(max_tokens=self.value("request_output_len", row), **given)
+
+
+class TritonPythonModel:
+    """What Triton's python backend loads and calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the engine; ``args["model_config"]`` is the filled config.pbtxt as JSON."""
+        config = json.loads(args["model_config"])
+        values = {key: field["string_value"] for key, field in config["parameters"].items()}
+        self._decoupled = bool(config["model_transaction_policy"]["decoupled"])
+        self._exclude_input = _flag(values["exclude_input_in_output"])
+        self._max_seq_len = int(values["max_seq_len"])
+        self._hangups = Hangups()
+        tokenizer_dir = Path(values["tokenizer_dir"])
+        self._decoder = Decoder(tokenizer_dir, _flag(values["skip_special_tokens"]))
+        tokenizer = load_tokenizer(tokenizer_dir)
+        # What ends a text with banned words; without the tokens' texts none can be banned.
+        self._eos_id = tokenizer.get_eos_token_id() if tokenizer and tokenizer.get_vocab() else None
+        engine_dir = Path(values["gpt_model_path"])
+        engine_config = EngineConfig.read(engine_dir)
+        self._vocab_size = engine_config.vocab_size
+        pipeline = load_pipeline(engine_dir, tokenizer, engine_config, _capacity(values))
+        self._engine = Engine(pipeline, int(values["max_queue_size"]), on_failure=_stop_server)
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
+        """Hands the requests to the engine, which answers later."""
+        for request in requests:
+            inputs = Inputs.of(request)
+            reply = Reply(
+                request.get_response_sender(), _wishes(inputs), self._hangups if self._streams(inputs) else None
+            )
+            try:
+                self._engine.submit([self._task(inputs, row, reply) for row in range(inputs.size)])
+            except InvalidRequest as error:
+                reply.failed(str(error), pb_utils.TritonError.INVALID_ARG)
+            except EngineFailure as error:
+                reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
+
+    def finalize(self) -> None:
+        """Ends the engine's thread."""
+        self._engine.close()
+
+    def _streams(self, inputs: Inputs) -> bool:
+        return self._decoupled and inputs.flag("streaming", default=False)
+
+    def _task(self, inputs: Inputs, row: int, reply: Reply) -> Task:
+        prompt, options = inputs.prompt(row), inputs.options(row)
+        self._check(inputs, prompt, options)
+        stop = StopWords.of(inputs.words("stop_words_list", row), self._decoder)
+        shown = () if inputs.flag("exclude_input_in_output", self._exclude_input) else prompt
+        config = options.generation_config(self._bad_words(inputs, row, options))
+        answer = reply.answer(len(prompt), Transcript(self._decoder, stop, shown))
+        return Task(prompt, config, answer)
+
+    def _check(self, inputs: Inputs, prompt: list[int], options: Options) -> None:
+        """Refuses what would make the pipeline fail or answer from garbage."""
+        if inputs.flag("streaming", default=False) and not (self._decoupled and inputs.size == 1):
+            reason = "one prompt a request" if self._decoupled else "a repository with decoupled_mode true"
+            raise InvalidRequest(f"streaming needs {reason}")
+        if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
+            raise InvalidRequest(f"input_ids must be 1 or more ids from 0 to {self._vocab_size - 1}")
+        if len(prompt) + options.max_tokens > self._max_seq_len:
+            raise InvalidRequest(
+                f"{len(prompt)} prompt tokens and {options.max_tokens} new ones exceed max_seq_len {self._max_seq_len}"
+            )
+
+    def _bad_words(self, inputs: Inputs, row: int, options: Options) -> list[str]:
+        words = [self._decoder.word(ids) for ids in inputs.words("bad_words_list", row)]
+        words = [word for word in words if word]
+        if words and self._eos_id is None:
+            raise InvalidRequest("bad_words are not supported with this model's tokenizer")
+        if words and options.end_id != self._eos_id:
+            raise InvalidRequest(f"bad_words need end_id {self._eos_id}, the tokenizer's own")
+        return words
+
+
+def _wishes(inputs: Inputs) -> Wishes:
+    return Wishes(
+        num_input_tokens=inputs.flag("return_num_input_tokens", default=False),
+        num_output_tokens=inputs.flag("return_num_output_tokens", default=False),
+        pad_id=inputs.value("pad_id", 0) or 0,
+    )
+
+
+def _stop_server() -> None:
+    """Ends the Triton server, whose health would go on to say ready with an engine that cannot answer."""
+    os.kill(os.getppid(), signal.SIGTERM)
+
+
+def _capacity(values: dict[str, str]) -> Capacity:
+    return Capacity(
+        max_num_sequences=int(values["max_num_sequences"]),
+        max_num_tokens=int(values["max_num_tokens"]),
+        kv_cache_bytes=int(values["kv_cache_bytes"]),
+        reuse_kv_cache=_flag(values["enable_kv_cache_reuse"]),
+    )
+
+
+def _flag(value: str) -> bool:
+    return {"true": True, "false": False}[value.lower()]
+
+
+def _array(request: pb_utils.InferenceRequest, name: str) -> npt.NDArray[Any] | None:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def _required(request: pb_utils.InferenceRequest, name: str) -> npt.NDArray[Any]:
+    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()

@@ -1,0 +1,147 @@
+"""From the engine's tokens to Triton's responses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+from engine import EngineFailure
+from hangups import Hangups
+from text import Piece, Transcript
+
+_CANCEL_CHECK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the responses of a request are to hold."""
+
+    num_input_tokens: bool
+    num_output_tokens: bool
+    pad_id: int
+
+
+class Reply:
+    """The responses to one Triton request: one when all its answers are whole, or, with ``hangups``, each piece."""
+
+    def __init__(
+        self, sender: pb_utils.InferenceResponseSender, wishes: Wishes, hangups: Hangups | None = None
+    ) -> None:
+        self._sender = sender
+        self._wishes = wishes
+        self._hangups = hangups
+        self._stream = hangups.open() if hangups else 0
+        self._answers: list[Answer] = []
+        self._over = False
+        self._asked_at = 0.0
+
+    def answer(self, prompt_len: int, transcript: Transcript) -> Answer:
+        """One more answer that this reply waits for."""
+        self._answers.append(Answer(self, prompt_len, transcript))
+        return self._answers[-1]
+
+    def cancelled(self) -> bool:
+        """Whether the client has gone; asks Triton ten times a second at most, for each question is a round trip."""
+        now = time.monotonic()
+        if not self._over and now - self._asked_at > _CANCEL_CHECK_S:
+            self._asked_at = now
+            if self._sender.is_cancelled() or (self._hangups and self._hangups.hung_up(self._stream)):
+                tokens = sum(answer.transcript.length for answer in self._answers)
+                pb_utils.Logger.log_info(f"the client has gone: cancelled after {tokens} tokens")
+                self.failed("cancelled", pb_utils.TritonError.CANCELLED)
+        return self._over
+
+    def progressed(self, answer: Answer) -> None:
+        """Streams what ``answer`` has settled."""
+        if self._stream and (piece := answer.transcript.take()):
+            self._send([piece], flags=0)
+
+    def completed(self) -> None:
+        """Sends the last response once every answer is whole."""
+        if not self._over and all(answer.whole for answer in self._answers):
+            pieces = [answer.transcript.rest() for answer in self._answers]
+            self._send(pieces, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            self._close()
+
+    def failed(self, message: str, code: int) -> None:
+        """Ends the reply with an error."""
+        if not self._over:
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            self._close()
+
+    def _close(self) -> None:
+        self._over = True
+        if self._hangups:
+            self._hangups.close(self._stream)
+
+    def _send(self, pieces: Sequence[Piece], flags: int) -> None:
+        self._sender.send(pb_utils.InferenceResponse(self._tensors(pieces)), flags=flags)
+
+    def _tensors(self, pieces: Sequence[Piece]) -> list[pb_utils.Tensor]:
+        column = _Column(len(pieces))
+        ids = _padded([piece.ids for piece in pieces], self._wishes.pad_id)
+        tensors = [
+            pb_utils.Tensor("output_ids", ids[:, np.newaxis, :]),
+            column.tensor("sequence_length", [len(piece.ids) for piece in pieces]),
+            pb_utils.Tensor("context_ids", _padded([piece.context for piece in pieces], self._wishes.pad_id)),
+            column.tensor("overhang", [piece.overhang for piece in pieces]),
+            pb_utils.Tensor("stream_number", np.full((len(pieces), 1), self._stream, np.int64)),
+            column.tensor("batch_index", range(len(pieces))),
+            column.tensor("sequence_index", [0] * len(pieces)),
+        ]
+        if self._wishes.num_input_tokens:
+            tensors.append(column.tensor("num_input_tokens", [a.prompt_len for a in self._answers]))
+        if self._wishes.num_output_tokens:
+            tensors.append(column.tensor("num_output_tokens", [a.transcript.length for a in self._answers]))
+        return tensors
+
+
+@dataclass
+class Answer:
+    """One prompt's answer on its way; the engine's listener."""
+
+    reply: Reply
+    prompt_len: int
+    transcript: Transcript
+    whole: bool = field(default=False)
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+        return self.reply.cancelled()
+
+    def token(self, token_id: int) -> bool:
+        """Takes the answer's next token; returns whether a stop word ends the answer with it."""
+        if self.transcript.add(token_id):
+            return True
+        self.reply.progressed(self)
+        return False
+
+    def end(self) -> None:
+        """No token follows."""
+        self.whole = True
+        self.reply.completed()
+
+    def fail(self, error: EngineFailure) -> None:
+        """No token follows, and the answer is not whole."""
+        self.reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One number a row, as Triton's [rows, 1] tensors."""
+
+    rows: int
+
+    def tensor(self, name: str, values: Sequence[int]) -> pb_utils.Tensor:
+        return pb_utils.Tensor(name, np.array(values, np.int32).reshape(self.rows, 1))
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> npt.NDArray[np.int32]:
+    width = max(len(row) for row in rows)
+    padded = [[*row, *[value] * (width - len(row))] for row in rows]
+    return np.array(padded, np.int32).reshape(len(rows), width)

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from include import processes, servers
+from include.errors import HostError, ToolError
+from include.processes import TOKEN_VARIABLE
+from include.servers import Ports, ServerCommand, ServerRecord
+from include.settings import PROJECT, Settings
+from include.targets.openvino import triton
+
+PYTHON = Settings().openvino_python
+TIMEOUT_S = 60
+
+CONFIG = """
+name: "echo"
+backend: "python"
+max_batch_size: 0
+input [ { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] } ]
+output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+"""
+ECHO = """
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def execute(self, requests):
+        arrays = [pb_utils.get_input_tensor_by_name(r, "IN").as_numpy() for r in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", a)]) for a in arrays]
+"""
+BROKEN = """
+class TritonPythonModel:
+    def initialize(self, args):
+        raise RuntimeError("no such engine: 4711")
+"""
+
+
+def _ports() -> Ports:
+    http, grpc, metrics = servers.free_ports(3)
+    return Ports(http=http, grpc=grpc, metrics=metrics)
+
+
+def _command(root: Path, ports: Ports, code: str = ECHO) -> ServerCommand:
+    model = root / "repository" / "echo"
+    (model / "1").mkdir(parents=True, exist_ok=True)
+    (model / "config.pbtxt").write_text(CONFIG)
+    (model / "1" / "model.py").write_text(code)
+    triton.prepare(PYTHON)
+    return triton.server_command(PYTHON, root / "repository", ports)
+
+
+def _family(token: str) -> list[int]:
+    """Pids of all processes that a launch left running."""
+    return [p.pid for p in psutil.process_iter() if processes.token_of(p) == token]
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def no_leftovers(tmp_path: Path) -> Iterator[None]:
+    """Ends what a failed test left behind."""
+    yield
+    for path in tmp_path.rglob("*.json"):
+        if record := servers.find(path):
+            servers.stop(record, path, grace_s=0)
+
+
+def _start(root: Path, *argv: str) -> ServerRecord:
+    """Any program, started and recorded as a server is, but not waited for."""
+    command = ServerCommand(argv=argv, env={}, repository=root)
+    draft = ServerRecord(command=command, ports=_ports(), log=root / "server.log")
+    return processes.spawn(draft, root / "server.json", argv, {})
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[ServerRecord]:
+    """A process that does nothing, recorded as a server."""
+    record = _start(tmp_path, "/bin/sleep", "1000")
+    yield record
+    servers.stop(record, tmp_path / "server.json", grace_s=0)
+
+
+@pytest.fixture(scope="module")
+def record_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The record of one server that the tests share; it was launched by a process that has ended since."""
+    root = tmp_path_factory.mktemp("shared")
+    ports = _ports()
+    command = _command(root, ports)
+    (root / "command.json").write_text(command.model_dump_json())
+    (root / "ports.json").write_text(ports.model_dump_json())
+    launcher = f"""
+from pathlib import Path
+from include import servers
+root = Path({str(root)!r})
+servers.launch(
+    servers.ServerCommand.model_validate_json((root / "command.json").read_text()),
+    root / "server.json",
+    ports=servers.Ports.model_validate_json((root / "ports.json").read_text()),
+    timeout_s={TIMEOUT_S},
+)
+"""
+    subprocess.run([sys.executable, "-c", launcher], check=True, cwd=PROJECT, start_new_session=True)
+    yield root / "server.json"
+    if record := servers.find(root / "server.json"):
+        servers.stop(record, root / "server.json", grace_s=0)
+
+
+@pytest.fixture
+def record(record_path: Path) -> ServerRecord:
+    """The shared server, found by its record."""
+    found = servers.find(record_path)
+    assert found is not None
+    return found
+
+
+def test_server_survives_its_launcher_and_answers(record: ServerRecord) -> None:
+    assert servers.is_ready(record)
+    body = {"inputs": [{"name": "IN", "shape": [1], "datatype": "INT32", "data": [42]}]}
+    answer = httpx.post(f"{record.url}/v2/models/echo/infer", json=body, timeout=30).json()
+    assert answer["outputs"][0]["data"] == [42]
+
+
+def test_server_is_nobodys_child_and_leads_its_own_session(record: ServerRecord) -> None:
+    assert psutil.Process(record.pid).parent().pid != os.getpid()
+    assert os.getsid(record.pid) == record.pid != os.getsid(0)
+
+
+def test_server_does_not_inherit_its_launchers_environment(record: ServerRecord) -> None:
+    given = {*record.command.env, *servers.INHERITED, TOKEN_VARIABLE}
+    assert set(psutil.Process(record.pid).environ()) <= given
+
+
+def test_server_listens_where_it_was_told_and_nowhere_else(record: ServerRecord) -> None:
+    listening = [c.laddr for c in psutil.Process(record.pid).net_connections("tcp") if c.status == "LISTEN"]
+    assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    assert {address.port for address in listening} == set(record.ports.model_dump().values())
+
+
+def test_taken_port_is_named_with_its_holder(record: ServerRecord) -> None:
+    with pytest.raises(HostError, match=f"port {record.ports.http} is taken by tritonserver, pid {record.pid}"):
+        servers.check_port_free(record.ports.http)
+
+
+def test_launch_on_a_taken_port_leaves_the_other_server_alone(
+    record: ServerRecord, record_path: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(HostError, match=str(record.ports.http)):
+        servers.launch(record.command, tmp_path / "second.json", ports=record.ports, timeout_s=1)
+    assert not (tmp_path / "second.json").exists()
+    assert servers.find(record_path) == record
+    assert servers.is_ready(record)
+
+
+def test_another_process_on_the_port_is_not_ready(record: ServerRecord, sleeper: ServerRecord) -> None:
+    impostor = sleeper.model_copy(update={"ports": record.ports})
+    assert httpx.get(f"{impostor.url}/v2/health/ready").status_code == httpx.codes.OK
+    assert not servers.is_ready(impostor)
+
+
+def test_model_that_does_not_load_is_a_tool_error_with_the_servers_own_words(tmp_path: Path) -> None:
+    ports = _ports()
+    with pytest.raises(ToolError, match="no such engine: 4711") as caught:
+        servers.launch(_command(tmp_path, ports, BROKEN), tmp_path / "server.json", ports=ports, timeout_s=TIMEOUT_S)
+    assert "NVML" not in caught.value.what
+    assert not (tmp_path / "server.json").exists()
+    assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_argv(p))]
+
+
+def test_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
+    ports = _ports()
+    command = ServerCommand(argv=("/bin/sleep", "1000"), env={}, repository=tmp_path)
+    with pytest.raises(ToolError, match=r"not ready within 0.3 s"):
+        servers.launch(command, tmp_path / "server.json", ports=ports, timeout_s=0.3)
+    assert servers.find(tmp_path / "server.json") is None
+
+
+@pytest.mark.usefixtures("no_leftovers")
+def test_stop_ends_the_stubs_too_frees_ports_and_memory(tmp_path: Path) -> None:
+    ports = _ports()
+    path = tmp_path / "server.json"
+    record = servers.launch(_command(tmp_path, ports), path, ports=ports, timeout_s=TIMEOUT_S)
+    assert len(_family(record.token)) > 1
+    segments = Path("/dev/shm")
+    assert list(segments.glob(f"{record.command.shared_memory}*"))
+    servers.stop(record, path)
+    assert not _family(record.token)
+    assert not list(segments.glob(f"{record.command.shared_memory}*"))
+    for port in (ports.http, ports.grpc, ports.metrics):
+        servers.check_port_free(port)
+    assert not path.exists()
+
+
+def _argv(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -1,0 +1,111 @@
+"""Real Triton servers on a tiny random Llama."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from include import repository, servers
+from include.servers import Ports, ServerRecord
+from include.settings import PROJECT, Settings
+from include.targets.openvino import triton
+
+PYTHON = Settings().openvino_python
+TEMPLATES = PROJECT / "include" / "targets" / "openvino" / "repository"
+MAX_INPUT_LEN, MAX_SEQ_LEN = 256, 30_000
+
+
+@pytest.fixture(scope="session")
+def tiny(request: pytest.FixtureRequest) -> Path:
+    """A folder with ``engine`` and ``tokenizer``, kept between runs: making it takes most of a run's time."""
+    maker = PROJECT / "tests" / "targets_openvino" / "tiny.py"
+    path = request.config.cache.mkdir("tiny") / hashlib.sha256(maker.read_bytes()).hexdigest()[:16]
+    if not path.exists():
+        subprocess.run([str(PYTHON), "-I", str(maker), str(path)], check=True)
+    return path
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running server, as its users see it."""
+
+    record: ServerRecord
+
+    def post(self, body: dict[str, Any], *, model: str = "ensemble", kind: str = "generate") -> httpx.Response:
+        """One request."""
+        return httpx.post(f"{self.record.url}/v2/models/{model}/{kind}", json=body, timeout=60)
+
+    def text(self, prompt: str, max_tokens: int = 20, **options: Any) -> str:
+        """The answer to a prompt."""
+        response = self.post({"text_input": prompt, "max_tokens": max_tokens} | options)
+        assert response.status_code == httpx.codes.OK, response.text
+        return str(response.json()["text_output"])
+
+
+Serve = Callable[..., Endpoint]
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serve]:
+    """Starts a server on the tiny engine; all are stopped at the end."""
+    started: list[tuple[ServerRecord, Path]] = []
+
+    def start(*, streaming: bool, chat: bool = False) -> Endpoint:
+        root = tmp_path_factory.mktemp("server")
+        repository.assemble(TEMPLATES, values(tiny, streaming, chat), root / "repository")
+        repository.check(root / "repository")
+        triton.prepare(PYTHON)
+        http, grpc, metrics = servers.free_ports(3)
+        ports = Ports(http=http, grpc=grpc, metrics=metrics)
+        command = triton.server_command(PYTHON, root / "repository", ports)
+        record = servers.launch(command, root / "server.json", ports=ports, timeout_s=120)
+        started.append((record, root / "server.json"))
+        return Endpoint(record)
+
+    yield start
+    for record, path in started:
+        servers.stop(record, path, grace_s=20)
+
+
+def values(tiny: Path, streaming: bool, chat: bool) -> dict[str, dict[str, str]]:
+    """What the templates ask for."""
+    batch = {"triton_max_batch_size": "8"}
+    tokenizer = {**batch, "tokenizer_dir": str(tiny / "tokenizer")}
+    length = {"max_seq_len": str(MAX_SEQ_LEN)}
+    return {
+        "ensemble": batch,
+        "preprocessing": {
+            **tokenizer,
+            **length,
+            "max_input_len": str(MAX_INPUT_LEN),
+            "apply_chat_template": str(chat).lower(),
+        },
+        "tensorrt_llm": {
+            **tokenizer,
+            **length,
+            "engine_dir": str(tiny / "engine"),
+            "decoupled_mode": str(streaming).lower(),
+            "max_num_tokens": "512",
+            "kv_cache_bytes": str(1 << 30),
+        },
+        "postprocessing": tokenizer,
+    }
+
+
+@pytest.fixture(scope="session")
+def plain(serve: Serve) -> Endpoint:
+    """A server that answers each request at once, with the chat template."""
+    return serve(streaming=False, chat=True)
+
+
+@pytest.fixture(scope="session")
+def streaming(serve: Serve) -> Endpoint:
+    """A server that can stream, without the chat template."""
+    return serve(streaming=True)

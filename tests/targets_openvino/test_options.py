@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from options import InvalidRequest, Options
+
+
+@pytest.mark.parametrize(
+    ("given", "samples"),
+    [
+        pytest.param({}, False, id="nothing"),
+        pytest.param({"temperature": 0.7}, False, id="temperature alone, as upstream"),
+        pytest.param({"top_k": 1, "top_p": 0.9}, False, id="top_k 1"),
+        pytest.param({"top_k": 50, "temperature": 0.0}, False, id="temperature 0"),
+        pytest.param({"top_k": 0, "top_p": 0.0}, False, id="zeros, as upstream"),
+        pytest.param({"top_k": 50}, True, id="top_k"),
+        pytest.param({"top_p": 0.9}, True, id="top_p"),
+    ],
+)
+def test_decoding_is_greedy_unless_asked_to_sample(given: dict[str, Any], samples: bool) -> None:
+    assert Options(max_tokens=5, **given).generation_config().do_sample is samples
+
+
+def test_options_reach_the_engine() -> None:
+    config = Options(
+        max_tokens=7,
+        min_tokens=3,
+        end_id=5,
+        top_k=40,
+        top_p=0.5,
+        temperature=0.25,
+        repetition_penalty=1.5,
+        presence_penalty=0.5,
+        frequency_penalty=0.125,
+        seed=2**63 + 1,
+    ).generation_config()
+    assert (config.max_new_tokens, config.min_new_tokens, config.eos_token_id) == (7, 3, 5)
+    assert (config.top_k, config.top_p, config.temperature, config.rng_seed) == (40, 0.5, 0.25, 2**63 + 1)
+    assert (config.repetition_penalty, config.presence_penalty, config.frequency_penalty) == (1.5, 0.5, 0.125)
+
+
+@pytest.mark.parametrize("end_id", [None, -1])
+def test_without_an_end_id_only_max_tokens_ends(end_id: int | None) -> None:
+    assert Options(max_tokens=5, end_id=end_id).generation_config().ignore_eos
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        pytest.param({"top_p": 1.5}, "top_p", id="top_p"),
+        pytest.param({"top_k": 5, "temperature": -1.0}, "temperature", id="temperature"),
+        pytest.param({"repetition_penalty": 0.0}, "repetition_penalty", id="repetition_penalty"),
+        pytest.param({"presence_penalty": 3.0}, "presence_penalty", id="presence_penalty"),
+        pytest.param({"frequency_penalty": -3.0}, "penalty must be within", id="frequency_penalty"),
+        pytest.param({"min_tokens": 6}, "min_new_tokens", id="min_tokens"),
+        pytest.param({"top_k": -1}, "top_k", id="top_k"),
+        pytest.param({"min_tokens": -1}, "min_tokens", id="negative min_tokens"),
+        pytest.param({"seed": -1}, "seed", id="negative seed"),
+        pytest.param({"max_tokens": 0}, "max_new_tokens", id="max_tokens"),
+        pytest.param({"max_tokens": -1}, "max_tokens", id="negative max_tokens"),
+    ],
+)
+def test_value_outside_the_limits_is_the_clients_fault(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest, match=named):
+        Options(**{"max_tokens": 5, **given}).generation_config()
