@@ -1,0 +1,1 @@
+"""What the demo needs where no model hub can be reached."""

@@ -1,0 +1,121 @@
+"""The embedded Airflow: all its components as one detached process group on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from include import processes
+from include.demo.api import AirflowApi
+from include.errors import ToolError
+from include.processes import ProcessRecord
+from include.settings import PROJECT, Settings
+
+DAG = "release_awq_engine"
+READY_TIMEOUT_S = 240
+USER = "admin"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Airflow's settings, as environment variables. SQLite and the local executor: no other server is needed."""
+    url = url_of(settings)
+    return {
+        "PATH": f"{_scripts()}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(PROJECT),
+        "AIRFLOW_HOME": str(settings.airflow_home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__HOST": settings.bind_address,
+        "AIRFLOW__API__PORT": str(settings.airflow_port),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+    }
+
+
+def url_of(settings: Settings) -> str:
+    """Where the web UI and the REST API answer."""
+    return f"http://{settings.bind_address}:{settings.airflow_port}"
+
+
+def password(settings: Settings) -> str:
+    """The password that Airflow made up for its one user."""
+    path = settings.airflow_home / "simple_auth_manager_passwords.json.generated"
+    return str(json.loads(path.read_text())[USER])
+
+
+def start(settings: Settings) -> AirflowApi:
+    """Starts Airflow unless it runs already; returns a logged-in client once every component is healthy.
+
+    Raises:
+        HostError: its port is taken by something else.
+        ToolError: it died, was not healthy in time, or cannot parse a DAG.
+    """
+    record = _record(settings)
+    if processes.find(record, ProcessRecord) is None:
+        processes.check_port_free(settings.airflow_port)
+        processes.spawn(
+            ProcessRecord(log=record.with_suffix(".log")),
+            record,
+            [str(_scripts() / "airflow"), "standalone"],
+            {**os.environ, **environment(settings)},
+        )
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not _healthy(settings):
+        running = processes.find(record, ProcessRecord)
+        if running is None or time.monotonic() > deadline:
+            raise ToolError(
+                "Airflow ended as it started" if running is None else f"Airflow not healthy in {READY_TIMEOUT_S} s",
+                where=str(record.with_suffix(".log")),
+                fix="its log names the cause",
+            )
+        time.sleep(1)
+    return _with_dags(AirflowApi(url_of(settings), USER, password(settings)), deadline)
+
+
+def stop(settings: Settings) -> bool:
+    """Stops the embedded Airflow with all its components; says whether it ran."""
+    record = _record(settings)
+    running = processes.find(record, ProcessRecord)
+    if running is None:
+        return False
+    processes.stop(running, record, ask=signal.SIGINT)  # the signal on which it stops its components in order
+    return True
+
+
+def _with_dags(api: AirflowApi, deadline: float) -> AirflowApi:
+    while not api.has_dag(DAG):
+        errors = api.import_errors()
+        if errors or time.monotonic() > deadline:
+            raise ToolError("\n".join(errors) or f"Airflow has not parsed {DAG}", where="dags/")
+        time.sleep(1)
+    return api
+
+
+def _healthy(settings: Settings) -> bool:
+    try:
+        answer = httpx.get(f"{url_of(settings)}/api/v2/monitor/health", timeout=5, trust_env=False)
+    except httpx.TransportError:
+        return False
+    if not answer.is_success:
+        return False
+    health = answer.json()
+    return all(health[name]["status"] == "healthy" for name in ("scheduler", "dag_processor", "triggerer"))
+
+
+def _scripts() -> Path:
+    return Path(sys.executable).parent
+
+
+def _record(settings: Settings) -> Path:
+    return settings.airflow_home / "standalone.json"

@@ -1,0 +1,121 @@
+"""The demo's run: triggers the DAG through the REST API, shows each stage, asks the live endpoint."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from include.demo.airflow import DAG
+from include.demo.api import AirflowApi, TaskState
+from include.errors import ToolError
+from include.request import SEED_PROMPT
+
+STAGES = (
+    "check_request",
+    "pull_model",
+    "calibrate_awq",
+    "build_engine",
+    "assemble_repository",
+    "launch_triton",
+    "validate_generate",
+    "promote_release",
+    "stop_candidate",
+)
+SEED_REQUEST = {
+    "text_input": SEED_PROMPT,
+    "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]},
+}
+ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
+_STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "yellow"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that ended well: its id, what the last stage returned, and which stages took their artifact as it was."""
+
+    run: str
+    released: dict[str, Any]
+    reused: frozenset[str]
+
+
+def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
+    """Runs the DAG with ``conf`` and shows its stages until it ends.
+
+    Raises:
+        ToolError: the run failed; the message is the failing stage's own error.
+    """
+    run = api.trigger(DAG, conf)
+    console.print(f"run {run}: {api.url}/dags/{DAG}/runs/{run}", soft_wrap=True)
+    tasks = _watch(api, run, console)
+    failed = [t for t in tasks.values() if t.state == "failed"]
+    if failed or api.run_state(DAG, run) == "failed":
+        state = failed[0] if failed else tasks["check_request"]
+        raise ToolError(f"{state.task} failed: {api.error(DAG, run, state)}", where=f"run {run}")
+    reused = frozenset(stage for stage in STAGES if _reused(api.result(DAG, run, stage)))
+    return Outcome(run=run, released=api.result(DAG, run, "promote_release"), reused=reused)
+
+
+def ask(endpoint: str) -> str:
+    """The live endpoint's answer to the seed request."""
+    answer = httpx.post(endpoint, json=SEED_REQUEST, timeout=120)
+    answer.raise_for_status()
+    return str(answer.json()["text_output"])
+
+
+def curl_line(endpoint: str) -> str:
+    """A line to paste into a shell."""
+    return f"curl -s {endpoint} -d '{json.dumps(SEED_REQUEST)}'"
+
+
+def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:
+    seen: dict[str, str | None] = {}
+    with Live(console=console, refresh_per_second=2, transient=False, auto_refresh=console.is_terminal) as live:
+        while True:
+            tasks = api.tasks(DAG, run)
+            ended = api.run_state(DAG, run) in {"success", "failed"} and _all_ended(tasks)
+            if console.is_terminal:
+                live.update(_table(tasks))
+            else:
+                _print_changes(tasks, seen, console)
+            if ended:
+                return tasks
+            time.sleep(1)
+
+
+def _all_ended(tasks: dict[str, TaskState]) -> bool:
+    return all(task.state in ENDED for task in tasks.values())
+
+
+def _table(tasks: dict[str, TaskState]) -> Table:
+    table = Table("stage", "state", "seconds", box=None, pad_edge=False)
+    for stage in STAGES:
+        task = tasks.get(stage)
+        state = (task.state if task else None) or "waiting"
+        style = _STYLES.get(state, "dim")
+        seconds = f"{task.seconds:.1f}" if task and task.seconds else ""
+        table.add_row(stage, f"[{style}]{state}[/{style}]", seconds)
+    return table
+
+
+def _print_changes(tasks: dict[str, TaskState], seen: dict[str, str | None], console: Console) -> None:
+    for stage in STAGES:
+        task = tasks.get(stage)
+        if task is None or seen.get(stage) == task.state or task.state not in {"running", *ENDED}:
+            continue
+        seen[stage] = task.state
+        seconds = f" in {task.seconds:.1f} s" if task.state in ENDED and task.seconds else ""
+        console.print(f"  {stage:<20} {task.state}{seconds}")
+
+
+def _reused(result: object) -> bool:
+    """Whether a stage's result, or the part of it that is an artifact, was taken from the store."""
+    if not isinstance(result, dict):
+        return False
+    return bool(result.get("reused", _reused(result.get("model"))))

@@ -1,0 +1,78 @@
+"""A whole deployment for a test module: its own store, Airflow and ports; gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from include.demo import airflow
+from include.demo.api import AirflowApi
+from include.processes import free_ports
+from include.settings import PROJECT, Settings
+
+MODEL = PROJECT / ".local" / "models" / "SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The environment of one deployment and the settings that stand in it."""
+
+    env: dict[str, str]
+    settings: Settings
+
+    def demo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs the program behind `make demo` and `make down`; its output is shown as it comes."""
+        command = [sys.executable, "-m", "include.demo", *arguments]
+        process = subprocess.Popen(
+            command, env=self.env, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        lines = []
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line)
+        return subprocess.CompletedProcess(command, process.wait(), "".join(lines))
+
+    def api(self) -> AirflowApi:
+        """A logged-in client of its Airflow."""
+        return AirflowApi(airflow.url_of(self.settings), airflow.USER, airflow.password(self.settings))
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that names this deployment's folder in its command line or environment."""
+        home = str(self.settings.artifacts.parent)
+        return [p for p in psutil.process_iter() if p.pid != os.getpid() and _names(p, home)]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    home = tmp_path_factory.mktemp("deployment")
+    http, grpc, metrics, web = free_ports(4)
+    variables = {
+        "HF2TRITON_ARTIFACTS": str(home / "artifacts"),
+        "HF2TRITON_AIRFLOW_HOME": str(home / "airflow"),
+        "HF2TRITON_LIVE_HTTP_PORT": str(http),
+        "HF2TRITON_LIVE_GRPC_PORT": str(grpc),
+        "HF2TRITON_LIVE_METRICS_PORT": str(metrics),
+        "HF2TRITON_AIRFLOW_PORT": str(web),
+        "PYTHONPATH": str(PROJECT),
+    }
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "HF2TRITON"))}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        settings = Settings()
+    made = Deployment({**clean, **variables}, settings)
+    yield made
+    made.demo("down")
+
+
+def _names(process: psutil.Process, home: str) -> bool:
+    try:
+        return any(home in text for text in [*process.cmdline(), *process.environ().values()])
+    except psutil.Error:
+        return False
