@@ -153,6 +153,11 @@ class HubServer:
         """The next requests for ``where``, a file or revision, tree or refs, meet ``faults``, one each."""
         self._faults.setdefault((method, where), []).extend(faults)
 
+    def heal(self) -> None:
+        """Forgets the faults that no request has met yet."""
+        with self._lock:
+            self._faults.clear()
+
     def fault_for(self, where: str, method: str) -> Fault | None:
         with self._lock:
             faults = self._faults.get((method, where))

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from e2e.conftest import MODEL, Deployment
+from tests.e2e.conftest import MODEL, Deployment
 from rich.console import Console
 
 from include import servers

@@ -1,0 +1,31 @@
+"""A worker with an empty store and ports of its own, and a tiny model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from include.processes import free_ports
+from include.settings import Settings
+from include.worker import Worker
+from tests.include.sources import tiny
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    http, grpc, metrics = free_ports(3)
+    variables = {
+        "HF2TRITON_ARTIFACTS": str(tmp_path / "artifacts"),
+        "HF2TRITON_LIVE_HTTP_PORT": str(http),
+        "HF2TRITON_LIVE_GRPC_PORT": str(grpc),
+        "HF2TRITON_LIVE_METRICS_PORT": str(metrics),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return Worker(settings=Settings(), log=lambda _: None, run_id="manual__1")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny.write(tiny.model(), tmp_path / "model")

@@ -1,0 +1,144 @@
+"""What bad input gets: a refusal that names the field, before anything has started, with the store untouched."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from include.errors import HostError, PipelineError, UserError
+from include.settings import Settings
+from include.tasks import Checked, check_request
+from include.worker import Worker
+from tests.hub_server import HubServer, Repo
+from tests.include.sources import tiny
+
+SMALL = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}
+Spoil = Callable[[Path], Any]
+
+
+def check(worker: Worker, model: Path | str, **params: Any) -> Checked:
+    return check_request.run(worker, {"model": str(model), **SMALL, **params})
+
+
+def change(**fields: Any) -> Spoil:
+    return lambda model: (model / "config.json").write_text(json.dumps({**tiny.CONFIG, **fields}))
+
+
+def cut_weights(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def test_a_good_request_comes_back_with_what_was_found_out(worker: Worker, model: Path) -> None:
+    checked = check(worker, model)
+    assert checked.config.architecture == "LlamaForCausalLM"
+    assert checked.source.origin == "local"
+    assert Checked.model_validate(checked.model_dump(mode="json")) == checked
+
+
+@pytest.mark.parametrize(
+    ("spoil", "params", "field", "fix"),
+    [
+        pytest.param(change(), {"model": "org/name;id"}, "model", "", id="shell characters"),
+        pytest.param(change(), {"model": "/srv/../etc"}, "model", "", id="dots"),
+        pytest.param(change(), {"model": "https://host/org/name"}, "model", "", id="a URL"),
+        pytest.param(change(), {"model": "/nowhere/at/all"}, "model", "", id="no such directory"),
+        pytest.param(
+            change(architectures=["FalconForCausalLM"]), {}, "architecture", "LlamaForCausalLM", id="architecture"
+        ),
+        pytest.param(change(), {"awq_group_size": 128}, "awq_group_size", "64", id="group size"),
+        pytest.param(change(), {"max_seq_len": 1024}, "max_seq_len", "512", id="longer than the model"),
+        pytest.param(change(), {"max_input_len": 256}, "max_input_len", "", id="no room for an answer"),
+        pytest.param(change(), {"calib_seq_len": 513}, "calib_seq_len", "512", id="calibration too long"),
+        pytest.param(change(), {"tp_size": 2}, "tp_size", "1", id="tensor parallel on a CPU"),
+        pytest.param(cut_weights, {}, "model.safetensors", "", id="corrupted safetensors"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused(
+    worker: Worker, model: Path, spoil: Spoil, params: dict[str, Any], field: str, fix: str
+) -> None:
+    spoil(model)
+    with pytest.raises(UserError) as refusal:
+        check(worker, **{"model": str(model), **params})
+    assert field in str(refusal.value)
+    assert fix in str(refusal.value)
+    assert not list(worker.settings.artifacts.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(b" \n\n", "is empty", id="blank"),
+        pytest.param("Grüße".encode("latin-1"), "is not UTF-8", id="latin-1"),
+        pytest.param("ends in the middle of ü".encode()[:-1], "is not UTF-8", id="cut"),
+    ],
+)
+def test_a_calibration_file_without_text_is_refused(
+    worker: Worker, model: Path, tmp_path: Path, content: bytes, problem: str
+) -> None:
+    (tmp_path / "calib.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"{problem}(.|\n)*field calib_data"):
+        check(worker, model, calib_data=str(tmp_path / "calib.txt"))
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "table.xlsx"])
+def test_a_calibration_file_that_is_no_text_file_is_refused(
+    worker: Worker, model: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "table.xlsx").write_bytes(b"PK")
+    with pytest.raises(UserError, match="field calib_data"):
+        check(worker, model, calib_data=str(tmp_path / name))
+
+
+def test_a_live_port_that_is_another_programs_is_named(worker: Worker, model: Path) -> None:
+    port = worker.settings.live_http_port
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(HostError, match=f"port {port} is taken"):
+        check(worker, model)
+
+
+def test_a_taken_candidate_port_is_named(worker: Worker, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(HostError, match=f"port {port} is taken"):
+            check(worker, model, candidate_http_port=port)
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_download(
+    worker: Worker, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10, used=10, free=1000))
+    with pytest.raises(HostError, match="disk"):
+        check(worker, model)
+
+
+def test_a_target_that_the_host_does_not_have_is_refused(worker: Worker, model: Path, tmp_path: Path) -> None:
+    settings = Settings(openvino_python=tmp_path / "no-python", artifacts=tmp_path / "artifacts")
+    with pytest.raises(HostError, match="target openvino is not available(.|\n)*make setup"):
+        check(Worker(settings=settings, log=print, run_id="r"), model)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "revision", "problem"),
+    [
+        pytest.param("org/unknown", "main", "model", id="unknown model"),
+        pytest.param("org/name", "no-such-branch", "revision", id="unknown revision"),
+        pytest.param("org/gated", "main", "gated", id="gated, no token"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_apart(
+    worker: Worker, hub: HubServer, monkeypatch: pytest.MonkeyPatch, model_id: str, revision: str, problem: str
+) -> None:
+    hub.add(Repo("org/name", tiny.model()))
+    hub.add(Repo("org/gated", tiny.model(), gated=True))
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    with pytest.raises(PipelineError, match=problem) as refusal:
+        check(replace(worker, settings=Settings()), model_id, revision=revision)
+    assert not refusal.value.retry

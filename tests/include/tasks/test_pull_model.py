@@ -1,0 +1,69 @@
+"""Pulling into the store: once, proven, and nothing half that counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from include.errors import PipelineError, TransientError
+from include.settings import Settings
+from include.tasks import Checked, check_request, pull_model
+from include.worker import Worker
+from tests.hub_server import Corrupt, HubServer, Repo, Status
+from tests.include.sources import tiny
+
+WEIGHTS = "model.safetensors"
+PARAMS = {"model": "org/name", "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}
+
+
+@pytest.fixture
+def worker(worker: Worker, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    hub.add(Repo("org/name", tiny.model()))
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    return replace(worker, settings=Settings())
+
+
+@pytest.fixture
+def checked(worker: Worker) -> Checked:
+    return check_request.run(worker, PARAMS)
+
+
+def models(worker: Worker) -> list[Path]:
+    return sorted((worker.settings.artifacts / "models").glob("*"))
+
+
+def test_the_model_is_an_artifact_named_by_its_commit(worker: Worker, checked: Checked) -> None:
+    pulled = pull_model.run(worker, checked)
+    assert pulled.model.name == f"org--name@{checked.source.commit}"
+    assert (pulled.model.load(worker.store).path / WEIGHTS).read_bytes() == tiny.model()[WEIGHTS]
+    assert not pulled.model.reused
+
+
+def test_a_second_pull_asks_the_hub_for_nothing(worker: Worker, checked: Checked, hub: HubServer) -> None:
+    pull_model.run(worker, checked)
+    asked = len(hub.requests)
+    assert pull_model.run(worker, checked).model.reused
+    assert len(hub.requests) == asked
+
+
+def test_a_network_failure_keeps_what_has_arrived_for_the_next_attempt(
+    worker: Worker, checked: Checked, hub: HubServer
+) -> None:
+    hub.fail(WEIGHTS, *[Status(503)] * 40)
+    with pytest.raises(TransientError):
+        pull_model.run(worker, checked)
+    (partial,) = models(worker)
+    assert ".partial-" in partial.name
+    hub.heal()
+    assert pull_model.run(worker, checked).model.load(worker.store)
+    assert [p.name for p in models(worker)] == [f"org--name@{checked.source.commit}"]
+
+
+def test_bytes_that_are_not_those_declared_leave_nothing(worker: Worker, checked: Checked, hub: HubServer) -> None:
+    hub.fail(WEIGHTS, Corrupt(), Corrupt(), Corrupt(), Corrupt())
+    with pytest.raises(PipelineError, match=WEIGHTS) as failure:
+        pull_model.run(worker, checked)
+    assert not failure.value.retry
+    assert models(worker) == []
