@@ -1,0 +1,27 @@
+"""``python -m include.stages.build_openvino --checkpoint DIR --out DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from include.stages.common import run_stage
+
+
+def main() -> int:
+    """The program; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="include.stages.build_openvino", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="what the calibrate program wrote")
+    parser.add_argument("--out", type=Path, required=True, help="existing, empty directory")
+    args = parser.parse_args()
+    # optimum-intel looks for more files on the Hub, and waits for it where it cannot be reached.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from include.stages.build_openvino.stage import build
+
+    return run_stage(lambda report: build(args.checkpoint, args.out, report), args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The build stage of target openvino from start to end."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import openvino as ov  # noqa: TID253 - runs only in a target's environment
+import torch  # noqa: TID253
+
+from include.errors import UserError
+from include.stages.build_openvino.graph import IR_FILE, export_graph, insert_int4, verify_ints
+from include.stages.build_openvino.proof import PLUGIN_CONFIG, Proof, engine_perplexity
+from include.stages.checkpoint import Checkpoint
+from include.stages.common import StageReport, log
+from include.stages.quality import HeldOut, perplexity
+
+TARGET = "openvino"
+GENERATION_FILE = "generation_config.json"
+
+
+def build(checkpoint_dir: Path, out: Path, report: StageReport) -> None:
+    """Writes the IR, ``config.json`` and the generation config into ``out``.
+
+    Raises:
+        UserError: the checkpoint is not one that can be built.
+        ToolError: the engine does not hold the checkpoint's ints, or does not score like PyTorch.
+    """
+    checkpoint = Checkpoint(checkpoint_dir)
+    held_out = HeldOut.load(checkpoint_dir)
+    if not (checkpoint_dir / GENERATION_FILE).is_file():
+        raise UserError(f"the checkpoint has no {GENERATION_FILE}", where=str(checkpoint_dir))
+    with report.part("dequantize"):
+        model = checkpoint.model(torch.float32)
+    with report.part("measure torch"):
+        expected = _torch_perplexity(model, held_out)
+    with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as scratch:
+        with report.part("export graph"):
+            graph = export_graph(model, Path(scratch))
+        del model
+        with report.part("insert int4"):
+            count = insert_int4(graph, checkpoint)
+            ov.save_model(graph, out / IR_FILE, compress_to_fp16=True)
+        del graph
+    with report.part("verify"):
+        verify_ints(out / IR_FILE, checkpoint)
+        proof = Proof(expected, engine_perplexity(out / IR_FILE, held_out.blocks))
+        proof.check()
+    _write_config(out, checkpoint, proof)
+    _describe(report, count, proof)
+    log.info("perplexity %.4f in PyTorch, %.4f in the engine", proof.torch_perplexity, proof.engine_perplexity)
+
+
+def _torch_perplexity(model: Any, held_out: HeldOut) -> float:  # noqa: ANN401
+    with torch.no_grad():
+        return perplexity(lambda ids: model(ids, use_cache=False).logits[0], held_out.blocks)
+
+
+def _write_config(out: Path, checkpoint: Checkpoint, proof: Proof) -> None:
+    """``plugin_config`` holds the properties to serve with; without them the engine is less exact."""
+    fields = {
+        "target": TARGET,
+        "openvino": ov.__version__,
+        "checkpoint": checkpoint.config,
+        "vocab_size": checkpoint.config["vocab_size"],
+        "max_position_embeddings": checkpoint.config["max_position_embeddings"],
+        "plugin_config": PLUGIN_CONFIG,
+        "proof": asdict(proof),
+    }
+    (out / "config.json").write_text(json.dumps(fields, indent=1))
+    # Without it OpenVINO GenAI takes -1 for the end of an answer and refuses every request.
+    shutil.copyfile(checkpoint.folder / GENERATION_FILE, out / GENERATION_FILE)
+
+
+def _describe(report: StageReport, count: int, proof: Proof) -> None:
+    tools = ("torch", "transformers", "openvino", "optimum-intel")
+    report.versions |= {"python": platform.python_version(), **{tool: version(tool) for tool in tools}}
+    report.results |= {"int4_layers": count, **asdict(proof)}

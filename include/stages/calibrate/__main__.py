@@ -1,0 +1,23 @@
+"""``python -m include.stages.calibrate``: see `include.stages.calibrate.parser` for the flags."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from include.stages.calibrate.parser import parse
+from include.stages.common import run_stage
+
+
+def main() -> int:
+    """The program; returns the exit code."""
+    options = parse()
+    # Everything is local by now: a missing file must not turn into a network time-out.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from include.stages.calibrate.stage import calibrate
+
+    return run_stage(lambda report: calibrate(options, report), options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Calibration text as fixed-length token blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253 - runs only in a target's environment
+
+from include.errors import UserError
+from include.stages.calibrate.parser import BUILTIN
+from include.stages.quality import token_blocks, topics
+
+FIELD = "field calib_data"
+_READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
+_NO_TEXT = frozenset({"dataset_infos.json", "dataset_dict.json", "state.json", "license.txt", "readme.txt"})
+_TEXT_COLUMNS = ("text", "article", "content", "document")
+
+
+def calibration_blocks(source: str, tokenizer: Any, count: int, length: int) -> torch.Tensor:  # noqa: ANN401
+    """Int64 [count, length] token ids of ``source``: ``builtin``, a file or a dataset directory.
+
+    Raises:
+        UserError: the source is missing, not UTF-8, empty, or too short.
+    """
+    texts = iter(topics()[0] if source == BUILTIN else _documents(Path(source)))
+    first = next(texts, None)
+    if first is None:
+        raise UserError("the calibration data holds no text", where=f"{FIELD}: {source}", fix="give a text")
+    blocks = token_blocks(tokenizer, itertools.chain([first], texts), count, length)
+    if len(blocks) < count:
+        raise UserError(
+            f"the calibration data gives {len(blocks)} samples of {length} tokens, {count} are asked for",
+            where=f"{FIELD}: {source}",
+            fix="give more text, or lower calib_size or calib_seq_len",
+        )
+    return blocks
+
+
+def digest(blocks: torch.Tensor) -> str:
+    """The sha256 of token ids, which says what was calibrated on."""
+    return hashlib.sha256(blocks.to(torch.int64).cpu().numpy().tobytes()).hexdigest()
+
+
+def _documents(path: Path) -> Iterator[str]:
+    if path.is_dir():
+        return _from_dataset(path)
+    if not path.is_file():
+        raise UserError("the calibration data does not exist", where=f"{FIELD}: {path}", fix="check the path")
+    if path.suffix not in (".txt", ".jsonl"):
+        raise UserError(
+            f"calibration files of type '{path.suffix}' are not read",
+            where=f"{FIELD}: {path}",
+            fix="use .txt (a document a line) or .jsonl (with a text field)",
+        )
+    lines = _lines(path)
+    return lines if path.suffix == ".txt" else _json_texts(lines, path)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from (line.strip() for line in file if line.strip())
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the calibration data is not UTF-8 (byte 0x{error.object[error.start]:02x})",
+            where=f"{FIELD}: {path}",
+            fix="convert it: iconv -t UTF-8",
+        ) from error
+
+
+def _json_texts(lines: Iterable[str], path: Path) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"entry {number} is not a JSON object with a text field", where=f"{FIELD}: {path}"
+            ) from error
+        if not isinstance(text, str):
+            raise UserError(f"the text field of entry {number} is no string", where=f"{FIELD}: {path}")
+        if text.strip():
+            yield text
+
+
+def _from_dataset(folder: Path) -> Iterator[str]:
+    """Streams a downloaded Hub dataset from its data files, whatever its card says; no code of it is run."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    reader, files = _data_files(folder)
+    try:
+        rows = load_dataset(reader, data_files=files, split="train", streaming=True)
+        first: dict[str, Any] = next(iter(rows), {})
+        column = next((name for name in _TEXT_COLUMNS if isinstance(first.get(name), str)), None)
+        if column is None and first:
+            raise UserError(
+                f"the dataset has no text column, only {', '.join(first)}",
+                where=f"{FIELD}: {folder}",
+                fix=f"use one with a column named {' or '.join(_TEXT_COLUMNS)}",
+            )
+        yield from (row[column] for row in rows if row[column] and row[column].strip())
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise UserError(f"the dataset cannot be read: {error}", where=f"{FIELD}: {folder}") from error
+
+
+def _data_files(folder: Path) -> tuple[str, list[str]]:
+    """The reader of the dataset's format and the files of its training split, or all if none is named so."""
+    paths = [path for path in sorted(folder.rglob("*")) if not path.relative_to(folder).parts[0].startswith(".")]
+    for suffix, reader in _READERS.items():
+        files = [path for path in paths if path.suffix == suffix and path.name not in _NO_TEXT]
+        if files:
+            training = [path for path in files if "train" in str(path.relative_to(folder))]
+            return reader, [str(path) for path in training or files]
+    raise UserError(
+        "the dataset has no data files",
+        where=f"{FIELD}: {folder}",
+        fix=f"use one with files of type {', '.join(_READERS)}",
+    )

@@ -1,0 +1,135 @@
+"""Models and tokenizers from a local directory, never with code of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253 - runs only in a target's environment
+
+from include.errors import HostError, UserError
+from include.stages.calibrate.source import SourceModel
+
+# As the kernel names them: AVX-512 and AMX on x86-64, the bf16 extension on Arm.
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def compute_dtype(device: str, dtype: str) -> torch.dtype:
+    """The type to calibrate in: as asked on a GPU; on a CPU bfloat16 where it is native, else float32.
+
+    float16 runs ten times slower than bfloat16 on CPUs without instructions for it.
+    """
+    if device == "cuda" or dtype == "float32":
+        return getattr(torch, dtype)
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    return torch.bfloat16 if flags & _BF16_FLAGS else torch.float32
+
+
+def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """The `transformers` model in evaluation mode, over all visible GPUs if there is more than one.
+
+    Raises:
+        HostError: there is no GPU, or too little memory.
+        UserError: the files lack weights of the model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    # transformers 4.57 does not see the base in a config of transformers 5 and would use 10000.
+    config.rope_theta, config.rope_scaling = source.rope_theta, source.rope_scaling
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            config=config,
+            dtype=dtype,
+            device_map=device_map(device),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except torch.OutOfMemoryError as error:
+        raise _too_large(source) from error
+    # With "auto", what the GPUs cannot hold goes to the host, where a calibration would take hours.
+    if device == "cuda" and {"cpu", "disk"} & {str(place) for place in model.hf_device_map.values()}:
+        raise _too_large(source)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UserError(
+            f"the model's files lack {len(missing)} weights, {missing[0]} for instance",
+            where=f"field model: {source.folder}",
+            fix="download it again",
+        )
+    return model.eval()
+
+
+def device_map(device: str) -> str:
+    """Where a model goes, for `from_pretrained`; raises `HostError` when there is no GPU but one is asked for."""
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise HostError("PyTorch sees no GPU", where="device cuda", fix="run on a GPU host, or use device cpu")
+        return "auto" if torch.cuda.device_count() > 1 else "cuda:0"
+    return "cpu"
+
+
+def _too_large(source: SourceModel) -> HostError:
+    return HostError(
+        f"the model ({source.weight_bytes / 2**30:.1f} GiB of weights) does not fit the visible GPUs' memory",
+        where="device cuda",
+        fix="stop what else uses the GPUs, make more of them visible, or use a smaller model",
+    )
+
+
+def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers.PreTrainedTokenizerBase
+    """The tokenizer of a model directory; raises `UserError` when there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        settings = _tokenizer_settings(folder)
+        if _is_transformers_5(settings):
+            return _of_transformers_5(folder, settings)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise UserError(
+            f"the tokenizer cannot be read: {error}",
+            where=f"field model: {folder}",
+            fix="the model directory needs tokenizer.json and tokenizer_config.json",
+        ) from error
+
+
+def _tokenizer_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return fields
+
+
+def _is_transformers_5(settings: dict[str, Any]) -> bool:
+    """Version 5 has a class that 4.57 does not know, and lists extra special tokens where 4.57 names them."""
+    extra = settings.get("extra_special_tokens")
+    return settings.get("tokenizer_class") == "TokenizersBackend" or isinstance(extra, list)
+
+
+def _of_transformers_5(folder: Path, settings: dict[str, Any]) -> Any:  # noqa: ANN401
+    """The tokenizer.json is the same in both versions and says how to tokenize; the rest are names of tokens."""
+    from transformers import PreTrainedTokenizerFast
+
+    known = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template", "model_max_length")
+    named = {name: _content(settings[name]) for name in known if settings.get(name) is not None}
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        named["chat_template"] = template.read_text(encoding="utf-8")
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        additional_special_tokens=[_content(token) for token in settings.get("extra_special_tokens") or []],
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        **named,
+    )
+
+
+def _content(token: Any) -> Any:  # noqa: ANN401
+    """A token is written as its text or, with its properties, as an object."""
+    return token["content"] if isinstance(token, dict) else token

@@ -1,0 +1,117 @@
+"""INT4 AWQ by NVIDIA ModelOpt (``awq_lite``), in batches as large as memory allows."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch  # noqa: TID253 - runs only in a target's environment
+
+from include.errors import HostError, ToolError
+
+_NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
+
+log = logging.getLogger("stage")
+
+
+def awq_config(group_size: int) -> dict[str, Any]:
+    """ModelOpt's INT4_AWQ_CFG with ``group_size`` weights to a scale.
+
+    Raises:
+        ToolError: this ModelOpt keeps its configuration as a list (0.44 and later), not as the dict of 0.37.
+    """
+    import modelopt
+    import modelopt.torch.quantization as mtq
+
+    config: dict[str, Any] = copy.deepcopy(mtq.INT4_AWQ_CFG)
+    if not isinstance(config["quant_cfg"], dict):
+        raise ToolError(f"ModelOpt {modelopt.__version__} is not supported", fix="use nvidia-modelopt 0.37")
+    config["quant_cfg"]["*weight_quantizer"]["block_sizes"][-1] = group_size
+    return config
+
+
+def quantize(model: Any, blocks: torch.Tensor, group_size: int, batch_size: int) -> None:  # noqa: ANN401
+    """Quantizes ``model`` in place: 13 forwards of ``blocks`` (int64 [samples, length]), 11 of them in search.
+
+    Only the decoder stack runs: the output head is not quantized, so its logits change nothing.
+    """
+    import modelopt.torch.quantization as mtq
+
+    device = model.get_input_embeddings().weight.device
+    batches = blocks.to(device).split(batch_size)
+    decoder = model.get_decoder()
+
+    def forward(_: object) -> None:
+        with torch.no_grad():
+            for batch in batches:
+                decoder(batch, use_cache=False)
+
+    mtq.quantize(model, awq_config(group_size), forward)
+
+
+def compile_extension() -> None:
+    """Compiles ModelOpt's CUDA extension, or loads it from TORCH_EXTENSIONS_DIR; without one the search is slow."""
+    from modelopt.torch.quantization.extensions import get_cuda_ext
+
+    if get_cuda_ext() is None:
+        log.info("ModelOpt's CUDA extension could not be compiled: the search will be slower")
+
+
+class Slot:
+    """Holds the one model in memory, so that it can be given up and loaded again."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+        self._model: Any = None
+
+    def model(self) -> Any:  # noqa: ANN401
+        """The model, loaded if need be."""
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def release(self) -> None:
+        """Gives the model's memory back; no one else may hold it."""
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def quantize_within_memory(slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int) -> int:
+    """Quantizes the slot's model, halving the batch each time memory runs out; returns the batch size used.
+
+    A search that was cut off leaves statistics and patched layers behind, so each new try loads the model anew.
+
+    Raises:
+        HostError: one sample alone does not fit.
+    """
+    while not _fits(slot, blocks, group_size, batch_size):
+        slot.release()
+        if batch_size == 1:
+            raise HostError(
+                f"out of memory at batch size 1 with samples of {blocks.shape[1]} tokens",
+                where="field calib_seq_len",
+                fix="lower calib_seq_len, or use a device with more memory or more GPUs",
+            )
+        batch_size = (batch_size + 1) // 2
+        log.info("out of memory: again with batch size %d", batch_size)
+    return batch_size
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether ``error`` is PyTorch's OutOfMemoryError or one of those that have no class of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _NO_MEMORY)
+
+
+def _fits(slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int) -> bool:
+    try:
+        quantize(slot.model(), blocks, group_size, batch_size)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True

@@ -1,0 +1,121 @@
+"""The reference that engines are judged by: how the model speaks and scores before and after quantization."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253 - runs only in a target's environment
+
+from include.stages.quality import HeldOut, perplexity
+
+REFERENCE_FILE = "reference.json"
+NEW_TOKENS = 32
+QUESTION = "How do I count to nine in French?"
+COMPLETIONS = ("The capital of France is", "Once upon a time,")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model: its perplexity on the held-out text and its greedy answer to each prompt, as token ids."""
+
+    perplexity: float
+    answers: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A user's text, and the token ids that the model is fed: of the text, or of the text in the chat template."""
+
+    text: str
+    chat: bool
+    ids: list[int]
+
+
+def prompts(tokenizer: Any) -> list[Prompt]:  # noqa: ANN401
+    """The question and two completions as they are, and again in the model's chat template if it has one."""
+    texts = (QUESTION, *COMPLETIONS)
+    raw = [Prompt(text, False, tokenizer(text)["input_ids"]) for text in texts]
+    if not tokenizer.chat_template:
+        return raw
+    return raw + [Prompt(text, True, _chat_ids(tokenizer, text)) for text in texts]
+
+
+def _chat_ids(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
+    messages = [{"role": "user", "content": text}]
+    ids: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
+    return ids
+
+
+def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # noqa: ANN401
+    """Perplexity and greedy answers of ``model``, which runs where it is."""
+    device = model.get_input_embeddings().weight.device
+    with torch.no_grad():
+        score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks)
+        return Measurement(score, _greedy(model, tokenizer, prompts(tokenizer)))
+
+
+def _greedy(model: Any, tokenizer: Any, asked: list[Prompt]) -> list[list[int]]:  # noqa: ANN401
+    """The answers' token ids, all prompts in one batch, each ending before the end-of-sequence token."""
+    encoded = [prompt.ids for prompt in asked]
+    width = max(map(len, encoded))
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in encoded], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=device)
+    stops = end_ids(model, tokenizer)
+    output = model.generate(
+        ids,
+        attention_mask=mask,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=stops or None,
+        pad_token_id=stops[0] if stops else 0,
+    )
+    return [_until(row, stops) for row in output[:, width:].tolist()]
+
+
+def end_ids(model: Any, tokenizer: Any) -> list[int]:  # noqa: ANN401
+    """The tokens that end an answer, by the model's generation config and by its tokenizer."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
+
+
+def _until(ids: list[int], stops: list[int]) -> list[int]:
+    end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
+    return ids[:end]
+
+
+def write_reference(
+    out: Path,
+    tokenizer: Any,  # noqa: ANN401
+    held_out: HeldOut,
+    before: Measurement,
+    after: Measurement,
+) -> None:
+    """Writes ``reference.json``; ``tokens`` counts the predicted ones."""
+    continuations = [
+        {
+            "prompt": prompt.text,
+            "chat": prompt.chat,
+            "prompt_ids": prompt.ids,
+            "before_ids": first,
+            "after_ids": second,
+            "before_text": tokenizer.decode(first, skip_special_tokens=True),
+            "after_text": tokenizer.decode(second, skip_special_tokens=True),
+        }
+        for prompt, first, second in zip(prompts(tokenizer), before.answers, after.answers, strict=True)
+    ]
+    quality = {
+        "metric": "perplexity",
+        "text_sha256": held_out.text_sha256,
+        "samples": len(held_out.blocks),
+        "tokens": held_out.scored_tokens,
+        "before": round(before.perplexity, 4),
+        "after": round(after.perplexity, 4),
+    }
+    fields = {"schema": 1, "quality": quality, "continuations": continuations}
+    (out / REFERENCE_FILE).write_text(json.dumps(fields, indent=1, ensure_ascii=False))

@@ -1,0 +1,148 @@
+"""The calibrate stage from start to end."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253 - runs only in a target's environment
+
+from include.errors import UserError
+from include.stages.calibrate import data, memory
+from include.stages.calibrate.export import export
+from include.stages.calibrate.loading import compute_dtype, device_map, load_model, load_tokenizer
+from include.stages.calibrate.parser import Options
+from include.stages.calibrate.quantize import Slot, compile_extension, quantize_within_memory
+from include.stages.calibrate.reference import Measurement, end_ids, measure, prompts, write_reference
+from include.stages.calibrate.source import SourceModel
+from include.stages.checkpoint import Checkpoint
+from include.stages.common import StageReport, log
+from include.stages.quality import HeldOut
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known before any weight is loaded: the model's facts, and the tokens to calibrate and measure on."""
+
+    source: SourceModel
+    tokenizer: Any
+    blocks: torch.Tensor
+    held_out: HeldOut
+
+
+def calibrate(options: Options, report: StageReport) -> None:
+    """Writes checkpoint, tokenizer and reference into ``options.out``.
+
+    Raises:
+        UserError: what the request or the model got wrong, before any weight is loaded.
+        HostError: there is no GPU, or too little memory.
+        ToolError: ModelOpt or the checkpoint it wrote is not as expected.
+    """
+    with report.part("check"):
+        inputs = check(options)
+    before = _quantize_and_export(options, report, inputs)
+    with report.part("measure after"):
+        after = _measure_checkpoint(options, inputs)
+    inputs.held_out.save(options.out)
+    inputs.tokenizer.save_pretrained(options.out / "tokenizer")
+    write_reference(options.out, inputs.tokenizer, inputs.held_out, before, after)
+    _describe(options, report, inputs.source)
+    report.results |= {"perplexity_before": before.perplexity, "perplexity_after": after.perplexity}
+    log.info("perplexity %.3f before, %.3f after", before.perplexity, after.perplexity)
+
+
+def check(options: Options) -> Inputs:
+    """Reads the small files and refuses what cannot end well; see `calibrate` for what it raises."""
+    device_map(options.device)
+    source = SourceModel.read(options.model)
+    source.check(options.group_size, options.calib_seq_len, options.tp_size)
+    tokenizer = load_tokenizer(options.model)
+    blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
+    held_out = HeldOut.builtin(tokenizer, source.max_positions)
+    _check_vocabulary(source, tokenizer, blocks, held_out.blocks)
+    return Inputs(source, tokenizer, blocks, held_out)
+
+
+def _check_vocabulary(source: SourceModel, tokenizer: Any, *blocks: torch.Tensor) -> None:  # noqa: ANN401
+    asked = max(max(prompt.ids) for prompt in prompts(tokenizer))
+    highest = max(asked, *(int(block.max()) for block in blocks))
+    if highest >= source.vocab_size:
+        raise UserError(
+            f"the tokenizer knows token {highest}, the model only {source.vocab_size} tokens",
+            where=f"field model: {source.folder}",
+            fix="use the tokenizer that belongs to the model",
+        )
+
+
+def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) -> Measurement:
+    """Everything that needs the source model in memory, which is free again afterwards."""
+    dtype = compute_dtype(options.device, options.dtype)
+    batch = _prepare(options, report, inputs.source, dtype.itemsize)
+    slot = Slot(lambda: load_model(inputs.source, options.device, dtype))
+    with report.part("load"):
+        slot.model()
+    with report.part("measure before"):
+        before = measure(slot.model(), inputs.tokenizer, inputs.held_out)
+    with report.part("search"):
+        batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch)
+    with report.part("export"):
+        export(slot.model(), inputs.source, options.dtype, options.tp_size, options.out)
+        _write_generation_config(slot.model(), inputs.tokenizer, options.out)
+    slot.release()
+    report.results |= {
+        "calibration_tokens": inputs.blocks.numel(),
+        "calibration_data_sha256": data.digest(inputs.blocks),
+        "batch_size": batch,
+        "compute_dtype": str(dtype).removeprefix("torch."),
+    }
+    return before
+
+
+def _prepare(options: Options, report: StageReport, source: SourceModel, element_size: int) -> int:
+    """Makes the device ready; returns the batch size to begin with."""
+    batch = options.batch_size or options.calib_size
+    if options.device == "cuda":
+        with report.part("compile extension"):
+            compile_extension()
+        return batch
+    memory.check_model_fits(source, element_size)
+    return memory.batch_that_fits(source, batch, options.calib_seq_len, element_size)
+
+
+def _measure_checkpoint(options: Options, inputs: Inputs) -> Measurement:
+    """Measures the weights as written, which proves the files."""
+    checkpoint = Checkpoint(options.out, "cuda:0" if options.device == "cuda" else "cpu")
+    dtype = compute_dtype(options.device, options.dtype)
+    model = checkpoint.model(dtype, device_map(options.device))
+    return measure(model, inputs.tokenizer, inputs.held_out)
+
+
+def _write_generation_config(model: Any, tokenizer: Any, out: Path) -> None:  # noqa: ANN401
+    """The tokens that end an answer: config.json of a TensorRT-LLM checkpoint does not hold them."""
+    from transformers import GenerationConfig
+
+    GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=end_ids(model, tokenizer) or None
+    ).save_pretrained(out)
+
+
+def _describe(options: Options, report: StageReport, source: SourceModel) -> None:
+    import modelopt
+    import transformers
+
+    report.versions |= {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "modelopt": modelopt.__version__,
+    }
+    report.results |= {"architecture": source.architecture, "group_size": options.group_size}
+    if source.sliding_window and source.sliding_window < source.max_positions:
+        log.info("the model's sliding window of %d tokens is not in the checkpoint", source.sliding_window)
+        report.results["sliding_window_ignored"] = source.sliding_window
+    if options.device == "cuda":
+        count = torch.cuda.device_count()
+        report.gpu = f"{count} x {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)
+        report.gpu_peak_bytes = max(torch.cuda.max_memory_allocated(i) for i in range(count))

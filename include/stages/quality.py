@@ -1,0 +1,115 @@
+"""How good a model is: perplexity on held-out text, the same text before and after and through an engine.
+
+The built-in text is the help of the Python standard library (`pydoc_data.topics`): it is there without a
+network. Its larger part is for calibration, the rest is held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253 - runs only in a target's environment
+
+from include.errors import ToolError, UserError
+
+SAMPLES = 8
+SAMPLE_TOKENS = 512
+HELD_OUT_FILE = "held_out.json"
+_CALIBRATION_SHARE = 0.85
+
+
+def topics() -> tuple[list[str], list[str]]:
+    """The built-in documents in a fixed order: those to calibrate on, and those held out."""
+    from pydoc_data.topics import topics as texts
+
+    documents = [texts[name] for name in sorted(texts)]
+    cut = int(len(documents) * _CALIBRATION_SHARE)
+    return documents[:cut], documents[cut:]
+
+
+def token_blocks(
+    tokenizer: Any,  # noqa: ANN401 - transformers.PreTrainedTokenizerBase
+    documents: Iterable[str],
+    count: int,
+    length: int,
+) -> torch.Tensor:
+    """Int64 [n, length] with n <= count: the documents' tokens one after the other.
+
+    A block starts as the tokenizer starts a text (with its BOS token, if it adds one), because the first
+    token has activations of its own. Reads no more documents than needed.
+    """
+    bos = tokenizer.bos_token_id
+    prefix = [bos] if bos is not None and bos in tokenizer("")["input_ids"] else []
+    body = length - len(prefix)
+    ids: list[int] = []
+    for document in documents:
+        ids += tokenizer(document + "\n\n", add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) >= count * body:
+            break
+    full = min(count, len(ids) // body)
+    blocks = [prefix + ids[start : start + body] for start in range(0, full * body, body)]
+    return torch.tensor(blocks, dtype=torch.int64).reshape(full, length)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out text: the sha256 of its characters and its tokens, int64 [samples, length]."""
+
+    text_sha256: str
+    blocks: torch.Tensor
+
+    @classmethod
+    def builtin(cls, tokenizer: Any, max_length: int) -> HeldOut:  # noqa: ANN401
+        """The held-out part of the built-in text, in blocks of at most ``max_length`` tokens."""
+        documents = topics()[1]
+        blocks = token_blocks(tokenizer, documents, SAMPLES, min(SAMPLE_TOKENS, max_length))
+        return cls(hashlib.sha256("\n\n".join(documents).encode()).hexdigest(), blocks)
+
+    @classmethod
+    def load(cls, folder: Path) -> HeldOut:
+        """Reads what `save` wrote, so that another stage measures on the very same tokens."""
+        path = folder / HELD_OUT_FILE
+        try:
+            fields = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path.name} cannot be read: {error}", where=str(path)) from error
+        return cls(fields["text_sha256"], torch.tensor(fields["blocks"], dtype=torch.int64))
+
+    def save(self, folder: Path) -> None:
+        """Writes ``held_out.json`` into ``folder``."""
+        fields = {"text_sha256": self.text_sha256, "blocks": self.blocks.tolist()}
+        (folder / HELD_OUT_FILE).write_text(json.dumps(fields))
+
+    @property
+    def scored_tokens(self) -> int:
+        """How many tokens are predicted: all but the first of each sample."""
+        return int(self.blocks[:, 1:].numel())
+
+
+def perplexity(logits: Callable[[torch.Tensor], torch.Tensor], blocks: torch.Tensor) -> float:
+    """exp of the mean negative log likelihood of every token but the first of each block.
+
+    Args:
+        logits: maps token ids [1, length] to logits [length, vocabulary].
+        blocks: int64 [samples, length].
+
+    Raises:
+        ToolError: a sample's likelihood is not a number; no sample is left out.
+    """
+    losses = []
+    for number, block in enumerate(blocks):
+        scores = logits(block[None])[:-1].float()
+        loss = torch.nn.functional.cross_entropy(scores, block[1:].to(scores.device)).item()
+        if not math.isfinite(loss):
+            raise ToolError(
+                f"the model's logits are not finite on held-out sample {number}",
+                fix="use dtype bfloat16 if the model was trained in it",
+            )
+        losses.append(loss)
+    return math.exp(sum(losses) / len(losses))

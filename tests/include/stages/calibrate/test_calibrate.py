@@ -1,0 +1,151 @@
+# ruff: noqa: TID253
+"""The calibrate program as the runners start it, but in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from include.stages.calibrate.__main__ import main
+from include.stages.checkpoint import Checkpoint
+from include.stages.quality import HeldOut, perplexity
+from tests.include.stages import tiny
+
+Run = Callable[..., tuple[int, Path]]
+FLAGS = {
+    "--group-size": "16",
+    "--calib-size": "4",
+    "--calib-seq-len": "32",
+    "--calib-data": "builtin",
+    "--tp-size": "1",
+    "--dtype": "float16",
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    def calibrate(model: Path, **changes: str) -> tuple[int, Path]:
+        out = tmp_path / "out"
+        out.mkdir()
+        flags = FLAGS | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+        argv = ["calibrate", "--model", str(model), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", argv + [word for pair in flags.items() for word in pair])
+        return main(), out
+
+    return calibrate
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def test_writes_checkpoint_tokenizer_and_reference(llama: Path, run: Run) -> None:
+    code, out = run(llama)
+    assert code == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "config.json",
+        "rank0.safetensors",
+        "tokenizer",
+        "reference.json",
+        "held_out.json",
+        "generation_config.json",
+        "stage.json",
+    }
+    prompt = "How do I count to nine in French?"
+    original, copy = AutoTokenizer.from_pretrained(llama), AutoTokenizer.from_pretrained(out / "tokenizer")
+    assert original(prompt)["input_ids"] == copy(prompt)["input_ids"]
+    _check_reference(_json(out / "reference.json"), out, prompt)
+    _check_report(_json(out / "stage.json"))
+
+
+def _check_reference(reference: dict[str, Any], out: Path, prompt: str) -> None:
+    held_out, model = HeldOut.load(out), Checkpoint(out).model(torch.float32)
+    with torch.no_grad():
+        score = perplexity(lambda ids: model(ids).logits[0], held_out.blocks)
+    quality = reference["quality"]
+    assert quality["after"] == pytest.approx(score, rel=0.02)
+    assert quality["before"] != quality["after"]
+    assert (quality["samples"], quality["tokens"]) == (8, 8 * 255)
+    raw, chat = (next(c for c in reference["continuations"] if c["chat"] is form) for form in (False, True))
+    assert raw["prompt"] == chat["prompt"] == prompt
+    assert raw["prompt_ids"] != chat["prompt_ids"]
+    # The template's BOS token is not doubled.
+    assert chat["prompt_ids"].count(256) == 1
+    for continuation in reference["continuations"]:
+        assert 0 < len(continuation["before_ids"]) <= 32
+        assert 257 not in continuation["after_ids"]
+
+
+def _check_report(report: dict[str, Any]) -> None:
+    assert set(report["timings_s"]) >= {"check", "load", "measure before", "search", "export", "measure after"}
+    assert report["versions"]["modelopt"].startswith("0.37")
+    assert report["results"]["calibration_tokens"] == 4 * 32
+    assert report["results"]["batch_size"] == 4
+    assert len(report["results"]["calibration_data_sha256"]) == 64
+
+
+def test_greedy_answers_are_those_of_one_prompt_alone(llama: Path, run: Run) -> None:
+    out = run(llama, dtype="float32")[1]
+    model = Checkpoint(out).model(torch.float32)
+    for continuation in _json(out / "reference.json")["continuations"]:
+        ids = torch.tensor([continuation["prompt_ids"]])
+        answer = model.generate(ids, max_new_tokens=32, do_sample=False, eos_token_id=257, pad_token_id=257)
+        expected = [token for token in answer[0, ids.shape[1] :].tolist() if token != 257]
+        assert continuation["after_ids"] == expected
+
+
+def _no_safetensors(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+
+
+def _cut_safetensors(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _other_architecture(model: Path) -> None:
+    tiny.change_config(model, architectures=["FalconForCausalLM"])
+
+
+def _small_vocabulary(model: Path) -> None:
+    tiny.change_config(model, vocab_size=64)
+
+
+def _nothing(_: Path) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("damage", "flags", "where"),
+    [
+        pytest.param(_other_architecture, {}, "field model", id="architecture"),
+        pytest.param(_no_safetensors, {}, "field model", id="no safetensors"),
+        pytest.param(_cut_safetensors, {}, "model.safetensors", id="cut safetensors"),
+        pytest.param(_small_vocabulary, {}, "field model", id="tokenizer of another model"),
+        pytest.param(shutil.rmtree, {}, "field model", id="no model"),
+        pytest.param(_nothing, {"group_size": "64"}, "field awq_group_size", id="group size"),
+        pytest.param(_nothing, {"group_size": "32", "tp_size": "2"}, "field awq_group_size", id="ranks"),
+        pytest.param(_nothing, {"tp_size": "3"}, "field tp_size", id="heads"),
+        pytest.param(_nothing, {"calib_seq_len": "512"}, "field calib_seq_len", id="sequence length"),
+        pytest.param(_nothing, {"calib_data": "/nowhere.txt"}, "field calib_data", id="no data"),
+        pytest.param(_nothing, {"calib_size": "100000"}, "field calib_data", id="too little data"),
+    ],
+)
+def test_a_refusal_names_the_field_and_leaves_nothing_else(
+    llama: Path, run: Run, damage: Callable[[Path], None], flags: dict[str, str], where: str
+) -> None:
+    damage(llama)
+    code, out = run(llama, **flags)
+    assert code == 64
+    assert [path.name for path in out.iterdir()] == ["failure.json"]
+    failure = _json(out / "failure.json")
+    assert failure["class"] == "UserError"
+    assert where in failure["where"]

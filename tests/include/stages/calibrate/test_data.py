@@ -1,0 +1,119 @@
+# ruff: noqa: TID253
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from include.errors import UserError
+from include.stages.calibrate.data import calibration_blocks, digest
+from tests.include.stages import tiny
+
+TEXTS = ["first document", "zweites Dokument: Äpfel", "third " * 10]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny.save_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _txt(folder: Path) -> Path:
+    path = folder / "data.txt"
+    path.write_text("\n".join(TEXTS) + "\n\n  \n", encoding="utf-8")
+    return path
+
+
+def _jsonl(folder: Path) -> Path:
+    path = folder / "data.jsonl"
+    entries = [{"text": text, "id": number} for number, text in enumerate([*TEXTS, " "])]
+    path.write_text("\n".join(json.dumps(entry) for entry in entries), encoding="utf-8")
+    return path
+
+
+def _dataset(folder: Path) -> Path:
+    path = folder / "dataset"
+    (path / "data").mkdir(parents=True)
+    lines = [json.dumps({"id": number, "article": text}) for number, text in enumerate(TEXTS)]
+    (path / "data" / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (path / "data" / "test.jsonl").write_text('{"article": "other"}\n')
+    # Only a part of what the card names was downloaded.
+    (path / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: lost.csv\n---\n")
+    (path / "dataset_infos.json").write_text("{}")
+    return path
+
+
+def _parquet(folder: Path) -> Path:
+    path = folder / "dataset"
+    path.mkdir()
+    Dataset.from_dict({"text": [*TEXTS, None, " "]}).to_parquet(path / "0.parquet")
+    return path
+
+
+@pytest.mark.parametrize("make", [_txt, _jsonl, _dataset, _parquet], ids=["txt", "jsonl", "dataset", "parquet dataset"])
+def test_every_kind_of_file_gives_the_same_tokens(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, make: object
+) -> None:
+    blocks = calibration_blocks(str(make(tmp_path)), tokenizer, 3, 20)
+    assert blocks.shape == (3, 20)
+    text = tokenizer.decode(blocks[:, 1:].flatten())
+    assert text.startswith("first document\n\nzweites Dokument: Äpfel\n\nthird")
+
+
+def test_builtin_text_is_enough_for_the_defaults(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert calibration_blocks("builtin", tokenizer, 32, 512).shape == (32, 512)
+
+
+def test_the_digest_tells_data_apart() -> None:
+    blocks = tiny.small_blocks()
+    assert digest(blocks) == digest(blocks.clone())
+    assert digest(blocks) != digest(torch.flip(blocks, [0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param("a.txt", b"", "holds no text", id="empty"),
+        pytest.param("a.txt", b"\n \n", "holds no text", id="blank"),
+        pytest.param("a.jsonl", b'{"text": " "}\n', "holds no text", id="blank entries"),
+        pytest.param("a.txt", "Äpfel".encode("latin-1"), r"not UTF-8 \(byte 0xc4\)", id="latin-1"),
+        pytest.param("a.jsonl", b'{"text": "\xff"}', r"not UTF-8 \(byte 0xff\)", id="jsonl not UTF-8"),
+        pytest.param("a.jsonl", b'{"text": "a"}\n{"body": "b"}', "entry 2", id="no text field"),
+        pytest.param("a.jsonl", b"plain", "entry 1", id="no JSON"),
+        pytest.param("a.jsonl", b'{"text": 5}', "no string", id="text is a number"),
+        pytest.param("a.txt", b"short", "gives 0 samples of 16 tokens, 4 are asked for", id="too short"),
+        pytest.param("a.pdf", b"%PDF", r"type '\.pdf'", id="other type"),
+        pytest.param("missing/", None, "does not exist", id="missing"),
+    ],
+)
+def test_refuses_data_that_it_cannot_use(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        calibration_blocks(str(path), tokenizer, 4, 16)
+    assert caught.value.where == f"field calib_data: {path}"
+
+
+def test_names_the_columns_of_a_dataset_without_text(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"id": 1, "label": "x"}\n')
+    with pytest.raises(UserError, match="no text column, only id, label"):
+        calibration_blocks(str(tmp_path), tokenizer, 1, 8)
+
+
+def test_refuses_a_directory_without_data(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no data files"):
+        calibration_blocks(str(tmp_path), tokenizer, 1, 8)
+
+
+def test_refuses_a_damaged_dataset(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 no longer")
+    with pytest.raises(UserError, match="dataset cannot be read"):
+        calibration_blocks(str(tmp_path), tokenizer, 1, 8)

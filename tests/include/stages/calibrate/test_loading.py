@@ -1,0 +1,84 @@
+# ruff: noqa: TID253
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from include.errors import HostError, UserError
+from include.stages.calibrate.loading import compute_dtype, load_model, load_tokenizer
+from include.stages.calibrate.source import SourceModel
+from tests.include.stages import tiny
+
+
+def test_a_config_of_transformers_5_keeps_its_rotary_base(llama: Path) -> None:
+    before = load_model(SourceModel.read(llama), "cpu", torch.float32).model.rotary_emb.inv_freq
+    parameters = {"rope_theta": 50000.0, "rope_type": "default"}
+    tiny.change_config(llama, rope_theta=None, rope_parameters=parameters)
+    after = load_model(SourceModel.read(llama), "cpu", torch.float32).model.rotary_emb.inv_freq
+    assert torch.equal(before, after)
+
+
+def test_names_a_weight_that_no_file_holds(llama: Path) -> None:
+    tensors = tiny.weights(llama)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, llama / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 weights, model\.layers\.1\.mlp\.up_proj"):
+        load_model(SourceModel.read(llama), "cpu", torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
+def test_says_that_there_is_no_gpu(llama: Path) -> None:
+    with pytest.raises(HostError, match="no GPU"):
+        load_model(SourceModel.read(llama), "cuda", torch.float16)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_refuses_a_directory_without_a_tokenizer(llama: Path, damage: str) -> None:
+    for path in llama.glob("*token*"):
+        path.unlink() if damage == "missing" else path.write_text("{")
+    with pytest.raises(UserError, match="tokenizer cannot be read"):
+        load_tokenizer(llama)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cuda", "float16", {torch.float16}),
+        ("cuda", "bfloat16", {torch.bfloat16}),
+        ("cpu", "float32", {torch.float32}),
+        ("cpu", "float16", {torch.bfloat16, torch.float32}),
+    ],
+)
+def test_compute_dtype(device: str, dtype: str, expected: set[torch.dtype]) -> None:
+    assert compute_dtype(device, dtype) in expected
+
+
+def test_old_rotary_scaling_is_read_under_its_new_name(llama: Path) -> None:
+    tiny.change_config(llama, rope_scaling={"type": "linear", "factor": 2.0})
+    source = SourceModel.read(llama)
+    assert source.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+    assert load_model(source, "cpu", torch.float32).model.rotary_emb.rope_type == "linear"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers"},
+        {"extra_special_tokens": ["<one>", "<two>"]},
+        {"tokenizer_class": "TokenizersBackend", "eos_token": {"content": "</s>", "special": True}},
+    ],
+    ids=["class", "extra special tokens", "token as an object"],
+)
+def test_a_tokenizer_of_transformers_5_is_read(llama: Path, changes: dict[str, object]) -> None:
+    text = "a text with <s> tokens </s>"
+    before = load_tokenizer(llama)
+    path = llama / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    after = load_tokenizer(llama)
+    assert after(text)["input_ids"] == before(text)["input_ids"]
+    assert (after.bos_token_id, after.eos_token_id) == (256, 257)
+    assert after.chat_template == before.chat_template

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from include.errors import UserError
+from include.stages.calibrate.source import SourceModel, check_safetensors
+from tests.include.stages import tiny
+
+
+def test_reads_a_config(llama: Path) -> None:
+    source = SourceModel.read(llama)
+    assert source.architecture == "LlamaForCausalLM"
+    assert (source.heads, source.kv_heads, source.head_size) == (4, 2, 16)
+    assert (source.rope_theta, source.rope_scaling) == (50000.0, None)
+    assert source.weight_bytes == (llama / "model.safetensors").stat().st_size
+    source.check(group_size=16, seq_len=256, tp_size=2)
+
+
+SCALING = {"rope_type": "llama3", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({"rope_scaling": SCALING}, (50000.0, SCALING), id="llama3"),
+        pytest.param({"rope_scaling": {"rope_type": "default"}}, (50000.0, None), id="default is none"),
+        pytest.param(
+            {"rope_theta": None, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+            (1e6, None),
+            id="transformers 5",
+        ),
+        pytest.param(
+            {"rope_theta": None, "rope_parameters": {"rope_theta": 1e6, **SCALING}},
+            (1e6, SCALING),
+            id="transformers 5 with scaling",
+        ),
+        pytest.param({"rope_theta": None}, (10000.0, None), id="absent"),
+    ],
+)
+def test_rotary_settings(llama: Path, changes: dict[str, object], expected: tuple[float, object]) -> None:
+    tiny.change_config(llama, **changes)
+    source = SourceModel.read(llama)
+    assert (source.rope_theta, source.rope_scaling) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param(
+            {"architectures": ["GPT2LMHeadModel"]},
+            r"architecture GPT2LMHeadModel is not supported(.|\n)*Llama(.|\n)*Mistral(.|\n)*Qwen2",
+            id="architecture",
+        ),
+        pytest.param({"architectures": None}, "architecture none is not supported", id="no architecture"),
+        pytest.param({"rope_scaling": {"type": "longrope"}}, "longrope is not supported", id="rotary scaling"),
+        pytest.param({"hidden_size": None}, "no usable hidden_size", id="no hidden size"),
+    ],
+)
+def test_refuses_a_model_by_its_config(llama: Path, changes: dict[str, object], message: str) -> None:
+    tiny.change_config(llama, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        SourceModel.read(llama)
+    assert "field model" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("group_size", "seq_len", "tp_size", "field", "message"),
+    [
+        pytest.param(64, 8, 1, "awq_group_size", r"intermediate_size \(96\)(.|\n)*use 32", id="group size"),
+        pytest.param(32, 8, 2, "awq_group_size", r"\(48\) on each of 2 ranks(.|\n)*use 16", id="group size on a rank"),
+        pytest.param(7, 8, 1, "awq_group_size", r"hidden_size \(64\)(.|\n)*use 32", id="odd group size"),
+        pytest.param(16, 257, 1, "calib_seq_len", r"257(.|\n)*at most 256", id="sequence length"),
+        pytest.param(16, 8, 3, "tp_size", r"num_attention_heads \(4\)", id="heads"),
+        pytest.param(16, 8, 4, "tp_size", r"num_key_value_heads \(2\)", id="key value heads"),
+    ],
+)
+def test_refuses_options_that_do_not_fit(
+    llama: Path, group_size: int, seq_len: int, tp_size: int, field: str, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        SourceModel.read(llama).check(group_size, seq_len, tp_size)
+    assert caught.value.where == f"field {field}"
+    caught.match(message)
+
+
+def test_says_when_no_group_size_fits(llama: Path) -> None:
+    tiny.change_config(llama, intermediate_size=90)
+    with pytest.raises(UserError, match="cannot be quantized in groups of 16"):
+        SourceModel.read(llama).check(64, 8, 1)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _scramble_header(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[8:12] = b"\x00\xff\x00\xff"
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(Path.unlink, "is missing", id="missing"),
+        pytest.param(_truncate, "it has [0-9]+ bytes instead of [0-9]+", id="truncated"),
+        pytest.param(_scramble_header, "its header cannot be read", id="header"),
+        pytest.param(lambda path: path.write_bytes(b"abc"), "its header cannot be read", id="too small"),
+    ],
+)
+def test_names_the_damaged_weight_file(llama: Path, damage: object, message: str) -> None:
+    damage(llama / "model.safetensors")
+    with pytest.raises(UserError, match=f"model.safetensors (is damaged: )?{message}"):
+        SourceModel.read(llama)
+
+
+def test_names_the_shard_that_lacks_a_tensor(llama: Path) -> None:
+    tensors = tiny.weights(llama)
+    (llama / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"model-1.safetensors": names[:5], "model-2.safetensors": names[5:]}
+    for file, part in shards.items():
+        save_file({name: tensors[name] for name in part}, llama / file)
+    index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+    (llama / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert check_safetensors(llama) == sum((llama / file).stat().st_size for file in shards)
+
+    index["weight_map"]["lost"] = "model-2.safetensors"
+    (llama / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"model-2\.safetensors is damaged: it lacks lost"):
+        SourceModel.read(llama)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"], ids=["cut off", "no object"])
+def test_names_a_config_that_is_no_json_object(llama: Path, content: str) -> None:
+    (llama / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        SourceModel.read(llama)
