@@ -36,7 +36,7 @@ down: ## Stops everything that make demo and its DAG runs started
 
 test: setup lint ## Lint, types, integrity and unit tests
 	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS))
-	$(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
+	HF_HUB_OFFLINE=1 $(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
 
 lint: $(AIRFLOW)/.ready ## Ruff and mypy
 	$(AIRFLOW)/bin/ruff check $(CODE)

@@ -18,7 +18,7 @@ HEAVY = ["torch", "transformers", "huggingface_hub", "tritonclient", "docker"]
 
 @pytest.fixture(scope="module")
 def bag() -> DagBag:
-    return DagBag(DAGS, include_examples=False)
+    return DagBag(DAGS)
 
 
 def test_the_dag_ids_are_exactly_these(bag: DagBag) -> None:
@@ -27,7 +27,7 @@ def test_the_dag_ids_are_exactly_these(bag: DagBag) -> None:
 
 
 def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
-    dag = bag.get_dag("release_awq_engine")
+    dag = bag.dags["release_awq_engine"]
     stages = [
         "check_request",
         "pull_model",
@@ -45,13 +45,13 @@ def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
 
 
 def test_the_candidate_is_stopped_however_the_run_ends(bag: DagBag) -> None:
-    stop = bag.get_dag("release_awq_engine").get_task("stop_candidate")
+    stop = bag.dags["release_awq_engine"].get_task("stop_candidate")
     assert stop.is_teardown
     assert not stop.on_failure_fail_dagrun
 
 
 def test_the_form_has_every_field_of_the_request_in_a_section(bag: DagBag) -> None:
-    params = bag.get_dag("release_awq_engine").params
+    params = bag.dags["release_awq_engine"].params
     assert list(params) == list(ReleaseRequest.model_fields)
     for name in params:
         schema = params.get_param(name).schema
@@ -61,7 +61,7 @@ def test_the_form_has_every_field_of_the_request_in_a_section(bag: DagBag) -> No
 
 
 def test_every_task_of_the_table_exists(bag: DagBag) -> None:
-    dag = bag.get_dag("release_awq_engine")
+    dag = bag.dags["release_awq_engine"]
     rows = [line.split("`")[1] for line in dag.doc_md.splitlines() if line.startswith("| `")]
     assert rows == [t.task_id for t in dag.topological_sort()]
 
@@ -74,7 +74,7 @@ def test_a_dag_file_is_wiring_only(path: Path) -> None:
 def test_parsing_loads_nothing_heavy() -> None:
     code = (
         "import sys; from airflow.dag_processing.dagbag import DagBag; "
-        f"DagBag({str(DAGS)!r}, include_examples=False); print([m for m in {HEAVY} if m in sys.modules])"
+        f"DagBag({str(DAGS)!r}); print([m for m in {HEAVY} if m in sys.modules])"
     )
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert asked.stdout.splitlines()[-1] == "[]"
