@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch  # noqa: TID253 - runs only in the target's environment
 
 FORWARDS = 13  # awq_lite: one to gather statistics, eleven to search alpha, one to check
 SAMPLES, LENGTH, GROUP = 32, 512, 128

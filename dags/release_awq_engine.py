@@ -20,6 +20,7 @@ takes them from there and starts nothing.
 from __future__ import annotations
 
 from airflow.sdk import DAG
+
 from hf2triton.form import request_params
 from hf2triton.operators import StageOperator, TaskOperator
 from hf2triton.retries import RETRIES, RETRY_DELAY, retry_policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -24,14 +25,21 @@ class Settings(BaseSettings):
     runner: Literal["process", "docker"] = Field(
         default="process", description="How stage programs start: a process on the worker, or a container."
     )
+    docker_connection: str | None = Field(
+        default=None, description="Airflow Connection of type docker whose login the target's image is pulled with."
+    )
+    gpu_lease_dir: Path = Field(
+        default=Path(tempfile.gettempdir()) / "hf2triton-gpus",
+        description="Locks of this host's GPUs: one directory for all workers of a host, and of no other host.",
+    )
     openvino_python: Path = Field(
         default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
         description="Interpreter of the openvino target's own environment.",
     )
     bind_address: str = Field(default="127.0.0.1", description="Address that Triton and Airflow listen on.")
     live_http_port: int = Field(default=8000, description="Triton's HTTP port of the live release.")
-    live_grpc_port: int = 8001
-    live_metrics_port: int = 8002
+    live_grpc_port: int = Field(default=8001, description="Its gRPC port.")
+    live_metrics_port: int = Field(default=8002, description="Its Prometheus metrics.")
     airflow_home: Path = Field(
         default=PROJECT / ".local" / "airflow", description="Database, logs and password of the embedded Airflow."
     )

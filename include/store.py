@@ -120,7 +120,8 @@ def write_atomic(path: Path, text: str) -> None:
 class Claim:
     """The right to look at, or to build, one artifact. Made by `ArtifactStore.claim`.
 
-    On a ``hit`` the artifact exists already, and nothing has to run.
+    On a ``hit`` the artifact exists already, and nothing has to run. ``resumed`` says that the partial directory
+    is an earlier attempt's.
     """
 
     def __init__(self, directory: Path, kind: str, name: str, inputs: Mapping[str, Any]) -> None:
@@ -129,7 +130,8 @@ class Claim:
         self._inputs = dict(inputs)
         self.artifact = _read(self._final)
         self.hit = self.artifact is not None
-        self.partial = directory / f"{name}.partial-{secrets.token_hex(4)}"
+        self.resumed = False
+        self.partial = self._new_partial()
 
     @property
     def name(self) -> str:
@@ -139,6 +141,16 @@ class Claim:
     def leftovers(self) -> list[Path]:
         """Partial directories of attempts that died."""
         return sorted(self._final.parent.glob(f"{_escape(self._final.name)}.partial-*"))
+
+    def start_over(self) -> None:
+        """Leaves the partial directory of an earlier attempt for a new, empty one.
+
+        Its name is new, too: whoever still writes to the old one cannot reach it.
+        """
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.resumed = False
+        self.partial = self._new_partial()
+        self.partial.mkdir()
 
     def commit(self) -> Artifact:
         """Turns the partial directory into the artifact: manifest, sync, rename."""
@@ -152,6 +164,9 @@ class Claim:
         _sync(self._final.parent)
         self.artifact = Artifact(self._final, manifest)
         return self.artifact
+
+    def _new_partial(self) -> Path:
+        return self._final.parent / f"{self._final.name}.partial-{secrets.token_hex(4)}"
 
     def _take_report(self) -> dict[str, Any]:
         path = self.partial / REPORT_FILE
@@ -235,10 +250,22 @@ class ArtifactStore:
         shutil.rmtree(claim.partial, ignore_errors=True)
 
     @contextmanager
+    def if_unclaimed(self, kind: str, name: str) -> Iterator[bool]:
+        """Whether no process holds the artifact's claim; if so, none can get it within the block."""
+        lock = FileLock(self._lock_path(kind, name))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    @contextmanager
     def _lock(self, kind: str, name: str, log: Log) -> Iterator[None]:
-        path = self.root / ".locks" / kind / f"{name}.lock"
-        _make(path.parent)
-        lock = FileLock(path)
+        lock = FileLock(self._lock_path(kind, name))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -249,11 +276,17 @@ class ArtifactStore:
         finally:
             lock.release()
 
+    def _lock_path(self, kind: str, name: str) -> Path:
+        path = self.root / ".locks" / kind / f"{name}.lock"
+        _make(path.parent)
+        return path
+
 
 def _prepare_partial(claim: Claim, resume: bool) -> None:
     leftovers = claim.leftovers()
     if resume and leftovers:
         claim.partial = leftovers.pop()
+        claim.resumed = True
     for path in leftovers:
         shutil.rmtree(path)
     claim.partial.mkdir(exist_ok=True)

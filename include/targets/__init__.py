@@ -5,7 +5,7 @@ stands in its own module; everything else knows only this interface.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,11 +26,26 @@ class StageCommand:
 
 
 @dataclass(frozen=True)
+class StageImage:
+    """The image that a target's stage programs run in, and what their containers need.
+
+    ``build`` is the command that makes the image if no registry has it; ``caches`` are directories that the
+    programs may write to and that outlive a container.
+    """
+
+    name: str
+    build: str = ""
+    caches: tuple[Path, ...] = ()
+    shm_bytes: int | None = None
+    ulimits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class StageJob:
     """One run of a stage program, as any runner can start it.
 
     ``inputs`` is everything that can change the bytes of the artifact, ``reads`` the paths that the
-    program must be able to see.
+    program must be able to see, ``gpus`` how many it uses.
     """
 
     target: str
@@ -39,6 +54,7 @@ class StageJob:
     args: tuple[str, ...]
     reads: tuple[Path, ...]
     inputs: Mapping[str, Any]
+    gpus: int = 0
 
 
 class Target(Protocol):
@@ -63,6 +79,12 @@ class Target(Protocol):
 
     def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
         """How a stage program starts in the target's environment."""
+
+    def stage_image(self) -> StageImage:
+        """Where stage programs run if the deployment's runner is docker."""
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        """Device ids of this host's GPUs that stages may use, busy or not."""
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """What of the request changes the engine."""

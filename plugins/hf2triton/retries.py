@@ -6,17 +6,14 @@ from datetime import timedelta
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from include.errors import PipelineError, TransientError
+from include.errors import TransientError
 
 RETRIES = 3
 RETRY_DELAY = timedelta(seconds=20)
 
 
 def retry_policy() -> ExceptionRetryPolicy:
-    """Network trouble and lost workers are retried; a failure that names another cause is final."""
+    """Network trouble and lost workers are retried; any other failure is final: the same again cannot end well."""
     return ExceptionRetryPolicy(
-        rules=[
-            RetryRule(exception=TransientError, action=RetryAction.RETRY),
-            RetryRule(exception=PipelineError, action=RetryAction.FAIL, reason="the same again cannot end well"),
-        ]
+        rules=[RetryRule(exception=TransientError, action=RetryAction.RETRY)], default=RetryAction.FAIL
     )

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.e2e.conftest import MODEL, Deployment
 from rich.console import Console
 
 from include import servers
@@ -21,6 +20,7 @@ from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
 from include.releases import Releases
 from include.store import Artifact, ArtifactStore, sha256_of
+from tests.e2e.conftest import MODEL, Deployment
 
 SLUG = f"local--{MODEL.name}"
 MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]

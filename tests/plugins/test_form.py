@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
-from hf2triton.form import request_params
 
+from hf2triton.form import request_params
 from include.request import ReleaseRequest
 
 

@@ -28,6 +28,8 @@ def export_graph(model: Any, folder: Path) -> ov.Model:  # noqa: ANN401
         task="text-generation-with-past",
         stateful=True,
         ov_config=OVConfig(dtype="fp32"),
+        # Otherwise it asks the Hub for a tokenizer, minutes long where that cannot be reached.
+        preprocessors=[],
     )
     return ov.Core().read_model(folder / IR_FILE)
 

@@ -70,7 +70,9 @@ class OpenVinoTarget:
         """The calibrate program itself fits its batch to the memory there is."""
 
     def environment(self) -> dict[str, str]:
-        """Versions of the tools as installed, and the digest of the lock they came from."""
+        """Versions of the tools as installed, and the digest of the lock they came from; or the image, whose tag is."""
+        if self._settings.runner == "docker":
+            return {"image": image.image()}
         versions = {tool: self._installed.get(tool, "missing") for tool in _TOOLS}
         return {**versions, "lock": sha256_of(LOCK)}
 

@@ -16,12 +16,12 @@ from include.servers import Ports, ServerCommand
 from include.settings import PROJECT, Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
 from include.store import write_atomic
-from include.targets import StageCommand
+from include.targets import StageCommand, StageImage
 from include.targets.tensorrt_llm import engines, gpu, memory, templates
 from include.targets.tensorrt_llm.containers import DockerImage
 from include.targets.tensorrt_llm.gpu import Gpu
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
-from include.targets.tensorrt_llm.server import EVERYWHERE, ServerContainer, server_argv
+from include.targets.tensorrt_llm.server import EVERYWHERE, SHM_BYTES, ULIMITS, ServerContainer, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 
 if TYPE_CHECKING:
@@ -105,6 +105,17 @@ class TensorRTLLMTarget:
             "TORCH_EXTENSIONS_DIR": str(extensions),
         }
         return StageCommand((self.image.tools.python, "-m", module, *args), env)
+
+    def stage_image(self) -> StageImage:
+        """The image, with what is compiled and timed once kept on the host."""
+        caches = (self.cache / "torch_extensions", self.cache / "timing")
+        for cache in caches:
+            cache.mkdir(parents=True, exist_ok=True)
+        return StageImage(name=self.image.id, caches=caches, shm_bytes=SHM_BYTES, ulimits=ULIMITS)
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        """UUIDs of the GPUs of one model that an engine can be built for."""
+        return tuple(found.uuid for found in gpu.alike(self.list_gpus()))
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """What changes an engine's bytes besides checkpoint, image and GPU: part of its key."""

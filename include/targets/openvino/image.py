@@ -1,0 +1,22 @@
+"""The image of target ``openvino``: its name says what it was built from, so a stale image is never used.
+
+Standard library only; ``python3 include/targets/openvino/image.py`` prints the name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BUILD_COMMAND = "docker build -t $(python3 include/targets/openvino/image.py) include/targets/openvino"
+
+
+def image() -> str:
+    """``hf2triton/openvino:<tag>``; the tag is a digest of the Dockerfile and the locked requirements."""
+    recipe = b"\0".join((HERE / name).read_bytes() for name in ("Dockerfile", "requirements.in", "requirements.txt"))
+    return f"hf2triton/openvino:{hashlib.sha256(recipe).hexdigest()[:12]}"
+
+
+if __name__ == "__main__":
+    print(image())

@@ -1,0 +1,207 @@
+"""Attempts of a task, each in a process of its own that can be killed: the operator as it is, in a context like
+Airflow's. The processes are forks, as Airflow's own are: importing Airflow anew takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from hf2triton.operators.docker_stage import DockerStageOperator
+from include.errors import PipelineError, from_dict
+from include.runners import docker as docker_runner
+from include.settings import settings
+from include.targets import StageCommand, StageImage, StageJob
+from tests.engine import BASE
+
+DAG_ID = "adhoc_airflow"  # what an operator outside of a DAG says
+TASK = "survivor"
+KIND = "engines"
+TIMEOUT_S = 60
+
+_fork = multiprocessing.get_context("fork")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What an attempt is to do. ``script`` is its stage program: a shell script, ``$2`` is its output directory.
+
+    ``state`` is the file that stands for Airflow's task state store, ``die_at`` a log line at which the worker
+    kills itself.
+    """
+
+    script: str
+    artifacts: Path
+    reads: Path
+    run: str = "run-1"
+    number: int = 1
+    key: str = "one"
+    gpus: int = 0
+    gpu_driver: str = ""
+    image: str = BASE
+    engine: str = ""
+    engine_wait_s: float = 60
+    state: Path | None = None
+    die_at: str = ""
+
+
+class Worker:
+    """A process that does one attempt."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._lines, theirs = _fork.Pipe(duplex=False)
+        self.log: list[str] = []
+        self._outcome: dict[str, Any] | None = None
+        self.process = _fork.Process(target=_work, args=(attempt, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def wait_for(self, text: str) -> str:
+        """The first log line from now on that starts with ``text``."""
+        for line in self._read():
+            if line.startswith(text):
+                return line
+        raise AssertionError(f"no {text!r} in the log:\n" + "\n".join(self.log))
+
+    def kill(self) -> None:
+        """As the kernel, or a host that dies, does it."""
+        self.process.kill()
+        self.process.join()
+
+    def cancel(self) -> None:
+        """As Airflow does when its user ends the task: SIGTERM, which calls `on_kill`."""
+        self.process.terminate()
+
+    def result(self) -> dict[str, Any]:
+        """What the operator returned; raises what it raised."""
+        for _ in self._read():
+            pass
+        self.process.join(TIMEOUT_S)
+        assert self._outcome is not None, "the worker died:\n" + "\n".join(self.log)
+        if "class" in self._outcome:
+            raise from_dict(self._outcome)
+        return self._outcome
+
+    def _read(self) -> Iterator[str]:
+        while self._lines.poll(TIMEOUT_S):
+            try:
+                message = self._lines.recv()
+            except EOFError:
+                return
+            if isinstance(message, dict):
+                self._outcome = message
+            else:
+                self.log.append(message)
+                yield message
+        raise AssertionError("no line within a minute:\n" + "\n".join(self.log))
+
+
+class ShellTarget:
+    """A target whose stage programs are shell scripts."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
+        return StageCommand(("sh", "-c", self._attempt.script, module, *args), {})
+
+    def stage_image(self) -> StageImage:
+        return StageImage(self._attempt.image)
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        return ("0", "1")
+
+
+class StateStore:
+    """Airflow's task state store, as a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, key: str) -> Any:
+        return json.loads(self._path.read_text())[key] if self._path.exists() else None
+
+    def set(self, key: str, value: Any) -> None:
+        self._path.write_text(json.dumps({key: value}))
+
+
+class PipeLog:
+    """A logger whose lines go to the test."""
+
+    def __init__(self, lines: Connection, die_at: str) -> None:
+        self._lines = lines
+        self._die_at = die_at
+
+    def info(self, message: str, *args: Any, **fields: Any) -> None:
+        line = message % args if args else message
+        self._lines.send(line)
+        if self._die_at and self._die_at in line:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    debug = warning = error = info
+
+
+def _work(attempt: Attempt, lines: Connection) -> None:
+    log = PipeLog(lines, attempt.die_at)
+    with _deployment(attempt), patch.object(DockerStageOperator, "log", log):
+        options = {"docker_url": attempt.engine} if attempt.engine else {}
+        operator = DockerStageOperator(task_id=TASK, **options)
+        # As Airflow's task runner does.
+        signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
+        context: Any = {
+            "run_id": attempt.run,
+            "params": {},
+            "ti": SimpleNamespace(map_index=-1, try_number=attempt.number, stats_tags={}),
+            "task_state_store": StateStore(attempt.state) if attempt.state else None,
+        }
+        try:
+            lines.send(operator.execute(context))
+        except PipelineError as error:
+            known = next(kind for kind in type(error).__mro__ if kind.__module__ == "include.errors")
+            lines.send({**error.to_dict(), "class": known.__name__})
+
+
+@contextmanager
+def _deployment(attempt: Attempt) -> Iterator[None]:
+    """The attempt's task, target and settings, where the operator looks for them."""
+    task: Any = ModuleType(f"include.tasks.{TASK}")
+    task.job = lambda worker: StageJob(
+        target="shell",
+        kind=KIND,
+        module="stage",
+        args=(),
+        reads=(attempt.reads,),
+        inputs={"key": attempt.key},
+        gpus=attempt.gpus,
+    )
+    variables = {
+        "HF2TRITON_ARTIFACTS": str(attempt.artifacts),
+        "HF2TRITON_GPU_LEASE_DIR": str(attempt.artifacts / "leases"),
+    }
+    with ExitStack() as patches:
+        patches.enter_context(patch.dict("sys.modules", {task.__name__: task}))
+        patches.enter_context(patch.dict(os.environ, variables))
+        patches.enter_context(patch("include.targets.get_target", lambda name, settings: ShellTarget(attempt)))
+        patches.enter_context(patch.object(docker_runner, "ENGINE_WAIT_S", attempt.engine_wait_s))
+        if attempt.gpu_driver:
+            patches.enter_context(_driver(attempt.gpu_driver))
+        settings.cache_clear()
+        yield
+
+
+def _driver(name: str) -> Any:
+    """Device requests ask for this driver."""
+    import docker.types
+
+    request = docker.types.DeviceRequest
+    return patch.object(docker.types, "DeviceRequest", lambda **fields: request(driver=name, **fields))
