@@ -29,9 +29,10 @@ else
 fi
 [ -z "$need" ] && exit 0
 
-if [ "$(id -u)" = 0 ]; then
+if [ "$(id -u)" = 0 ] && [ "$need" != "${1:-}" ]; then
     echo "installing:$need"
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $need >/dev/null
+    exec "$0" "$need"  # which library python3 needs is known only now that it is there
 else
     echo "These system packages are missing. Install them and run make again:" >&2
     echo "    sudo apt-get install -y$need" >&2
