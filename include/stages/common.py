@@ -17,7 +17,19 @@ from include.errors import PipelineError
 REPORT_FILE = "stage.json"
 FAILURE_FILE = "failure.json"
 
+# As the kernel names them: AVX-512 and AMX on x86-64, the bf16 extension on Arm.
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
 log = logging.getLogger("stage")
+
+
+def has_native_bfloat16() -> bool:
+    """Whether this host's CPU has instructions for bfloat16; calibration on a CPU then uses them."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(flags & _BF16_FLAGS)
 
 
 class StageReport:

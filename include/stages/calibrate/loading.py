@@ -10,9 +10,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
 from include.stages.calibrate.source import SourceModel
-
-# As the kernel names them: AVX-512 and AMX on x86-64, the bf16 extension on Arm.
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+from include.stages.common import has_native_bfloat16
 
 
 def compute_dtype(device: str, dtype: str) -> torch.dtype:
@@ -22,11 +20,7 @@ def compute_dtype(device: str, dtype: str) -> torch.dtype:
     """
     if device == "cuda" or dtype == "float32":
         return getattr(torch, dtype)
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        flags = set()
-    return torch.bfloat16 if flags & _BF16_FLAGS else torch.float32
+    return torch.bfloat16 if has_native_bfloat16() else torch.float32
 
 
 def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # noqa: ANN401

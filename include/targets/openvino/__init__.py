@@ -15,6 +15,7 @@ from include.model_config import ModelConfig
 from include.request import ReleaseRequest
 from include.servers import Ports, ServerCommand
 from include.settings import PROJECT, Settings
+from include.stages.common import has_native_bfloat16
 from include.store import sha256_of
 from include.targets import StageCommand, StageImage
 from include.targets.openvino import image, triton
@@ -74,7 +75,8 @@ class OpenVinoTarget:
         if self._settings.runner == "docker":
             return {"image": image.image()}
         versions = {tool: self._installed.get(tool, "missing") for tool in _TOOLS}
-        return {**versions, "lock": sha256_of(LOCK)}
+        compute = "bfloat16" if has_native_bfloat16() else "float32"
+        return {**versions, "lock": sha256_of(LOCK), "compute": compute}
 
     def hardware(self) -> dict[str, str]:
         """An IR runs on any CPU."""

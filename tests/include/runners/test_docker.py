@@ -94,6 +94,7 @@ def test_only_the_output_and_the_caches_can_be_written(
     reads, cache = tmp_path / "reads", tmp_path / "cache"
     for path in (reads, cache):
         path.mkdir()
+        path.chmod(0o777)
     (reads / "input").write_text("weights")
     wanted = spec(
         f"cat {reads}/input; echo; for d in {reads} {cache} {tmp_path}/out {CODE_ROOT}; do"
@@ -126,8 +127,11 @@ def test_a_failure_that_the_program_describes_keeps_its_class(runner: DockerRunn
         runner.run(wanted)
 
 
-def test_a_kill_by_the_kernel_is_called_out_of_memory(runner: DockerRunner, spec: Spec, client: Any) -> None:
-    wanted = spec("tail /dev/zero")
+@pytest.mark.parametrize("script", ["exec tail /dev/zero", "tail /dev/zero; exit 1"], ids=["the program", "its child"])
+def test_a_kill_by_the_kernel_is_called_out_of_memory(
+    runner: DockerRunner, spec: Spec, client: Any, script: str
+) -> None:
+    wanted = spec(script)
     container = runner.create(wanted)
     client.update_container(container, mem_limit=16 << 20, memswap_limit=16 << 20)
     runner.start(container)
