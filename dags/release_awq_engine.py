@@ -22,8 +22,10 @@ from __future__ import annotations
 from airflow.sdk import DAG
 
 from hf2triton.form import request_params
-from hf2triton.operators import StageOperator, TaskOperator
+from hf2triton.operators import TaskOperator, stage_operator
 from hf2triton.retries import RETRIES, RETRY_DELAY, retry_policy
+
+Stage = stage_operator()
 
 with DAG(
     dag_id="release_awq_engine",
@@ -44,9 +46,9 @@ with DAG(
 
     pull = TaskOperator(task_id="pull_model", inputs=checked)
 
-    calibrate = StageOperator(task_id="calibrate_awq", inputs={**checked, "pulled": pull.output}, queue="gpu")
+    calibrate = Stage(task_id="calibrate_awq", inputs={**checked, "pulled": pull.output}, queue="gpu")
 
-    build = StageOperator(task_id="build_engine", inputs={**checked, "checkpoint": calibrate.output}, queue="gpu")
+    build = Stage(task_id="build_engine", inputs={**checked, "checkpoint": calibrate.output}, queue="gpu")
 
     made = {"checkpoint": calibrate.output, "engine": build.output}
     assemble = TaskOperator(task_id="assemble_repository", inputs={**checked, **made}, queue="gpu")

@@ -64,6 +64,7 @@ class Target(Protocol):
     build_module: str
     device: str
     applies_chat_template: bool
+    can_serve: bool
 
     def check_host(self, request: ReleaseRequest) -> None:
         """Raises `HostError` if this host cannot calibrate, build or serve for the target."""

@@ -13,6 +13,7 @@ from include.model_config import ModelConfig
 from include.request import ReleaseRequest
 from include.servers import check_port_free, find
 from include.sources import DatasetSource, ModelSource
+from include.targets import Target
 from include.tasks import Checked
 from include.worker import Worker
 
@@ -29,6 +30,7 @@ def run(worker: Worker, params: Mapping[str, Any]) -> Checked:
     """
     request = ReleaseRequest.parse(dict(params))
     target = worker.target(request.target)
+    _check_can_serve(target)
     target.check_host(request)
     _check_ports(worker, request)
     _check_calibration_file(request)
@@ -53,6 +55,15 @@ def _check_model(request: ReleaseRequest, config: ModelConfig) -> None:
             f"calib_seq_len {request.calib_seq_len} is beyond the model's {config.max_position_embeddings} positions",
             where="field calib_seq_len",
             fix=f"use at most {config.max_position_embeddings}",
+        )
+
+
+def _check_can_serve(target: Target) -> None:
+    if not target.can_serve:
+        raise HostError(
+            f"target {target.name} is not available on this host: its server cannot be launched yet",
+            where="field target",
+            fix="choose target openvino",
         )
 
 

@@ -46,6 +46,7 @@ class OpenVinoTarget:
     build_module = "include.stages.build_openvino"
     device = "cpu"
     applies_chat_template = True
+    can_serve = True
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -39,6 +39,7 @@ class TensorRTLLMTarget:
     build_module = engines.MODULE
     device = "cuda"
     applies_chat_template = False
+    can_serve = False  # launch_triton starts processes; a server in a container is not built yet
 
     def __init__(
         self, settings: Settings, own: TensorRTLLMSettings | None = None, docker: DockerImage | None = None

@@ -1,6 +1,24 @@
 """Operators: one for a task that its worker does itself, one for a task that runs a stage program."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from hf2triton.operators.stage import StageOperator
 from hf2triton.operators.task import TaskOperator
+from include.settings import settings
 
-__all__ = ["StageOperator", "TaskOperator"]
+if TYPE_CHECKING:
+    from hf2triton.operators.docker_stage import DockerStageOperator
+
+__all__ = ["StageOperator", "TaskOperator", "stage_operator"]
+
+
+def stage_operator() -> type[StageOperator] | type[DockerStageOperator]:
+    """The operator of tasks that run a stage program, on this deployment's runner."""
+    if settings().runner == "process":
+        return StageOperator
+    # Loads the Docker client, which a deployment without Docker has no use for.
+    from hf2triton.operators.docker_stage import DockerStageOperator
+
+    return DockerStageOperator

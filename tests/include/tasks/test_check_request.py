@@ -72,6 +72,11 @@ def test_a_request_that_cannot_be_met_is_refused(
     assert not list(worker.settings.artifacts.rglob("*"))
 
 
+def test_a_target_that_cannot_be_served_is_refused(worker: Worker, model: Path) -> None:
+    with pytest.raises(HostError, match="tensorrt_llm is not available on this host(.|\n)*field target"):
+        check(worker, model, target="tensorrt_llm")
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
