@@ -107,14 +107,17 @@ def _prepare(options: Options, report: StageReport, source: SourceModel, element
         with report.part("compile extension"):
             compile_extension()
         return batch
-    memory.check_model_fits(source, element_size)
+    memory.check_model_fits(source, torch.float32.itemsize)
     return memory.batch_that_fits(source, batch, options.calib_seq_len, element_size)
 
 
 def _measure_checkpoint(options: Options, inputs: Inputs) -> Measurement:
-    """Measures the weights as written, which proves the files."""
+    """Measures the weights as written, which proves the files, in the type that the engine computes in.
+
+    In another one greedy answers part at near ties, and a faithful engine would not agree with its reference.
+    """
     checkpoint = Checkpoint(options.out, "cuda:0" if options.device == "cuda" else "cpu")
-    dtype = compute_dtype(options.device, options.dtype)
+    dtype = compute_dtype(options.device, options.dtype) if options.device == "cuda" else torch.float32
     model = checkpoint.model(dtype, device_map(options.device))
     return measure(model, inputs.tokenizer, inputs.held_out)
 
