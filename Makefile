@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo down test lint format e2e-process lock clean
+.PHONY: help setup demo demo-model down test lint format e2e-process lock clean
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
@@ -27,8 +27,7 @@ help: ## This list
 
 setup: $(AIRFLOW)/.ready $(OPENVINO)/.ready ## The two Python environments (about 2.5 GB)
 
-demo: setup ## A real model through every stage to a live Triton; leaves Airflow's web UI running
-	@TQDM_DISABLE=1 $(OPENVINO)/bin/python -m include.demo.smollm2 --out $(DEMO_MODEL)
+demo: setup demo-model ## A real model through every stage to a live Triton; leaves Airflow's web UI running
 	@$(AIRFLOW)/bin/python -m include.demo run --model $(CURDIR)/$(DEMO_MODEL)
 
 down: ## Stops everything that make demo and its DAG runs started
@@ -48,7 +47,10 @@ format: $(AIRFLOW)/.ready ## Ruff's fixes and format
 	$(AIRFLOW)/bin/ruff check --fix $(CODE)
 	$(AIRFLOW)/bin/ruff format $(CODE)
 
-e2e-process: setup ## The demo's path, end to end, with assertions (runner: process)
+demo-model: setup
+	@TQDM_DISABLE=1 $(OPENVINO)/bin/python -m include.demo.smollm2 --out $(DEMO_MODEL)
+
+e2e-process: setup demo-model ## The demo's path, end to end, with assertions (runner: process)
 	$(AIRFLOW)/bin/python -m pytest tests/e2e/test_process.py -s
 
 lock: $(UV) ## Resolves the locked requirements anew

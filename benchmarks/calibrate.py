@@ -23,7 +23,7 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in the target's environment
 
 FORWARDS = 13  # awq_lite: one to gather statistics, eleven to search alpha, one to check
-SAMPLES, LENGTH, GROUP = 32, 512, 128
+LENGTH, GROUP = 512, 128
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ def _weight(name: str, like: torch.Tensor) -> torch.Tensor:
     return (torch.randn(like.shape, device=device, dtype=torch.float16) * 0.02).cpu()
 
 
-def forward_floor(model_dir: Path, device: str) -> float:
+def forward_floor(model_dir: Path, device: str, samples: int) -> float:
     """Seconds of 13 forwards of the calibration set through the unquantized decoder, all samples at once."""
     from transformers import AutoModelForCausalLM
 
     place = "auto" if torch.cuda.device_count() > 1 else device
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float16, device_map=place).eval()
-    blocks = torch.randint(0, 256, (SAMPLES, LENGTH), device=model.get_input_embeddings().weight.device)
+    blocks = torch.randint(0, 256, (samples, LENGTH), device=model.get_input_embeddings().weight.device)
     with torch.no_grad():
         model.get_decoder()(blocks, use_cache=False)
         _wait(device)
@@ -124,12 +124,12 @@ def _wait(device: str) -> None:
             torch.cuda.synchronize(index)
 
 
-def calibrate(model: Path, out: Path, device: str, batch_size: int) -> dict[str, Any]:
+def calibrate(model: Path, out: Path, device: str, samples: int, batch_size: int) -> dict[str, Any]:
     """Runs the calibrate program; returns its report."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     argv = ["-m", "include.stages.calibrate", "--model", str(model), "--out", str(out), "--device", device]
-    argv += ["--group-size", str(GROUP), "--calib-size", str(SAMPLES), "--calib-seq-len", str(LENGTH)]
+    argv += ["--group-size", str(GROUP), "--calib-size", str(samples), "--calib-seq-len", str(LENGTH)]
     subprocess.run([sys.executable, *argv, "--batch-size", str(batch_size)], check=True)
     report: dict[str, Any] = json.loads((out / "stage.json").read_text())
     return report
@@ -155,6 +155,7 @@ def main() -> None:
         "--work", type=Path, required=True, help="folder with room for the model, twice; a model there is used again"
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--samples", type=int, default=32, help=f"calibration samples of {LENGTH} tokens")
     parser.add_argument("--no-baseline", action="store_true", help="leave out the run with batch size 1")
     parser.add_argument("--hold-back-gib", type=float, default=0, help="GPU memory kept from the calibration")
     options = parser.parse_args()
@@ -162,15 +163,22 @@ def main() -> None:
     model = options.work / "model"
     if not model.exists():
         _make_all_or_nothing(SHAPES[options.shape], model)
-    floor = _floor_in_a_process_of_its_own(model, options.device)
+    floor = _floor_in_a_process_of_its_own(model, options.device, options.samples)
     held = _hold(options.hold_back_gib)
-    figures: dict[str, Any] = {"shape": options.shape, "floor_s": floor, "held_back_gib": options.hold_back_gib}
-    print(f"{options.shape}: floor, {FORWARDS} forwards of {SAMPLES} x {LENGTH} tokens: {floor:.1f} s", flush=True)
-    figures["ours"] = calibrate(model, options.work / "ours", options.device, 0)
+    figures: dict[str, Any] = {
+        "shape": options.shape,
+        "floor_s": floor,
+        "held_back_gib": options.hold_back_gib,
+        "samples": options.samples,
+    }
+    print(
+        f"{options.shape}: floor, {FORWARDS} forwards of {options.samples} x {LENGTH} tokens: {floor:.1f} s", flush=True
+    )
+    figures["ours"] = calibrate(model, options.work / "ours", options.device, options.samples, 0)
     show("ours", figures["ours"])
     print(f"search + export {seconds(figures['ours']):.1f} s; goal {1.5 * floor + 5:.1f} s (1.5 x floor + 5 s)")
     if not options.no_baseline:
-        figures["batch_1"] = calibrate(model, options.work / "batch-1", options.device, 1)
+        figures["batch_1"] = calibrate(model, options.work / "batch-1", options.device, options.samples, 1)
         show("upstream's default", figures["batch_1"])
         figures["ratio"] = seconds(figures["batch_1"]) / seconds(figures["ours"])
         print(f"ratio: {figures['ratio']:.1f} times faster than batch size 1")
@@ -185,9 +193,9 @@ def _make_all_or_nothing(shape: Shape, model: Path) -> None:
     partial.rename(model)
 
 
-def _floor_in_a_process_of_its_own(model: Path, device: str) -> float:
+def _floor_in_a_process_of_its_own(model: Path, device: str, samples: int) -> float:
     """So that none of its memory is left when the calibration runs."""
-    code = f"from calibrate import *; print(forward_floor(Path({str(model)!r}), {device!r}))"
+    code = f"from calibrate import *; print(forward_floor(Path({str(model)!r}), {device!r}, {samples}))"
     folder = Path(__file__).parent
     asked = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
     return float(asked.stdout.split()[-1])

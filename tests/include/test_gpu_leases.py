@@ -171,6 +171,8 @@ def test_a_large_lease_is_not_starved_by_small_ones(lease: Lease, hold: Callable
 def test_a_device_that_a_container_holds_is_taken(lease: Lease) -> None:
     with lease(1, in_use=lambda: {"0"}) as devices:
         assert devices == ("1",)
+        with lease(2) as others:
+            assert set(others) == {"0", "GPU-7/a"}, "it is taken by the container, not by the lease that passed it by"
 
 
 def test_a_container_that_ends_frees_its_device(lease: Lease, log: list[str]) -> None:
