@@ -9,12 +9,17 @@ from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.errors import UserError
+from include.errors import HostError, UserError
 from include.stages.calibrate import data, memory
 from include.stages.calibrate.export import export
 from include.stages.calibrate.loading import compute_dtype, device_map, load_model, load_tokenizer
 from include.stages.calibrate.parser import Options
-from include.stages.calibrate.quantize import Slot, compile_extension, quantize_within_memory
+from include.stages.calibrate.quantize import (
+    Slot,
+    compile_extension,
+    is_out_of_memory,
+    quantize_within_memory,
+)
 from include.stages.calibrate.reference import Measurement, end_ids, measure, prompts, write_reference
 from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
@@ -40,6 +45,20 @@ def calibrate(options: Options, report: StageReport) -> None:
         HostError: there is no GPU, or too little memory.
         ToolError: ModelOpt or the checkpoint it wrote is not as expected.
     """
+    try:
+        _calibrate(options, report)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        # The search halves its batch; exporting and measuring have nothing to halve.
+        raise HostError(
+            f"out of memory: {str(error).splitlines()[0]}",
+            where=f"device {options.device}",
+            fix="stop what else uses the device, or use more or larger ones",
+        ) from error
+
+
+def _calibrate(options: Options, report: StageReport) -> None:
     with report.part("check"):
         inputs = check(options)
     before = _quantize_and_export(options, report, inputs)

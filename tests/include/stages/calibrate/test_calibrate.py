@@ -149,3 +149,15 @@ def test_a_refusal_names_the_field_and_leaves_nothing_else(
     failure = _json(out / "failure.json")
     assert failure["class"] == "UserError"
     assert where in failure["where"]
+
+
+def test_out_of_memory_after_the_search_is_a_host_error(llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 96.00 MiB")
+
+    monkeypatch.setattr("include.stages.calibrate.stage.export", fail)
+    code, out = run(llama)
+    assert code == 69
+    failure = _json(out / "failure.json")
+    assert failure["class"] == "HostError"
+    assert "Tried to allocate 96.00 MiB" in failure["what"]
