@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-model down test lint format e2e-process lock clean
+.PHONY: help setup demo demo-model down test lint format e2e-process e2e-docker lock clean
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
@@ -18,6 +18,8 @@ OPENVINO := .venvs/openvino
 OPENVINO_LOCK := include/targets/openvino/requirements.txt
 DEMO_MODEL := .local/models/SmolLM2-135M-Instruct
 OPENVINO_TESTS := tests/include/stages tests/include/demo tests/targets_openvino
+DOCKER_TESTS := tests/e2e/test_docker_survival.py tests/e2e/test_openvino_image.py tests/include/runners/test_docker.py \
+    tests/plugins/test_docker_stage.py tests/include/targets/test_tensorrt_llm_docker.py
 CODE := dags plugins include tests benchmarks
 
 export PYTHONPATH := $(CURDIR)
@@ -52,6 +54,10 @@ demo-model: setup
 
 e2e-process: setup demo-model ## The demo's path, end to end, with assertions (runner: process)
 	$(AIRFLOW)/bin/python -m pytest tests/e2e/test_process.py -s
+
+e2e-docker: setup ## Containers that survive, on a real Docker engine; starts one if need be (root, no registry)
+	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
+	    $(AIRFLOW)/bin/python -m pytest $(DOCKER_TESTS)
 
 lock: $(UV) ## Resolves the locked requirements anew
 	$(UV) pip compile -q --no-header --universal --python-version 3.11 pyproject.toml -o requirements.txt
