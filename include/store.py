@@ -8,7 +8,6 @@ process, however that ends.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -94,17 +93,6 @@ def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Makes ``target`` the same file as ``source``; a copy where the file system cannot link."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
-            raise
-        shutil.copy2(source, target)
 
 
 def write_atomic(path: Path, text: str) -> None:
