@@ -36,7 +36,7 @@ down: ## Stops everything that make demo and its DAG runs started
 	@if [ -x $(AIRFLOW)/bin/python ]; then $(AIRFLOW)/bin/python -m include.demo down; fi
 
 test: setup lint ## Lint, types, integrity and unit tests
-	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS))
+	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS) $(DOCKER_TESTS))
 	HF_HUB_OFFLINE=1 $(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
 
 lint: $(AIRFLOW)/.ready ## Ruff and mypy
