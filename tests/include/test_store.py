@@ -91,6 +91,28 @@ def test_a_resumable_claim_keeps_what_it_has(store: ArtifactStore) -> None:
     assert [p.name for p in (store.root / "models").iterdir()] == [key_of(INPUTS)]
 
 
+def test_starting_over_leaves_the_old_directory_to_whoever_still_writes_there(store: ArtifactStore) -> None:
+    with pytest.raises(ZeroDivisionError), store.claim("engines", INPUTS, log=print, resume=True) as claim:
+        old = claim.partial
+        raise ZeroDivisionError
+    with store.claim("engines", INPUTS, log=print, resume=True) as claim:
+        assert (claim.resumed, claim.partial) == (True, old)
+        claim.start_over()
+        assert not claim.resumed
+        assert not old.exists()
+        assert claim.partial != old
+        claim.commit()
+
+
+def test_a_claim_keeps_others_out_while_it_is_held(store: ArtifactStore) -> None:
+    with store.claim("engines", INPUTS, log=print, resume=True) as claim:
+        with store.if_unclaimed("engines", claim.name) as unclaimed:
+            assert not unclaimed
+        claim.commit()
+    with store.if_unclaimed("engines", claim.name) as unclaimed:
+        assert unclaimed
+
+
 def test_the_stage_report_moves_into_the_manifest(store: ArtifactStore) -> None:
     with store.claim("engines", INPUTS, log=print) as claim:
         (claim.partial / "stage.json").write_text(json.dumps({"timings_s": {"build": 1.5}}))
