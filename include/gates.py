@@ -20,7 +20,8 @@ from typing import Any, Literal
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-SEED_PROMPT = "How do I count to nine in French?"
+from include.request import SEED_PROMPT
+
 MODEL = "ensemble"
 REFERENCE_FILE = "reference.json"
 MIN_AGREEMENT = 0.5

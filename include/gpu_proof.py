@@ -1,4 +1,4 @@
-"""``make gpu-proof``: the whole chain on this GPU host, and a dated record of it to be committed.
+"""``python -m include.gpu_proof``: the whole chain on this GPU host, and a dated record of it to be committed.
 
 Runs the DAG through Airflow's REST API with target ``tensorrt_llm``, asks the live endpoint, measures tokens per
 second, and writes ``docs/proof/<date>-<gpu>.json`` and ``.md``.

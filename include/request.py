@@ -18,7 +18,6 @@ PATH = r"\/[A-Za-z0-9_.\-\/ +@=,]*"
 MODEL_PATTERN = rf"^(?!.*\.\.)(?:{HUB_ID}|{PATH}){_END}"
 DATA_PATTERN = rf"^(?!.*\.\.)(?:builtin|{HUB_ID}|{PATH}){_END}"
 REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"
-GROUP_SIZES = (128, 64, 32, 16)
 SEED_PROMPT = "How do I count to nine in French?"
 
 Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
