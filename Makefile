@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-model down test lint format e2e-process e2e-docker lock clean
+.PHONY: help setup demo demo-model down test lint format e2e-process e2e-docker gpu-proof lock clean
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
@@ -58,6 +58,9 @@ e2e-process: setup demo-model ## The demo's path, end to end, with assertions (r
 e2e-docker: setup ## Containers that survive, on a real Docker engine; starts one if need be (root, no registry)
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
 	    $(AIRFLOW)/bin/python -m pytest $(DOCKER_TESTS)
+
+gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorrt_llm, and a dated record of it in docs/proof
+	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.gpu_proof
 
 lock: $(UV) ## Resolves the locked requirements anew
 	$(UV) pip compile -q --no-header --universal --python-version 3.11 pyproject.toml -o requirements.txt

@@ -24,8 +24,12 @@ from airflow.sdk import DAG
 from hf2triton.form import request_params
 from hf2triton.operators import TaskOperator, stage_operator
 from hf2triton.retries import RETRIES, RETRY_DELAY, retry_policy
+from include.settings import settings
 
 Stage = stage_operator()
+# Servers run on the GPU host, on ports of that host: what talks to them runs there, too.
+HOST = {"queue": "gpu"}
+GPU = {**HOST, "pool": settings().gpu_pool}
 
 with DAG(
     dag_id="release_awq_engine",
@@ -41,28 +45,29 @@ with DAG(
         "retry_policy": retry_policy(),
     },
 ):
-    check = TaskOperator(task_id="check_request")
+    check = TaskOperator(task_id="check_request", **HOST)
     checked = {"checked": check.output}
 
     pull = TaskOperator(task_id="pull_model", inputs=checked)
 
-    calibrate = Stage(task_id="calibrate_awq", inputs={**checked, "pulled": pull.output}, queue="gpu")
+    calibrate = Stage(task_id="calibrate_awq", inputs={**checked, "pulled": pull.output}, **GPU)
 
-    build = Stage(task_id="build_engine", inputs={**checked, "checkpoint": calibrate.output}, queue="gpu")
+    build = Stage(task_id="build_engine", inputs={**checked, "checkpoint": calibrate.output}, **GPU)
 
     made = {"checkpoint": calibrate.output, "engine": build.output}
-    assemble = TaskOperator(task_id="assemble_repository", inputs={**checked, **made}, queue="gpu")
+    assemble = TaskOperator(task_id="assemble_repository", inputs={**checked, **made}, **HOST)
 
-    launch = TaskOperator(task_id="launch_triton", inputs={**checked, "repository": assemble.output}, queue="gpu")
+    launch = TaskOperator(task_id="launch_triton", inputs={**checked, "repository": assemble.output}, **HOST)
 
     validate = TaskOperator(
         task_id="validate_generate",
         inputs={**checked, **made, "repository": assemble.output, "candidate": launch.output},
+        **HOST,
     )
 
-    promote = TaskOperator(task_id="promote_release", inputs={"release": validate.output}, queue="gpu")
+    promote = TaskOperator(task_id="promote_release", inputs={"release": validate.output}, **HOST)
 
     # No setup is named, so it runs however the others ended, a launch that was killed included.
-    stop = TaskOperator(task_id="stop_candidate", queue="gpu").as_teardown()
+    stop = TaskOperator(task_id="stop_candidate", **HOST).as_teardown()
 
     check >> pull >> calibrate >> build >> assemble >> launch >> validate >> promote >> stop

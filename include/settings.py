@@ -32,6 +32,10 @@ class Settings(BaseSettings):
         default=Path(tempfile.gettempdir()) / "hf2triton-gpus",
         description="Locks of this host's GPUs: one directory for all workers of a host, and of no other host.",
     )
+    gpu_pool: str = Field(
+        default="default_pool",
+        description="Airflow pool of the stages that use GPUs: give it one slot for each that may run at once.",
+    )
     openvino_python: Path = Field(
         default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
         description="Interpreter of the openvino target's own environment.",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 
-os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="hf2triton-tests-")
+_home = tempfile.TemporaryDirectory(prefix="hf2triton-tests-")  # removed when the interpreter ends
+os.environ["AIRFLOW_HOME"] = _home.name
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(PROJECT / "plugins")

@@ -32,7 +32,7 @@ class AirflowApi:
 
     def import_errors(self) -> list[str]:
         """Stack traces of DAG files that could not be parsed."""
-        return [e["stack_trace"] for e in self._get("/api/v2/importErrors")["import_errors"]]
+        return [e["stack_trace"] for e in self.get("/api/v2/importErrors")["import_errors"]]
 
     def has_dag(self, dag: str) -> bool:
         """Whether Airflow has parsed the DAG."""
@@ -51,11 +51,11 @@ class AirflowApi:
 
     def run_state(self, dag: str, run: str) -> str:
         """``queued``, ``running``, ``success`` or ``failed``."""
-        return str(self._get(f"/api/v2/dags/{dag}/dagRuns/{run}")["state"])
+        return str(self.get(f"/api/v2/dags/{dag}/dagRuns/{run}")["state"])
 
     def tasks(self, dag: str, run: str) -> dict[str, TaskState]:
         """The run's tasks by id."""
-        found = self._get(f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
+        found = self.get(f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
         return {t["task_id"]: TaskState(t["task_id"], t["state"], t["duration"], t["try_number"]) for t in found}
 
     def result(self, dag: str, run: str, task: str) -> Any:  # noqa: ANN401
@@ -67,17 +67,25 @@ class AirflowApi:
     def error(self, dag: str, run: str, state: TaskState) -> str:
         """The failed task's own error, out of its log."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{state.task}/logs/{state.try_number}"
-        events = self._get(path)["content"]
+        events = self.get(path)["content"]
         details = [d for e in events for d in e.get("error_detail") or []]
         if details:
             return f"{details[-1]['exc_type']}: {details[-1]['exc_value']}"
         return "\n".join(str(e.get("event")) for e in events[-10:])
 
-    def _get(self, path: str) -> dict[str, Any]:
-        answer = self._http.get(path)
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON at a path; raises `ToolError` if Airflow refuses."""
+        return self._call("GET", path)
+
+    def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Changes what is at a path; raises `ToolError` if Airflow refuses."""
+        return self._call("PATCH", path, body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        answer = self._http.request(method, path, json=body)
         if answer.is_error:
             raise ToolError(
-                f"GET {path}: {answer.status_code} {answer.text[:300]}",
+                f"{method} {path}: {answer.status_code} {answer.text[:300]}",
                 where=self.url,
                 fix="see Airflow's log",
             )

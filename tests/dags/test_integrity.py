@@ -44,6 +44,11 @@ def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
         assert after in dag.get_task(before).downstream_task_ids
 
 
+def test_all_that_touches_the_gpu_host_runs_there(bag: DagBag) -> None:
+    tasks = bag.dags["release_awq_engine"].tasks
+    assert {t.task_id for t in tasks if t.queue != "gpu"} == {"pull_model"}
+
+
 def test_the_candidate_is_stopped_however_the_run_ends(bag: DagBag) -> None:
     stop = bag.dags["release_awq_engine"].get_task("stop_candidate")
     assert stop.is_teardown

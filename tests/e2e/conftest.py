@@ -49,7 +49,13 @@ class Deployment:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def more_settings() -> dict[str, str]:
+    """Environment variables that a module's deployment has besides; a module may define its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, more_settings: dict[str, str]) -> Iterator[Deployment]:
     home = tmp_path_factory.mktemp("deployment")
     http, grpc, metrics, web = free_ports(4)
     variables = {
@@ -60,6 +66,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         "HF2TRITON_LIVE_METRICS_PORT": str(metrics),
         "HF2TRITON_AIRFLOW_PORT": str(web),
         "PYTHONPATH": str(PROJECT),
+        **more_settings,
     }
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "HF2TRITON"))}
     with pytest.MonkeyPatch.context() as patch:
