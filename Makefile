@@ -2,7 +2,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-model down test lint format e2e-process e2e-docker gpu-proof lock clean
+.PHONY: help setup demo demo-model down test lint format init images up compose-down e2e-process e2e-docker \
+    e2e-compose gpu-proof lock clean
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
@@ -19,7 +20,11 @@ OPENVINO_LOCK := include/targets/openvino/requirements.txt
 DEMO_MODEL := .local/models/SmolLM2-135M-Instruct
 OPENVINO_TESTS := tests/include/stages tests/include/demo tests/targets_openvino
 DOCKER_TESTS := tests/e2e/test_docker_survival.py tests/e2e/test_openvino_image.py tests/include/runners/test_docker.py \
-    tests/plugins/test_docker_stage.py tests/include/targets/test_tensorrt_llm_docker.py
+    tests/plugins/test_docker_stage.py tests/include/targets/test_tensorrt_llm_docker.py \
+    tests/include/test_servers_docker.py tests/include/tasks/test_candidate_docker.py \
+    tests/include/proxy/test_proxy_container.py
+AIRFLOW_IMAGE := $(or $(HF2TRITON_AIRFLOW_IMAGE),hf2triton/airflow:latest)
+OPENVINO_IMAGE = $(shell python3 include/targets/openvino/image.py)
 CODE := dags plugins include tests benchmarks
 
 export PYTHONPATH := $(CURDIR)
@@ -52,12 +57,31 @@ format: $(AIRFLOW)/.ready ## Ruff's fixes and format
 demo-model: setup
 	@TQDM_DISABLE=1 $(OPENVINO)/bin/python -m include.demo.smollm2 --out $(DEMO_MODEL)
 
+init: ## .env for docker-compose.yaml, with random secrets; one that is there stays as it is
+	@python3 -m include.deploy.init
+
+images: ## The image of Airflow, and that of the openvino target if it is not there
+	tar -c --exclude=__pycache__ requirements.txt dags plugins include $(if $(BUILD_EXTRA),-C $(BUILD_EXTRA) extra) \
+	    | docker build -t $(AIRFLOW_IMAGE) --build-arg PIP_INDEX_URL -f include/deploy/Dockerfile -
+	docker image inspect $(OPENVINO_IMAGE) >/dev/null 2>&1 || docker build -t $(OPENVINO_IMAGE) include/targets/openvino
+
+up: init images ## Airflow on Celery, all of it in containers (docker-compose.yaml)
+	docker compose up --detach --wait
+	@echo "$$(docker compose port api-server 8080): user admin, password: HF2TRITON_ADMIN_PASSWORD in .env"
+
+compose-down: ## Stops what make up started; releases stay live, the database and the store stay
+	docker compose down
+
 e2e-process: setup demo-model ## The demo's path, end to end, with assertions (runner: process)
 	$(AIRFLOW)/bin/python -m pytest tests/e2e/test_process.py -s
 
 e2e-docker: setup ## Containers that survive, on a real Docker engine; starts one if need be (root, no registry)
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
 	    $(AIRFLOW)/bin/python -m pytest $(DOCKER_TESTS)
+
+e2e-compose: setup demo-model ## docker-compose.yaml on a real Docker engine: two workers, one killed, a queue of runs
+	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
+	    export DOCKER_CONFIG=$$(tests/e2e/images/build.sh); $(AIRFLOW)/bin/python -m pytest tests/e2e/test_compose.py -s
 
 gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorrt_llm, and a dated record of it in docs/proof
 	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.gpu_proof

@@ -56,8 +56,7 @@ def spawn(record: R, record_path: Path, argv: Sequence[str], env: Mapping[str, s
         ToolError: it ended at once, and left no record.
     """
     write_atomic(record_path, record.model_dump_json(indent=1))
-    if record.log.exists():
-        record.log.replace(record.log.with_suffix(f"{record.log.suffix}.1"))
+    keep_last(record.log)
     with record.log.open("wb") as log:
         subprocess.run(
             ["setsid", "--fork", *argv],
@@ -80,14 +79,27 @@ def spawn(record: R, record_path: Path, argv: Sequence[str], env: Mapping[str, s
     raise ToolError(f"{argv[0]} ended as it started\n{said}", where=str(record.log), fix="its log names the cause")
 
 
-def find(record_path: Path, kind: type[R]) -> R | None:
-    """The record of a process if that very process runs; a record whose process is gone is removed."""
+def keep_last(log: Path) -> None:
+    """Makes room for a new log; the one that is there is kept as ``.1``."""
+    if log.exists():
+        log.replace(log.with_suffix(f"{log.suffix}.1"))
+
+
+def read(record_path: Path, kind: type[R]) -> R | None:
+    """What a record says, whether it is still true or not; one that cannot be read is removed."""
     try:
-        record = kind.model_validate_json(record_path.read_text())
+        return kind.model_validate_json(record_path.read_text())
     except FileNotFoundError:
         return None
     except ValidationError:
         record_path.unlink(missing_ok=True)
+        return None
+
+
+def find(record_path: Path, kind: type[R]) -> R | None:
+    """The record of a process if that very process runs; a record whose process is gone is removed."""
+    record = read(record_path, kind)
+    if record is None:
         return None
     if record.pid == 0 and (leader := _leader(record.token)):
         record = record.model_copy(update={"pid": leader})
@@ -188,5 +200,7 @@ def token_of(process: psutil.Process) -> str | None:
 def _holder(port: int) -> str:
     for process in psutil.process_iter(["pid", "name"]):
         if port in listening(process):
+            if process.info["name"] == "docker-proxy":
+                return "a container (`docker ps` names it)"
             return f"{process.info['name']}, pid {process.info['pid']}"
     return "a process of another user"

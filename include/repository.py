@@ -76,15 +76,34 @@ def check(repository: Path, *, path_map: PathMap = Path) -> None:
 
     ``path_map`` gives the local path of a path in a config, for servers that see another file system.
     """
-    models = {path.parent.name: _parse(path) for path in sorted(repository.glob(f"*/{CONFIG_FILE}"))}
-    if not models:
-        raise ToolError("no model in the repository", where=str(repository))
+    models = read(repository)
     for name, config in models.items():
         _check_model(repository / name, config, path_map)
         for step in config.ensemble_scheduling.step:
             _check_step(step, models, where=str(repository / name / CONFIG_FILE))
         if config.ensemble_scheduling.step:
             _check_wiring(config, models, where=str(repository / name / CONFIG_FILE))
+
+
+def paths(repository: Path) -> frozenset[Path]:
+    """The files and directories that the models of ``repository`` name in their parameters, for a server to read.
+
+    Raises:
+        ToolError: a config cannot be read, or there is none.
+    """
+    return frozenset(Path(value) for model in read(repository).values() for _, value in _path_parameters(model))
+
+
+def read(repository: Path) -> dict[str, ModelConfig]:
+    """The configs of ``repository`` by model.
+
+    Raises:
+        ToolError: a config cannot be read, or there is none.
+    """
+    models = {path.parent.name: _parse(path) for path in sorted(repository.glob(f"*/{CONFIG_FILE}"))}
+    if not models:
+        raise ToolError("no model in the repository", where=str(repository))
+    return models
 
 
 def _checked(match: re.Match[str], value: str, where: str) -> str:
@@ -125,9 +144,14 @@ def _check_model(model: Path, config: ModelConfig, path_map: PathMap) -> None:
         for version in versions:
             if not (version / "model.py").is_file():
                 raise ToolError("no model.py", where=str(version))
+    for key, value in _path_parameters(config):
+        _check_path(key, value, path_map, where)
+
+
+def _path_parameters(config: ModelConfig) -> Iterator[tuple[str, str]]:
     for key, parameter in config.parameters.items():
-        if _PATH_PARAMETER.search(key) and (value := parameter.string_value):
-            _check_path(key, value, path_map, where)
+        if _PATH_PARAMETER.search(key) and parameter.string_value:
+            yield key, parameter.string_value
 
 
 def _check_path(key: str, value: str, path_map: PathMap, where: str) -> None:

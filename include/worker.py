@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from include import servers
+from include.gpu_leases import lease
+from include.pins import Pins, run_slug
 from include.releases import Releases
+from include.runners.containers import Containers
+from include.runners.engine import local_engine
+from include.servers import ServerPlan, ServerRecord
 from include.settings import Settings
 from include.store import ArtifactStore, Log
 from include.targets import Target, get_target
@@ -16,17 +22,27 @@ from include.targets import Target, get_target
 
 @dataclass(frozen=True)
 class Worker:
-    """Settings, the store, the log of this task, and how to get the Hub token if the user has given one."""
+    """Settings, the store, the log of this task, and how to get the Hub token if the user has given one.
+
+    ``is_over`` tells whether a run of `release_awq_engine` has ended, or is not known.
+    """
 
     settings: Settings
     log: Log
+    dag_id: str
     run_id: str
     find_token: Callable[[], str | None] = field(default=lambda: None, repr=False)
+    is_over: Callable[[str], bool] = field(default=lambda run_id: False, repr=False)
 
     @property
     def store(self) -> ArtifactStore:
-        """The deployment's artifact store."""
-        return ArtifactStore(self.settings.artifacts)
+        """The deployment's artifact store; what this run takes from it is pinned."""
+        return ArtifactStore(self.settings.artifacts, partial(self.pins.add, self.run_id))
+
+    @property
+    def pins(self) -> Pins:
+        """Which artifacts the runs use."""
+        return Pins(self.settings.artifacts / "pins")
 
     @property
     def releases(self) -> Releases:
@@ -45,14 +61,31 @@ class Worker:
     @property
     def live_record(self) -> Path:
         """Where the live server's record stands."""
-        return self._servers / "live.json"
+        return servers.live_record(self.settings.artifacts)
 
     @property
     def candidate_record(self) -> Path:
         """Where this run's candidate server's record stands."""
-        readable = re.sub(r"[^A-Za-z0-9.-]", "_", self.run_id)[:60]
-        return self._servers / f"candidate-{readable}-{hashlib.sha256(self.run_id.encode()).hexdigest()[:8]}.json"
+        return self.live_record.with_name(f"candidate-{run_slug(self.run_id)}.json")
 
-    @property
-    def _servers(self) -> Path:
-        return self.settings.artifacts / "servers"
+    def launch(self, plan: ServerPlan, record_path: Path) -> ServerRecord:
+        """Starts a server of this deployment, on leased GPUs if it needs any, and waits until it is ready.
+
+        Raises:
+            HostError: the host does not have as many GPUs, or another program keeps their memory.
+            PipelineError: as `servers.launch`.
+        """
+        return servers.launch(
+            plan, record_path, timeout_s=self.settings.launch_timeout_s, log=self.log, gpus=self._gpus(plan)
+        )
+
+    @contextmanager
+    def _gpus(self, plan: ServerPlan) -> Iterator[tuple[str, ...]]:
+        """The GPUs for a server. The live server's may be among them: whether both fit is tried."""
+        target = self.target(plan.target)
+        in_use = partial(servers.gpus_in_use, Containers(local_engine, self.log), self.settings.artifacts)
+        directory = self.settings.gpu_lease_dir
+        with lease(plan.gpus, target.gpu_ids(), directory=directory, in_use=in_use, log=self.log) as leased:
+            live = servers.find(self.live_record)
+            target.wait_for_memory(set(leased).difference(live.gpus if live else ()))
+            yield leased

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,3 +30,14 @@ def containers(client: Any, **labels: str) -> list[str]:
     """Ids of all containers with these labels, given without their prefix ``hf2triton.``."""
     wanted = [f"hf2triton.{name}={value}" for name, value in labels.items()]
     return [summary["Id"] for summary in client.containers(all=True, filters={"label": wanted})]
+
+
+@contextmanager
+def none_left(client: Any, folder: Path) -> Iterator[None]:
+    """After the block no container may be there that sees anything below ``folder``; removes those that are."""
+    yield
+    listed = client.containers(all=True)
+    left = [c["Id"] for c in listed if any(Path(m["Source"]).is_relative_to(folder) for m in c["Mounts"])]
+    for container in left:
+        client.remove_container(container, force=True)
+    assert not left

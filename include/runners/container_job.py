@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from include.errors import PipelineError, TransientError
-from include.runners.docker import Container, ContainerSpec, DockerRunner
+from include.runners.containers import Container, ContainerSpec
+from include.runners.docker import DockerRunner
 from include.runners.engine import EngineAway
 from include.store import Artifact, ArtifactStore, Claim, Log
 

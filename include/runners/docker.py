@@ -7,23 +7,20 @@ result outlives the worker that asked for it. `include.runners.container_job` ti
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING
 
 from include.errors import PipelineError, TransientError
 from include.runners.attach import STDERR, STDOUT, frames
+from include.runners.containers import Container, Containers, ContainerSpec
 from include.runners.engine import EngineAway, engine_errors
-from include.runners.images import ensure_image
 from include.runners.lines import Lines
-from include.runners.process import LAST_LINES, failure
+from include.runners.process import failure
 from include.settings import PROJECT
 from include.store import Log
 
@@ -34,85 +31,17 @@ if TYPE_CHECKING:
 CODE_ROOT = "/opt/hf2triton"
 """Where the stage code is in a container: its PYTHONPATH."""
 
-LABEL_GPUS = "hf2triton.gpus"
 ENGINE_WAIT_S = 60.0
 _SILENCE_S = 1.0
-_NOBODY = 65534
 _KILLED = {128 + 9, 128 + 15}
-_ACTIVE = ("running", "paused", "restarting")
 
 
-@dataclass(frozen=True)
-class ContainerSpec:
-    """A container for one program. Paths are the same inside as outside.
-
-    Of the host it sees ``reads``, and can write only ``out`` and ``caches``. ``gpus`` are device ids. ``build`` is
-    the command that makes the image where no registry has it. ``user`` is ``uid:gid``; None is the caller, or
-    nobody if the caller is root.
-    """
-
-    image: str
-    argv: tuple[str, ...]
-    out: Path
-    reads: tuple[Path, ...] = ()
-    caches: tuple[Path, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    gpus: tuple[str, ...] = ()
-    network: Literal["none", "bridge"] = "none"
-    shm_bytes: int | None = None
-    ulimits: Mapping[str, int] = field(default_factory=dict)
-    user: str | None = None
-    build: str = ""
-
-
-@dataclass(frozen=True)
-class Container:
-    """What the engine says of a container. ``started_at`` is in seconds since 1970, 0 if it never was."""
-
-    id: str
-    status: str
-    exit_code: int
-    oom_killed: bool
-    started_at: float
-    labels: Mapping[str, str]
-
-    @classmethod
-    def parse(cls, inspected: Mapping[str, Any]) -> Self:
-        """Out of the engine's answer to ``inspect``."""
-        state = inspected["State"]
-        started = datetime.fromisoformat(state["StartedAt"])
-        return cls(
-            id=inspected["Id"],
-            status=state["Status"],
-            exit_code=state["ExitCode"],
-            oom_killed=state["OOMKilled"],
-            started_at=started.timestamp() if started.year > 1 else 0,
-            labels=inspected["Config"]["Labels"] or {},
-        )
-
-    @property
-    def active(self) -> bool:
-        """Whether its program has yet to end."""
-        return self.status in _ACTIVE
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether its program ended with exit code 0."""
-        return self.status == "exited" and self.exit_code == 0
-
-
-class DockerRunner:
-    """Containers of one engine. ``connect`` is called when the engine is first needed."""
+class DockerRunner(Containers):
+    """Stage programs in containers of one engine."""
 
     def __init__(self, connect: Callable[[], APIClient], log: Log) -> None:
-        self._connect = connect
-        self._log = log
+        super().__init__(connect, log)
         self._attached: dict[str, Response] = {}
-
-    @cached_property
-    def _client(self) -> APIClient:
-        return self._connect()
 
     def run(self, spec: ContainerSpec) -> None:
         """Runs a container to its end and removes it.
@@ -130,35 +59,18 @@ class DockerRunner:
             self.remove(container_id)
 
     def create(self, spec: ContainerSpec) -> str:
-        """Makes a container that only has to be started, with the stage code in it; returns its id.
-
-        Raises:
-            HostError: the image is not there and cannot be had, or the engine cannot see a path.
-        """
-        ensure_image(self._client, spec.image, spec.build, self._log)
-        user = spec.user or _hand_over(spec)
-        with engine_errors(spec.image):
-            created = self._client.create_container(
-                spec.image,
-                list(spec.argv),
-                user=user,
-                # The user has no entry in the image's /etc/passwd, which getpass and HOME would come from.
-                environment={"HOME": "/tmp", "USER": "stage", **spec.env, "PYTHONPATH": CODE_ROOT},  # noqa: S108
-                labels={**spec.labels, **({LABEL_GPUS: ",".join(spec.gpus)} if spec.gpus else {})},
-                working_dir="/tmp",  # noqa: S108 - in the container
-                # What is stopped is thrown away: nothing is gained by waiting for it.
-                stop_signal="SIGKILL",
-                host_config=self._host_config(spec),
-            )
-            self._client.put_archive(created["Id"], "/", stage_code())
-        return str(created["Id"])
+        """As `Containers.create`, with the stage code in it."""
+        # What is stopped is thrown away: nothing is gained by waiting for it.
+        created = super().create(replace(spec, env={**spec.env, "PYTHONPATH": CODE_ROOT}, stop_signal="SIGKILL"))
+        with engine_errors(f"container {created[:12]}"):
+            self._client.put_archive(created, "/", stage_code())
+        return created
 
     def start(self, container_id: str) -> None:
         """Starts a created container; raises `HostError` if the host cannot give it what it asks for."""
         # Attached to before there is anything to miss, or to see twice.
         self._attached[container_id] = self._attach(container_id, logs=False, stream=True)
-        with engine_errors(f"container {container_id[:12]}"):
-            self._client.start(container_id)
+        super().start(container_id)
 
     def follow(self, container_id: str) -> Container:
         """Logs all output of a container from its start, returns when its program has ended.
@@ -185,42 +97,7 @@ class DockerRunner:
                     lines.close()
                 return _whole(container, restarted)
 
-    def inspect(self, container_id: str) -> Container | None:
-        """What the engine says of a container; None if there is none of that id."""
-        from docker.errors import NotFound
-
-        with engine_errors(f"container {container_id[:12]}"):
-            try:
-                return Container.parse(self._client.inspect_container(container_id))
-            except NotFound:
-                return None
-
-    def find(self, labels: Mapping[str, str]) -> list[Container]:
-        """All containers with these labels, whatever their state."""
-        wanted = [f"{name}={value}" for name, value in labels.items()]
-        with engine_errors("the Docker engine"):
-            listed = self._client.containers(all=True, filters={"label": wanted})
-        found = [self.inspect(summary["Id"]) for summary in listed]
-        return [container for container in found if container]
-
-    def gpus_in_use(self) -> set[str]:
-        """Device ids that running containers hold."""
-        with engine_errors("the Docker engine"):
-            running = self._client.containers(filters={"label": LABEL_GPUS, "status": list(_ACTIVE)})
-        return {device for summary in running for device in summary["Labels"][LABEL_GPUS].split(",")}
-
-    def remove(self, container_id: str) -> None:
-        """Kills the container if it runs, and removes it; one that is gone already is no error."""
-        from docker.errors import APIError
-
-        with engine_errors(f"container {container_id[:12]}"):
-            try:
-                self._client.remove_container(container_id, force=True, v=True)
-            except APIError as error:
-                if error.status_code not in {404, 409}:  # gone, or someone else is removing it
-                    raise
-
-    def failure_of(self, container: Container, argv: tuple[str, ...], out: Path) -> PipelineError:
+    def failure_of(self, container: Container, argv: tuple[str, ...], out: Path | None) -> PipelineError:
         """Why a container's program ended with another exit code than 0.
 
         137 is what the kernel's killer leaves when memory is short, and what ``docker stop`` and a Docker that
@@ -232,12 +109,6 @@ class DockerRunner:
             )
         code = 128 + 9 if container.oom_killed else container.exit_code
         return failure(argv, code, out, self.last_lines(container.id))
-
-    def last_lines(self, container_id: str) -> list[str]:
-        """The last lines that its program wrote."""
-        with engine_errors(f"container {container_id[:12]}"):
-            text: bytes = self._client.logs(container_id, tail=LAST_LINES)
-        return [line for line in text.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
 
     def _killed_by_engine(self, container: Container) -> bool:
         with engine_errors(f"container {container.id[:12]}"):
@@ -306,27 +177,6 @@ class DockerRunner:
                     raise
                 time.sleep(_SILENCE_S)
 
-    def _host_config(self, spec: ContainerSpec) -> dict[str, Any]:
-        from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
-
-        writable = {spec.out, *spec.caches}
-        mounts = [
-            Mount(str(path), str(path), type="bind", read_only=path not in writable)
-            for path in sorted({*spec.reads, *writable})
-        ]
-        config: dict[str, Any] = self._client.create_host_config(
-            mounts=mounts,
-            network_mode=spec.network,
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            shm_size=spec.shm_bytes,
-            ulimits=[Ulimit(name=name, soft=limit, hard=limit) for name, limit in spec.ulimits.items()],
-            device_requests=[DeviceRequest(device_ids=list(spec.gpus), capabilities=[["gpu"]])] if spec.gpus else None,
-            # The engine's default may be one that cannot be read back.
-            log_config=LogConfig(type="json-file"),
-        )
-        return config
-
 
 def stage_code() -> bytes:
     """A tar of what stage programs import, as it lies in a container's root directory."""
@@ -345,15 +195,6 @@ def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uname = member.gname = ""
     member.mode = 0o755 if member.isdir() else 0o644
     return member
-
-
-def _hand_over(spec: ContainerSpec) -> str:
-    """Who the program runs as. A root caller gives its writable directories away; nothing else can run as root."""
-    if os.getuid() != 0:
-        return f"{os.getuid()}:{os.getgid()}"
-    for path in (spec.out, *spec.caches):
-        os.chown(path, _NOBODY, _NOBODY)
-    return f"{_NOBODY}:{_NOBODY}"
 
 
 def _whole(container: Container | None, restarted: bool) -> Container:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.errors import HostError, PipelineError, TransientError
-from include.targets.tensorrt_llm import docker_errors
+from include.runners import docker_errors
 
 if TYPE_CHECKING:
     from docker import APIClient

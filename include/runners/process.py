@@ -9,13 +9,15 @@ import subprocess
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from include.errors import HostError, PipelineError, ToolError, from_dict
 from include.settings import PROJECT
 from include.stages.common import FAILURE_FILE
 from include.store import Log
-from include.targets import StageCommand
+
+if TYPE_CHECKING:
+    from include.targets import StageCommand
 
 LAST_LINES = 15
 STOP_GRACE_S = 10
@@ -72,10 +74,9 @@ class ProcessRunner:
             process.wait()
 
 
-def failure(argv: tuple[str, ...], code: int, out: Path, tail: list[str]) -> PipelineError:
+def failure(argv: tuple[str, ...], code: int, out: Path | None, tail: list[str]) -> PipelineError:
     """The failure of a stage program that exited with ``code``, negative for a signal."""
-    described = out / FAILURE_FILE
-    if described.exists():
+    if out and (described := out / FAILURE_FILE).exists():
         return from_dict(json.loads(described.read_text()))
     program = " ".join(argv[:3])
     if code in {-signal.SIGKILL, 128 + signal.SIGKILL}:

@@ -4,7 +4,7 @@ stands in its own module; everything else knows only this interface.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from include.errors import HostError
 from include.model_config import ModelConfig
 from include.request import ReleaseRequest
-from include.servers import Ports, ServerCommand
+from include.servers import Ports, ServerPlan
 from include.settings import PROJECT, Settings
 from include.store import digest_of_tree
 
@@ -64,10 +64,9 @@ class Target(Protocol):
     build_module: str
     device: str
     applies_chat_template: bool
-    can_serve: bool
 
     def check_host(self, request: ReleaseRequest) -> None:
-        """Raises `HostError` if this host cannot calibrate, build or serve for the target."""
+        """Raises `HostError` if this host cannot calibrate, build or serve for the target with this runner."""
 
     def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
         """Raises `UserError` or `HostError` if this model, asked for in this way, does not fit the device."""
@@ -84,8 +83,17 @@ class Target(Protocol):
     def stage_image(self) -> StageImage:
         """Where stage programs run if the deployment's runner is docker."""
 
+    def gpus(self, request: ReleaseRequest) -> int:
+        """How many GPUs a stage or a server of this request takes."""
+
     def gpu_ids(self) -> tuple[str, ...]:
-        """Device ids of this host's GPUs that stages may use, busy or not."""
+        """Device ids of this host's GPUs that stages and servers may use: idle ones first, then the busy ones."""
+
+    def wait_for_memory(self, gpus: Collection[str]) -> None:
+        """Waits until the GPUs with these ids are idle, as a server that was stopped gives its memory back late.
+
+        Raises `HostError` if they are not in time.
+        """
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """What of the request changes the engine."""
@@ -104,8 +112,8 @@ class Target(Protocol):
     def local_path(self, path: str) -> Path:
         """Where a path that stands in a repository is on this host."""
 
-    def server_command(self, repository: Path, ports: Ports) -> ServerCommand:
-        """How Triton starts."""
+    def server(self, repository: Path, ports: Ports) -> ServerPlan:
+        """How Triton is started on a repository, by this deployment's runner."""
 
 
 def stage_code(module: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from include.events import engine_event
 from include.targets import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked
 from include.worker import Worker
@@ -24,4 +25,8 @@ def job(worker: Worker, checked: Checked, checkpoint: ArtifactRef) -> StageJob:
             "environment": target.environment(),
             "stage_code": stage_code(target.build_module),
         },
+        gpus=target.gpus(checked.request),
     )
+
+
+event = engine_event

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from include.events import checkpoint_event
 from include.store import Artifact, sha256_of
 from include.targets import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked, Pulled
@@ -40,7 +41,11 @@ def job(worker: Worker, checked: Checked, pulled: Pulled) -> StageJob:
             "environment": target.environment(),
             "stage_code": stage_code(MODULE),
         },
+        gpus=target.gpus(request),
     )
+
+
+event = checkpoint_event
 
 
 def _calibration_data(worker: Worker, checked: Checked, dataset: ArtifactRef | None) -> tuple[str, str]:

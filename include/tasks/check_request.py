@@ -9,11 +9,11 @@ from typing import Any
 
 from include import sources
 from include.errors import HostError, UserError
+from include.live import Live
 from include.model_config import ModelConfig
 from include.request import ReleaseRequest
-from include.servers import check_port_free, find
+from include.servers import check_port_free
 from include.sources import DatasetSource, ModelSource
-from include.targets import Target
 from include.tasks import Checked
 from include.worker import Worker
 
@@ -30,7 +30,6 @@ def run(worker: Worker, params: Mapping[str, Any]) -> Checked:
     """
     request = ReleaseRequest.parse(dict(params))
     target = worker.target(request.target)
-    _check_can_serve(target)
     target.check_host(request)
     _check_ports(worker, request)
     _check_calibration_file(request)
@@ -58,19 +57,10 @@ def _check_model(request: ReleaseRequest, config: ModelConfig) -> None:
         )
 
 
-def _check_can_serve(target: Target) -> None:
-    if not target.can_serve:
-        raise HostError(
-            f"target {target.name} is not available on this host: its server cannot be launched yet",
-            where="field target",
-            fix="choose target openvino",
-        )
-
-
 def _check_ports(worker: Worker, request: ReleaseRequest) -> None:
     if request.candidate_http_port:
         check_port_free(request.candidate_http_port)
-    if find(worker.live_record) is None:
+    if not Live(worker).is_listening():
         settings = worker.settings
         for port in (settings.live_http_port, settings.live_grpc_port, settings.live_metrics_port):
             check_port_free(port)

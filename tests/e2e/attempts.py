@@ -161,7 +161,7 @@ def _work(attempt: Attempt, lines: Connection) -> None:
         context: Any = {
             "run_id": attempt.run,
             "params": {},
-            "ti": SimpleNamespace(map_index=-1, try_number=attempt.number, stats_tags={}),
+            "ti": SimpleNamespace(dag_id=DAG_ID, map_index=-1, try_number=attempt.number, stats_tags={}),
             "task_state_store": StateStore(attempt.state) if attempt.state else None,
         }
         try:

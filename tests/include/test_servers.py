@@ -14,47 +14,23 @@ import pytest
 from include import processes, servers
 from include.errors import HostError, ToolError
 from include.processes import TOKEN_VARIABLE
-from include.servers import Ports, ServerCommand, ServerRecord
+from include.servers import ServerPlan, ServerRecord
 from include.settings import PROJECT, Settings
 from include.targets.openvino import triton
+from tests.echo import BROKEN, ECHO, ask, free, write_repository
 
 PYTHON = Settings().openvino_python
 TIMEOUT_S = 60
 
-CONFIG = """
-name: "echo"
-backend: "python"
-max_batch_size: 0
-input [ { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] } ]
-output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
-instance_group [ { count: 1 kind: KIND_CPU } ]
-"""
-ECHO = """
-import triton_python_backend_utils as pb_utils
-class TritonPythonModel:
-    def execute(self, requests):
-        arrays = [pb_utils.get_input_tensor_by_name(r, "IN").as_numpy() for r in requests]
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", a)]) for a in arrays]
-"""
-BROKEN = """
-class TritonPythonModel:
-    def initialize(self, args):
-        raise RuntimeError("no such engine: 4711")
-"""
 
-
-def _ports() -> Ports:
-    http, grpc, metrics = servers.free_ports(3)
-    return Ports(http=http, grpc=grpc, metrics=metrics)
-
-
-def _command(root: Path, ports: Ports, code: str = ECHO) -> ServerCommand:
-    model = root / "repository" / "echo"
-    (model / "1").mkdir(parents=True, exist_ok=True)
-    (model / "config.pbtxt").write_text(CONFIG)
-    (model / "1" / "model.py").write_text(code)
+def _plan(root: Path, code: str = ECHO) -> ServerPlan:
     triton.prepare(PYTHON)
-    return triton.server_command(PYTHON, root / "repository", ports)
+    return triton.server(triton.ask(PYTHON), write_repository(root, code), free())
+
+
+def _sleep(root: Path) -> ServerPlan:
+    """A server that never gets ready."""
+    return ServerPlan(target="none", repository=root, argv=("/bin/sleep", "1000"), env={}, ports=free())
 
 
 def _family(token: str) -> list[int]:
@@ -78,17 +54,13 @@ def no_leftovers(tmp_path: Path) -> Iterator[None]:
             servers.stop(record, path, grace_s=0)
 
 
-def _start(root: Path, *argv: str) -> ServerRecord:
-    """Any program, started and recorded as a server is, but not waited for."""
-    command = ServerCommand(argv=argv, env={}, repository=root)
-    draft = ServerRecord(command=command, ports=_ports(), log=root / "server.log")
-    return processes.spawn(draft, root / "server.json", argv, {})
-
-
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Iterator[ServerRecord]:
     """A process that does nothing, recorded as a server."""
-    record = _start(tmp_path, "/bin/sleep", "1000")
+    plan = _sleep(tmp_path)
+    record = processes.spawn(
+        ServerRecord(plan=plan, log=tmp_path / "server.log"), tmp_path / "server.json", plan.argv, {}
+    )
     yield record
     servers.stop(record, tmp_path / "server.json", grace_s=0)
 
@@ -97,20 +69,13 @@ def sleeper(tmp_path: Path) -> Iterator[ServerRecord]:
 def record_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The record of one server that the tests share; it was launched by a process that has ended since."""
     root = tmp_path_factory.mktemp("shared")
-    ports = _ports()
-    command = _command(root, ports)
-    (root / "command.json").write_text(command.model_dump_json())
-    (root / "ports.json").write_text(ports.model_dump_json())
+    (root / "plan.json").write_text(_plan(root).model_dump_json())
     launcher = f"""
 from pathlib import Path
 from include import servers
 root = Path({str(root)!r})
-servers.launch(
-    servers.ServerCommand.model_validate_json((root / "command.json").read_text()),
-    root / "server.json",
-    ports=servers.Ports.model_validate_json((root / "ports.json").read_text()),
-    timeout_s={TIMEOUT_S},
-)
+plan = servers.ServerPlan.model_validate_json((root / "plan.json").read_text())
+servers.launch(plan, root / "server.json", timeout_s={TIMEOUT_S})
 """
     subprocess.run([sys.executable, "-c", launcher], check=True, cwd=PROJECT, start_new_session=True)
     yield root / "server.json"
@@ -128,9 +93,7 @@ def record(record_path: Path) -> ServerRecord:
 
 def test_server_survives_its_launcher_and_answers(record: ServerRecord) -> None:
     assert servers.is_ready(record)
-    body = {"inputs": [{"name": "IN", "shape": [1], "datatype": "INT32", "data": [42]}]}
-    answer = httpx.post(f"{record.url}/v2/models/echo/infer", json=body, timeout=30).json()
-    assert answer["outputs"][0]["data"] == [42]
+    assert ask(record, 42) == 42
 
 
 def test_server_is_nobodys_child_and_leads_its_own_session(record: ServerRecord) -> None:
@@ -139,7 +102,7 @@ def test_server_is_nobodys_child_and_leads_its_own_session(record: ServerRecord)
 
 
 def test_server_does_not_inherit_its_launchers_environment(record: ServerRecord) -> None:
-    given = {*record.command.env, *servers.INHERITED, TOKEN_VARIABLE}
+    given = {*record.plan.env, *servers.INHERITED, TOKEN_VARIABLE}
     assert set(psutil.Process(record.pid).environ()) <= given
 
 
@@ -158,47 +121,43 @@ def test_launch_on_a_taken_port_leaves_the_other_server_alone(
     record: ServerRecord, record_path: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(HostError, match=str(record.ports.http)):
-        servers.launch(record.command, tmp_path / "second.json", ports=record.ports, timeout_s=1)
+        servers.launch(record.plan, tmp_path / "second.json", timeout_s=1)
     assert not (tmp_path / "second.json").exists()
     assert servers.find(record_path) == record
     assert servers.is_ready(record)
 
 
 def test_another_process_on_the_port_is_not_ready(record: ServerRecord, sleeper: ServerRecord) -> None:
-    impostor = sleeper.model_copy(update={"ports": record.ports})
+    impostor = sleeper.model_copy(update={"plan": record.plan})
     assert httpx.get(f"{impostor.url}/v2/health/ready").status_code == httpx.codes.OK
     assert not servers.is_ready(impostor)
 
 
 def test_model_that_does_not_load_is_a_tool_error_with_the_servers_own_words(tmp_path: Path) -> None:
-    ports = _ports()
     with pytest.raises(ToolError, match="no such engine: 4711") as caught:
-        servers.launch(_command(tmp_path, ports, BROKEN), tmp_path / "server.json", ports=ports, timeout_s=TIMEOUT_S)
+        servers.launch(_plan(tmp_path, BROKEN), tmp_path / "server.json", timeout_s=TIMEOUT_S)
     assert "NVML" not in caught.value.what
     assert not (tmp_path / "server.json").exists()
     assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_argv(p))]
 
 
 def test_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
-    ports = _ports()
-    command = ServerCommand(argv=("/bin/sleep", "1000"), env={}, repository=tmp_path)
     with pytest.raises(ToolError, match=r"not ready within 0.3 s"):
-        servers.launch(command, tmp_path / "server.json", ports=ports, timeout_s=0.3)
+        servers.launch(_sleep(tmp_path), tmp_path / "server.json", timeout_s=0.3)
     assert servers.find(tmp_path / "server.json") is None
 
 
 @pytest.mark.usefixtures("no_leftovers")
 def test_stop_ends_the_stubs_too_frees_ports_and_memory(tmp_path: Path) -> None:
-    ports = _ports()
     path = tmp_path / "server.json"
-    record = servers.launch(_command(tmp_path, ports), path, ports=ports, timeout_s=TIMEOUT_S)
+    record = servers.launch(_plan(tmp_path), path, timeout_s=TIMEOUT_S)
     assert len(_family(record.token)) > 1
     segments = Path("/dev/shm")
-    assert list(segments.glob(f"{record.command.shared_memory}*"))
+    assert list(segments.glob(f"{record.plan.shared_memory}*"))
     servers.stop(record, path)
     assert not _family(record.token)
-    assert not list(segments.glob(f"{record.command.shared_memory}*"))
-    for port in (ports.http, ports.grpc, ports.metrics):
+    assert not list(segments.glob(f"{record.plan.shared_memory}*"))
+    for port in record.ports.all:
         servers.check_port_free(port)
     assert not path.exists()
 

@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from include import repository, servers
-from include.servers import Ports, ServerRecord
+from include.servers import ServerRecord
 from include.settings import PROJECT, Settings
 from include.targets.openvino import triton
+from tests.echo import free
 
 PYTHON = Settings().openvino_python
 TEMPLATES = PROJECT / "include" / "targets" / "openvino" / "repository"
@@ -62,10 +63,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
         repository.assemble(TEMPLATES, values(tiny, streaming, chat), root / "repository")
         repository.check(root / "repository")
         triton.prepare(PYTHON)
-        http, grpc, metrics = servers.free_ports(3)
-        ports = Ports(http=http, grpc=grpc, metrics=metrics)
-        command = triton.server_command(PYTHON, root / "repository", ports)
-        record = servers.launch(command, root / "server.json", ports=ports, timeout_s=120)
+        plan = triton.server(triton.ask(PYTHON), root / "repository", free())
+        record = servers.launch(plan, root / "server.json", timeout_s=120)
         started.append((record, root / "server.json"))
         return Endpoint(record)
 

@@ -67,6 +67,6 @@ def test_library_path_is_set_only_where_the_loader_would_not_look(library_dir: s
 
 
 def test_server_binds_where_it_is_told() -> None:
-    command = triton.server_command(PYTHON, Path("/r"), Ports(http=1, grpc=2, metrics=3), "127.0.0.2")
+    plan = triton.server(triton.ask(PYTHON), Path("/r"), Ports(http=1, grpc=2, metrics=3), "127.0.0.2")
     for service in ("http", "grpc", "metrics"):
-        assert f"--{service}-address=127.0.0.2" in command.argv
+        assert f"--{service}-address=127.0.0.2" in plan.argv

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
@@ -12,13 +14,18 @@ import psutil
 
 from include.errors import HostError, UserError
 from include.model_config import ModelConfig
+from include.repository import paths
 from include.request import ReleaseRequest
-from include.servers import Ports, ServerCommand
+from include.runners.containers import Containers
+from include.runners.engine import local_engine
+from include.servers import Ports, ServerPlan
 from include.settings import PROJECT, Settings
 from include.stages.common import has_native_bfloat16
 from include.store import sha256_of
 from include.targets import StageCommand, StageImage
 from include.targets.openvino import image, triton
+
+log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 LOCK = HERE / "requirements.txt"
@@ -46,7 +53,6 @@ class OpenVinoTarget:
     build_module = "include.stages.build_openvino"
     device = "cpu"
     applies_chat_template = True
-    can_serve = True
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -60,20 +66,23 @@ class OpenVinoTarget:
                 where="field tp_size",
                 fix="set tp_size to 1, or choose target tensorrt_llm",
             )
-        if not self._python.exists():
+        if self._in_containers:
+            Containers(local_engine, log.info).ensure_image(image.image(), image.BUILD_COMMAND)
+        elif not self._python.exists():
             raise HostError(
                 f"target openvino is not available: {self._python} does not exist",
                 where="field target",
                 fix="run `make setup`, or set HF2TRITON_OPENVINO_PYTHON",
             )
-        triton.prepare(self._python)
+        else:
+            triton.prepare(self._python)
 
     def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
         """The calibrate program itself fits its batch to the memory there is."""
 
     def environment(self) -> dict[str, str]:
         """Versions of the tools as installed, and the digest of the lock they came from; or the image, whose tag is."""
-        if self._settings.runner == "docker":
+        if self._in_containers:
             return {"image": image.image()}
         versions = {tool: self._installed.get(tool, "missing") for tool in _TOOLS}
         compute = "bfloat16" if has_native_bfloat16() else "float32"
@@ -92,7 +101,7 @@ class OpenVinoTarget:
             "TOKENIZERS_PARALLELISM": "false",
             "TQDM_MININTERVAL": "5",
         }
-        python = "python" if self._settings.runner == "docker" else str(self._python)
+        python = "python" if self._in_containers else str(self._python)
         return StageCommand((python, "-m", module, *args), env)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
@@ -107,9 +116,16 @@ class OpenVinoTarget:
         """Debian's Python with the same locked requirements, built on this host."""
         return StageImage(name=image.image(), build=image.BUILD_COMMAND)
 
-    def gpu_ids(self) -> tuple[str, ...]:
+    def gpus(self, request: ReleaseRequest) -> int:
         """None: everything runs on the CPU."""
+        return 0
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        """None."""
         return ()
+
+    def wait_for_memory(self, gpus: Collection[str]) -> None:
+        """There is no GPU whose memory could be taken."""
 
     def templates(self) -> Path:
         """Our own ensemble, with upstream's input and output names."""
@@ -146,9 +162,16 @@ class OpenVinoTarget:
         """The path itself: the server runs on this host."""
         return Path(path)
 
-    def server_command(self, repository: Path, ports: Ports) -> ServerCommand:
-        """Triton out of the nvidia-pytriton wheel."""
-        return triton.server_command(self._python, repository, ports, self._settings.bind_address)
+    def server(self, repository: Path, ports: Ports) -> ServerPlan:
+        """Triton out of the nvidia-pytriton wheel, of the local environment or of the image."""
+        address = self._settings.bind_address
+        if self._in_containers:
+            return triton.server_in_container(repository, ports, address, reads=paths(repository))
+        return triton.server(triton.ask(self._python), repository, ports, address)
+
+    @property
+    def _in_containers(self) -> bool:
+        return self._settings.runner == "docker"
 
     @cached_property
     def _installed(self) -> dict[str, str]:

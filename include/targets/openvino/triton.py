@@ -10,15 +10,20 @@ import json
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from include.errors import HostError
-from include.servers import Ports, ServerCommand
+from include.servers import ContainerPlan, Ports, ServerPlan
+from include.servers.plan import EVERYWHERE
+from include.targets.openvino import image
 
 STUB = "triton_python_backend_stub"
+SHM_BYTES = 1 << 30
+"""Upper limit of the tensors between Triton and its models' stubs; only what is in use takes memory."""
 
 _ASK = """
 import importlib.metadata as metadata, importlib.util as util, json, sys, sysconfig
@@ -68,6 +73,18 @@ class Environment(BaseModel):
         return self.pytriton / "tritonserver"
 
 
+IN_IMAGE = Environment(
+    python="3.11",
+    site_packages=Path("/opt/venv/lib/python3.11/site-packages"),
+    scripts=Path("/opt/venv/bin"),
+    library="libpython3.11.so.1.0",
+    library_dir=Path("/usr/lib"),
+    pytriton=Path("/opt/venv/lib/python3.11/site-packages/pytriton"),
+    numpy="1",
+)
+"""The target's image, as its Dockerfile makes it: the stub is in place."""
+
+
 def prepare(python: Path) -> None:
     """Puts the python backend's stub in place and checks what it is linked to.
 
@@ -82,31 +99,46 @@ def prepare(python: Path) -> None:
     _put(stub, environment.server_root / "backends" / "python" / STUB)
 
 
-def server_command(python: Path, repository: Path, ports: Ports, bind_address: str = "127.0.0.1") -> ServerCommand:
-    """How the server starts on ``repository`` with its models in ``python``'s environment; see `prepare`."""
-    environment = ask(python)
-    root = environment.server_root
+def server(environment: Environment, repository: Path, ports: Ports, address: str = "127.0.0.1") -> ServerPlan:
+    """The server as a process of this host, with its models in ``environment``; see `prepare`."""
     shared_memory = f"hf2triton_{ports.http}_"
-    argv = (
+    return ServerPlan(
+        target="openvino",
+        repository=repository,
+        argv=_argv(environment, repository, ports, address, shared_memory),
+        env=_variables(environment),
+        ports=ports,
+        address=address,
+        shared_memory=shared_memory,
+    )
+
+
+def server_in_container(repository: Path, ports: Ports, address: str, reads: Iterable[Path]) -> ServerPlan:
+    """The same in the target's image; ``reads`` is what the models need besides the repository."""
+    container = ContainerPlan(
+        image=image.image(), build=image.BUILD_COMMAND, reads=(repository, *sorted(reads)), shm_bytes=SHM_BYTES
+    )
+    plan = server(IN_IMAGE, repository, ports, EVERYWHERE)
+    return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
+
+
+def _argv(
+    environment: Environment, repository: Path, ports: Ports, address: str, shared_memory: str
+) -> tuple[str, ...]:
+    root = environment.server_root
+    return (
         str(root / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         f"--backend-directory={root / 'backends'}",
         f"--cache-directory={root / 'caches'}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory}",
         "--disable-auto-complete-config",
-        f"--http-address={bind_address}",
+        f"--http-address={address}",
         f"--http-port={ports.http}",
-        f"--grpc-address={bind_address}",
+        f"--grpc-address={address}",
         f"--grpc-port={ports.grpc}",
-        f"--metrics-address={bind_address}",
+        f"--metrics-address={address}",
         f"--metrics-port={ports.metrics}",
-    )
-    return ServerCommand(
-        argv=argv,
-        env=_variables(environment),
-        repository=repository,
-        address=bind_address,
-        shared_memory=shared_memory,
     )
 
 

@@ -5,14 +5,18 @@ Written to upstream's contract (TensorRT-LLM 1.2.1). The image has not been run 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf import text_format
 
+from include import servers
 from include.errors import HostError, ToolError
-from include.servers import Ports, ServerCommand
+from include.repository import paths
+from include.servers import ContainerPlan, Ports, ServerPlan
+from include.servers.plan import EVERYWHERE
 from include.settings import PROJECT, Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
 from include.store import write_atomic
@@ -21,12 +25,15 @@ from include.targets.tensorrt_llm import engines, gpu, memory, templates
 from include.targets.tensorrt_llm.containers import DockerImage
 from include.targets.tensorrt_llm.gpu import Gpu
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
-from include.targets.tensorrt_llm.server import EVERYWHERE, SHM_BYTES, ULIMITS, ServerContainer, server_argv
+from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 
 if TYPE_CHECKING:
     from include.model_config import ModelConfig
     from include.request import ReleaseRequest
+
+
+_MEMORY_BACK_S = 60.0
 
 
 class TensorRTLLMTarget:
@@ -39,7 +46,6 @@ class TensorRTLLMTarget:
     build_module = engines.MODULE
     device = "cuda"
     applies_chat_template = False
-    can_serve = False  # launch_triton starts processes; a server in a container is not built yet
 
     def __init__(
         self, settings: Settings, own: TensorRTLLMSettings | None = None, docker: DockerImage | None = None
@@ -74,9 +80,18 @@ class TensorRTLLMTarget:
         memory.check_fits(memory.estimate(config, request), self.devices(request))
 
     def devices(self, request: ReleaseRequest) -> list[Gpu]:
-        """The idle GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few."""
+        """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few.
+
+        They are idle. Where that leaves too few, those of the live server are among them: `check_fits` knows what
+        it leaves free.
+        """
+        live = servers.find(servers.live_record(self._settings.artifacts))
         return gpu.usable(
-            self.list_gpus(), request.tp_size, min_driver=self._own.min_driver, busy_mib=self._own.busy_mib
+            self.list_gpus(),
+            self.gpus(request),
+            min_driver=self._own.min_driver,
+            busy_mib=self._own.busy_mib,
+            shared=live.gpus if live else (),
         )
 
     def environment(self) -> dict[str, str]:
@@ -114,9 +129,13 @@ class TensorRTLLMTarget:
             cache.mkdir(parents=True, exist_ok=True)
         return StageImage(name=self.image.id, caches=caches, shm_bytes=SHM_BYTES, ulimits=ULIMITS)
 
+    def gpus(self, request: ReleaseRequest) -> int:
+        """One for each rank of the engine."""
+        return request.tp_size
+
     def gpu_ids(self) -> tuple[str, ...]:
-        """UUIDs of the GPUs of one model that an engine can be built for."""
-        return tuple(found.uuid for found in gpu.alike(self.list_gpus()))
+        """UUIDs of the GPUs of one model that an engine can be built for, those with the least memory in use first."""
+        return tuple(found.uuid for found in gpu.idle_first(gpu.alike(self.list_gpus()), self._own.busy_mib))
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """What changes an engine's bytes besides checkpoint, image and GPU: part of its key."""
@@ -152,34 +171,33 @@ class TensorRTLLMTarget:
         """Where a path of a server's config is on this host: the store is the same there; the rest is the image's."""
         return Path(path) if Path(path).is_relative_to(self._settings.artifacts) else Path("/")
 
-    def server_command(self, repository: Path, ports: Ports) -> ServerCommand:
-        """What runs in the server's container; `server_container` says what the container is like."""
-        container = self.server_container(repository, ports)
-        return ServerCommand(
-            argv=container.argv, env=dict(container.env), repository=repository, address=container.bind_address
-        )
-
-    def server_container(self, repository: Path, ports: Ports) -> ServerContainer:
+    def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """The server's container; raises `HostError` if another image or GPU model built its engine."""
-        engine_dir = _parameter(repository, "tensorrt_llm", "gpt_model_path")
-        ranks = self._check_engine(engine_dir).world_size
-        network = self._own.network
-        bind = self._settings.bind_address
-        address = bind if network == "host" else EVERYWHERE
-        return ServerContainer(
-            image=self.image.id,
-            argv=server_argv(self.image, repository, ports, ranks=ranks, address=address),
-            env={"HOME": "/tmp", "HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # noqa: S108
-            gpus=ranks,
-            reads=(repository, engine_dir, _parameter(repository, "preprocessing", "tokenizer_dir")),
-            ports=(ports.http, ports.grpc, ports.metrics) if network == "bridge" else (),
-            bind_address=bind,
-            network=network,
+        named = (path for path in paths(repository) if self.local_path(str(path)) == path)
+        ranks = self._check_engine(_engine_dir(repository)).world_size
+        address = self._settings.bind_address
+        inside = address if self._own.network == "host" else EVERYWHERE
+        return ServerPlan(
+            target=self.name,
+            repository=repository,
+            argv=server_argv(self.image, repository, ports, ranks=ranks, address=inside),
+            env={"HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+            ports=ports,
+            address=address,
+            container=ContainerPlan(
+                image=self.image.id,
+                gpus=ranks,
+                reads=(repository, *sorted(named)),
+                network=self._own.network,
+                shm_bytes=SHM_BYTES,
+                ulimits=dict(ULIMITS),
+            ),
         )
 
-    def wait_for_memory(self, devices: list[Gpu], timeout_s: float = 60) -> None:
-        """Waits until a stopped server's GPUs are empty; raises `HostError` if they are not in time."""
-        gpu.wait_until_idle(self.list_gpus, {g.uuid for g in devices}, busy_mib=self._own.busy_mib, timeout_s=timeout_s)
+    def wait_for_memory(self, gpus: Collection[str]) -> None:
+        """Waits until GPUs whose server was stopped are idle; raises `HostError` if they are not within a minute."""
+        if gpus:
+            gpu.wait_until_idle(self.list_gpus, gpus, busy_mib=self._own.busy_mib, timeout_s=_MEMORY_BACK_S)
 
     def list_gpus(self) -> list[Gpu]:
         """What the image's nvidia-smi says now; raises `HostError` if it lists no GPU."""
@@ -209,13 +227,13 @@ class TensorRTLLMTarget:
         return engines.check_fits(directory, self.image, self._gpu.name)
 
 
-def _parameter(repository: Path, model: str, key: str) -> Path:
-    """A path among a filled model's parameters."""
+def _engine_dir(repository: Path) -> Path:
+    """The engine that a filled repository serves."""
     from tritonclient.grpc import model_config_pb2
 
-    path = repository / model / "config.pbtxt"
+    path = repository / "tensorrt_llm" / "config.pbtxt"
     try:
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
     except (OSError, text_format.ParseError) as error:
         raise ToolError(f"the repository's config cannot be read: {error}", where=str(path)) from error
-    return Path(config.parameters[key].string_value)
+    return Path(config.parameters["gpt_model_path"].string_value)

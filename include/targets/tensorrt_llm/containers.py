@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from include.targets.tensorrt_llm.docker_errors import failure
+from include.runners.docker_errors import failure
 
 if TYPE_CHECKING:
     from docker import DockerClient

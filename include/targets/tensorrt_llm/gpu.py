@@ -93,8 +93,15 @@ def alike(gpus: Sequence[Gpu]) -> list[Gpu]:
     return [gpu for gpu in supported if gpu.name == name]
 
 
-def usable(gpus: Sequence[Gpu], count: int, *, min_driver: str, busy_mib: int) -> list[Gpu]:
-    """The idle ones among those `alike`: at least ``count``.
+def idle_first(gpus: Sequence[Gpu], busy_mib: int) -> list[Gpu]:
+    """The same GPUs, those without a user before the others."""
+    return sorted(gpus, key=lambda gpu: _is_busy(gpu, busy_mib))
+
+
+def usable(
+    gpus: Sequence[Gpu], count: int, *, min_driver: str, busy_mib: int, shared: Collection[str] = ()
+) -> list[Gpu]:
+    """At least ``count`` of those `alike`: the idle ones; if they are too few also those with an id in ``shared``.
 
     Raises:
         HostError: the driver is too old, or too few GPUs have the right architecture or are idle.
@@ -107,10 +114,13 @@ def usable(gpus: Sequence[Gpu], count: int, *, min_driver: str, busy_mib: int) -
             where="field tp_size",
             fix=f"use tp_size {len(same)} or less, or a host with more GPUs",
         )
-    idle = [gpu for gpu in same if (gpu.memory_used_mib or 0) <= busy_mib]
-    if len(idle) < count:
-        raise _busy([gpu for gpu in same if gpu not in idle], count, len(idle), busy_mib)
-    return idle
+    idle = [gpu for gpu in same if not _is_busy(gpu, busy_mib)]
+    if len(idle) >= count:
+        return idle
+    busy = [gpu for gpu in same if _is_busy(gpu, busy_mib) and gpu.uuid not in shared]
+    if len(same) - len(busy) < count:
+        raise _busy(busy, count, len(same) - len(busy), busy_mib)
+    return [gpu for gpu in same if gpu not in busy]
 
 
 def wait_until_idle(
@@ -127,7 +137,7 @@ def wait_until_idle(
         HostError: it has not after ``timeout_s`` seconds; the message names the GPUs.
     """
     deadline = time.monotonic() + timeout_s
-    while busy := [g for g in list_gpus() if g.uuid in uuids and (g.memory_used_mib or 0) > busy_mib]:
+    while busy := [g for g in list_gpus() if g.uuid in uuids and _is_busy(g, busy_mib)]:
         if time.monotonic() > deadline:
             raise _busy(busy, len(uuids), len(uuids) - len(busy), busy_mib)
         time.sleep(poll_s)
@@ -145,6 +155,10 @@ def _gpu(row: list[str]) -> Gpu:
         memory_total_mib=_number(total),
         memory_used_mib=_number(used),
     )
+
+
+def _is_busy(gpu: Gpu, busy_mib: int) -> bool:
+    return (gpu.memory_used_mib or 0) > busy_mib
 
 
 def _number(field: str) -> int | None:

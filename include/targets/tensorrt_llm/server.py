@@ -7,7 +7,6 @@ at once and leaves the server behind, which as a container's process would end t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -18,33 +17,11 @@ if TYPE_CHECKING:
     from include.servers import Ports
 
 ENGINE_MODEL = "tensorrt_llm"
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container: what is published decides who can reach it
 SHM_BYTES = 2 << 30
 ULIMITS: Mapping[str, int] = MappingProxyType({"memlock": -1, "stack": 67_108_864})
 
 
-@dataclass(frozen=True)
-class ServerContainer:
-    """A server's container, as any Docker client can create it.
-
-    ``ports`` is published on ``bind_address`` under the same numbers; with ``network`` host nothing is published.
-    """
-
-    image: str
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    gpus: int
-    reads: tuple[Path, ...]
-    ports: tuple[int, ...]
-    bind_address: str
-    network: str
-    shm_bytes: int = SHM_BYTES
-    ulimits: Mapping[str, int] = field(default_factory=lambda: ULIMITS)
-
-
-def server_argv(
-    image: ImageFacts, repository: Path, ports: Ports, *, ranks: int, address: str = EVERYWHERE
-) -> tuple[str, ...]:
+def server_argv(image: ImageFacts, repository: Path, ports: Ports, *, ranks: int, address: str) -> tuple[str, ...]:
     """The server's argument list: tritonserver for one rank, else mpirun with as many."""
     if ranks == 1:
         return _rank(image, repository, ports, address, 0)

@@ -13,17 +13,20 @@ from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk import Context, ResumableJobMixin
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
-from hf2triton.operators.task import call_task
+from hf2triton.operators.task import call_task, describe_events
+from hf2triton.worker import worker_of
 from include.errors import HostError, PipelineError
 from include.settings import settings
-from include.store import ArtifactStore, Claim
+from include.store import Claim
 
 if TYPE_CHECKING:
     from docker import APIClient
     from pydantic import JsonValue
 
     from include.runners.container_job import ContainerJob
-    from include.runners.docker import ContainerSpec, DockerRunner
+    from include.runners.containers import ContainerSpec
+    from include.runners.docker import DockerRunner
+    from include.store import ArtifactStore
     from include.targets import StageCommand, StageJob, Target
 
 ACTIVE, SUCCEEDED, GONE = "active", "succeeded", "gone"
@@ -62,13 +65,15 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Returns the reference to the artifact; nothing is started on a hit."""
         stage: StageJob = call_task(self.task_id, "job", self.inputs, context, self.log.info)
-        store = ArtifactStore(settings().artifacts)
+        store = worker_of(context, self.log.info).store
         with store.claim(stage.kind, stage.inputs, log=self.log.info, resume=True) as claim:
             if claim.hit:
                 self._sweep(store)
             else:
                 self._make(stage, store, claim, context)
-            return {"kind": stage.kind, "name": claim.name, "reused": claim.hit}
+        made = {"kind": stage.kind, "name": claim.name, "reused": claim.hit}
+        describe_events(self, made, context)
+        return made
 
     def on_kill(self) -> None:
         """Removes the container with the task."""
@@ -127,7 +132,8 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
     def _spec(self, context: Context, labels: Mapping[str, str]) -> ContainerSpec:
         """The container of this stage, its GPUs leased."""
         from include.gpu_leases import lease
-        from include.runners.docker import ContainerSpec
+        from include.runners.containers import ContainerSpec
+        from include.servers import gpus_in_use
 
         attempt = self._running
         image = attempt.target.stage_image()
@@ -136,7 +142,7 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
             count,
             attempt.target.gpu_ids() if count else (),
             directory=settings().gpu_lease_dir,
-            in_use=self._runner().gpus_in_use,
+            in_use=partial(gpus_in_use, self._runner(), settings().artifacts),
             log=self.log.info,
         )
         argv = (*attempt.command.argv, "--out", str(attempt.claim.partial))

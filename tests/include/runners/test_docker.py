@@ -16,12 +16,8 @@ from typing import Any
 import pytest
 
 from include.errors import HostError, ToolError, TransientError, UserError
-from include.runners.docker import (
-    CODE_ROOT,
-    LABEL_GPUS,
-    ContainerSpec,
-    DockerRunner,
-)
+from include.runners.containers import LABEL_GPUS, ContainerSpec
+from include.runners.docker import CODE_ROOT, DockerRunner
 from include.runners.engine import EngineAway, local_engine, unreachable
 from include.settings import PROJECT
 from tests.engine import BASE, client_or_skip, containers

@@ -1,4 +1,4 @@
-"""GPUs as nvidia-smi lists them, Docker's own error messages, and the memory estimates."""
+"""GPUs as nvidia-smi lists them, and the memory estimates."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
+from include.errors import HostError
 from include.model_config import ModelConfig
 from include.request import ReleaseRequest
 from include.targets.tensorrt_llm import gpu, memory
-from include.targets.tensorrt_llm.docker_errors import failure
 from include.targets.tensorrt_llm.gpu import Gpu
 from include.targets.tensorrt_llm.memory import GIB
 
@@ -139,6 +138,16 @@ def test_only_idle_gpus_of_the_commonest_supported_model_are_offered() -> None:
     assert gpu.usable([*other, *h100s(3), busy], 2, min_driver="590.44", busy_mib=1024) == h100s(3)
 
 
+def test_the_gpus_of_the_live_server_are_offered_only_where_idle_ones_do_not_suffice() -> None:
+    gpus = [replace(H100, index=n, uuid=f"GPU-{n}", memory_used_mib=used) for n, used in enumerate([60000, 60000, 4])]
+    offered = [
+        [g.index for g in gpu.usable(gpus, count, min_driver="1", busy_mib=1024, shared={"GPU-0"})] for count in (1, 2)
+    ]
+    assert offered == [[2], [0, 2]]
+    with pytest.raises(HostError, match="3 idle GPUs are needed, 2 are; GPU 1"):
+        gpu.usable(gpus, 3, min_driver="1", busy_mib=1024, shared={"GPU-0"})
+
+
 def test_a_longer_driver_version_is_compared_as_numbers() -> None:
     assert gpu.usable(h100s(1, driver="600.9"), 1, min_driver="590.44.01", busy_mib=1024)
 
@@ -160,83 +169,6 @@ def test_other_gpus_are_not_waited_for() -> None:
 
 def _listing(used: Callable[[], int]) -> Callable[[], Sequence[Gpu]]:
     return lambda: [replace(H100, memory_used_mib=used())]
-
-
-@pytest.mark.parametrize(
-    ("message", "kind", "words"),
-    [
-        (
-            'Error response from daemon: could not select device driver "" with capabilities: [[gpu]]',
-            HostError,
-            "no NVIDIA runtime",
-        ),
-        ("failed to discover GPU vendor from CDI: no known GPU vendor found", HostError, "no NVIDIA runtime"),
-        ("unknown or invalid runtime name: nvidia", HostError, "no NVIDIA runtime"),
-        (
-            "OCI runtime create failed: error running prestart hook: nvidia-container-cli: requirement error: "
-            "unsatisfied condition: cuda>=13.1, please update your driver to a newer version",
-            HostError,
-            "driver is too old for the image",
-        ),
-        (
-            "nvidia-container-cli: initialization error: load library failed: libnvidia-ml.so.1: cannot open",
-            HostError,
-            "cannot reach the driver",
-        ),
-        (
-            "write /var/lib/docker/tmp/GetImageBlob1: no space left on device",
-            HostError,
-            "Docker's disk is full",
-        ),
-        ("manifest for nvcr.io/nvidia/tritonserver:1 not found: manifest unknown", UserError, "no such image"),
-        ('Get "https://nvcr.io/v2/": unauthorized: authentication required', HostError, "docker login nvcr.io"),
-        (
-            "pull access denied for x, repository does not exist or may require 'docker login': denied",
-            HostError,
-            "docker login nvcr.io",
-        ),
-        (
-            "('Connection aborted.', PermissionError(13, 'Permission denied'))",
-            HostError,
-            "may not talk to the Docker engine",
-        ),
-        (
-            'Get "https://nvcr.io/v2/": dial tcp: lookup nvcr.io on 10.0.0.53:53: no such host',
-            TransientError,
-            "registry cannot be reached",
-        ),
-        (
-            'Get "https://nvcr.io/v2/": dial tcp 10.0.0.1:443: connect: connection refused',
-            TransientError,
-            "registry cannot be reached",
-        ),
-        (
-            "Error while fetching server API version: ('Connection aborted.', FileNotFoundError(2, 'No such file'))",
-            HostError,
-            "no Docker engine answers",
-        ),
-        ("something new", ToolError, "Docker failed: something new"),
-    ],
-    ids=[
-        "no-toolkit",
-        "no-toolkit-cdi",
-        "no-runtime",
-        "cuda-condition",
-        "no-driver",
-        "disk",
-        "no-such-tag",
-        "unauthorized",
-        "denied",
-        "socket-permission",
-        "offline",
-        "registry-down",
-        "no-docker",
-        "unknown",
-    ],
-)
-def test_dockers_words_become_a_cause_and_a_fix(message: str, kind: type[PipelineError], words: str) -> None:
-    found = failure(message, where="nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3")
-    assert (type(found), words in str(found)) == (kind, True), found
 
 
 def config_of(fields: dict[str, object]) -> ModelConfig:

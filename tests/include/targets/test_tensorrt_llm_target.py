@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from include import repository
+from include import repository, servers
 from include.errors import HostError, ToolError
 from include.model_config import ModelConfig
 from include.request import ReleaseRequest
-from include.servers import Ports
+from include.servers import ContainerPlan, Ports, ServerPlan, ServerRecord
 from include.settings import Settings
 from include.store import Manifest
 from include.targets.tensorrt_llm import TensorRTLLMTarget, probe
@@ -35,6 +35,7 @@ VERSIONS = {
     "python": "3.12.3",
 }
 GPUS = "\n".join(f"{n}, GPU-{n}, NVIDIA L40S, 8.9, 590.44.01, 46068, 3" for n in range(2))
+BUSY = GPUS.replace("46068, 3", "46068, 40000", 1)
 
 
 class PlayedImage(DockerImage):
@@ -200,9 +201,9 @@ def test_the_server_is_started_with_documented_flags(tmp_path: Path, tp: int, ne
     it = target(tmp_path, network=network)
     engine = write_engine(tmp_path, tp=tp)
     path = write_repository(tmp_path, it, engine, request(tp_size=tp))
-    container = it.server_container(path, PORTS)
-    ranks = ranks_of(container.argv, tp)
-    assert len(ranks) == container.gpus == tp
+    plan = it.server(path, PORTS)
+    ranks = ranks_of(plan.argv, tp)
+    assert len(ranks) == plan.gpus == it.gpus(request(tp_size=tp)) == tp
     for number, rank in enumerate(ranks):
         flags = documented(rank)
         assert flags["model-repository"] == str(path)
@@ -211,10 +212,15 @@ def test_the_server_is_started_with_documented_flags(tmp_path: Path, tp: int, ne
         assert flags.get("load-model") == ("tensorrt_llm" if number else None)
         assert flags.get("model-control-mode") == ("explicit" if number else None)
         assert flags["http-address"] == ("127.0.0.1" if network == "host" else "0.0.0.0")
-    assert container.ports == (() if network == "host" else (18000, 18001, 18002))
-    assert (container.shm_bytes, dict(container.ulimits)) == (2 << 30, {"memlock": -1, "stack": 67_108_864})
-    assert container.bind_address == it.server_command(path, PORTS).address == "127.0.0.1"
-    assert set(container.reads) == {path, engine, tmp_path / "store" / "checkpoints" / "key" / "tokenizer"}
+    assert (plan.address, plan.ports) == ("127.0.0.1", PORTS)
+    assert plan.container == ContainerPlan(
+        image=it.image.id,
+        gpus=tp,
+        reads=(path, tmp_path / "store" / "checkpoints" / "key" / "tokenizer", engine),
+        network=network,
+        shm_bytes=2 << 30,
+        ulimits={"memlock": -1, "stack": 67_108_864},
+    )
 
 
 def ranks_of(argv: tuple[str, ...], tp: int) -> list[list[str]]:
@@ -259,12 +265,42 @@ def test_an_engine_of_another_gpu_is_refused_again_before_launch(tmp_path: Path)
     path = write_repository(tmp_path, target(tmp_path), write_engine(tmp_path), request())
     elsewhere = target(tmp_path, PlayedImage(GPUS.replace("L40S", "A10").replace("8.9", "8.6")))
     with pytest.raises(HostError, match="built on NVIDIA L40S, this host has NVIDIA A10"):
-        elsewhere.server_command(path, PORTS)
+        elsewhere.server(path, PORTS)
 
 
-def test_memory_is_waited_for_by_gpu(tmp_path: Path) -> None:
-    it = target(tmp_path)
-    it.wait_for_memory(it.devices(request()))
+def test_memory_is_waited_for_on_the_gpus_that_a_server_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("include.targets.tensorrt_llm._MEMORY_BACK_S", 0)
+    it = target(tmp_path, PlayedImage(BUSY))
+    it.wait_for_memory(["GPU-1"])
+    with pytest.raises(HostError, match=r"GPU 0 \(NVIDIA L40S\): 40000 of 46068 MiB in use"):
+        it.wait_for_memory(["GPU-0"])
+
+
+def test_idle_gpus_are_offered_first(tmp_path: Path) -> None:
+    assert target(tmp_path, PlayedImage(BUSY)).gpu_ids() == ("GPU-1", "GPU-0")
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "words"),
+    [(20_000, None), (500, r"calibrate_awq needs about .* GiB of GPU memory, 0\.5 GiB are free")],
+    ids=["room beside it", "no room"],
+)
+def test_the_live_servers_gpu_may_be_shared_if_its_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, words: str | None
+) -> None:
+    image = PlayedImage(GPUS.replace("46068, 3", f"46068, {46068 - free_mib}"))
+    it = target(tmp_path, image)
+    with pytest.raises(HostError, match="1 idle GPUs are needed, 0 are"):
+        it.devices(request())
+    plan = ServerPlan(target="tensorrt_llm", repository=tmp_path, argv=("x",), env={}, ports=PORTS)
+    live = ServerRecord(plan=plan, log=tmp_path / "live.log", gpus=("GPU-1",))
+    monkeypatch.setattr("include.servers.find", {servers.live_record(tmp_path / "store"): live}.get)
+    assert [found.uuid for found in it.devices(request())] == ["GPU-1"]
+    if words:
+        with pytest.raises(HostError, match=words):
+            it.check_fits(request(), CONFIG)
+    else:
+        it.check_fits(request(), CONFIG)
 
 
 def test_every_setting_can_be_given_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

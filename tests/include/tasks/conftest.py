@@ -23,7 +23,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return Worker(settings=Settings(), log=lambda _: None, run_id="manual__1")
+    return Worker(settings=Settings(), log=lambda _: None, dag_id="release_awq_engine", run_id="manual__1")
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ def test_a_request_that_cannot_be_met_is_refused(
     assert not list(worker.settings.artifacts.rglob("*"))
 
 
-def test_a_target_that_cannot_be_served_is_refused(worker: Worker, model: Path) -> None:
-    with pytest.raises(HostError, match="tensorrt_llm is not available on this host(.|\n)*field target"):
+def test_a_target_that_needs_containers_is_refused_by_a_deployment_without(worker: Worker, model: Path) -> None:
+    with pytest.raises(HostError, match="tensorrt_llm runs in containers(.|\n)*field target"):
         check(worker, model, target="tensorrt_llm")
 
 
@@ -127,7 +127,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_download(
 def test_a_target_that_the_host_does_not_have_is_refused(worker: Worker, model: Path, tmp_path: Path) -> None:
     settings = Settings(openvino_python=tmp_path / "no-python", artifacts=tmp_path / "artifacts")
     with pytest.raises(HostError, match="target openvino is not available(.|\n)*make setup"):
-        check(Worker(settings=settings, log=print, run_id="r"), model)
+        check(Worker(settings=settings, log=print, dag_id="d", run_id="r"), model)
 
 
 @pytest.mark.parametrize(

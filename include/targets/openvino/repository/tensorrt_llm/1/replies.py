@@ -97,7 +97,7 @@ class Reply:
         if self._wishes.num_input_tokens:
             tensors.append(column.tensor("num_input_tokens", [a.prompt_len for a in self._answers]))
         if self._wishes.num_output_tokens:
-            tensors.append(column.tensor("num_output_tokens", [a.transcript.length for a in self._answers]))
+            tensors.append(column.tensor("num_output_tokens", [piece.length for piece in pieces]))
         return tensors
 
 

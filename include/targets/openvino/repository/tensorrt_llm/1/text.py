@@ -69,10 +69,14 @@ class StopWords:
 
 @dataclass(frozen=True)
 class Piece:
-    """Token ids to be decoded after ``context``; the text's last ``overhang`` characters follow a stop word."""
+    """Token ids to be decoded after ``context``; the text's last ``overhang`` characters follow a stop word.
+
+    ``length``: how many of the ids are the answer's, not the prompt's.
+    """
 
     context: tuple[int, ...]
     ids: tuple[int, ...]
+    length: int
     overhang: int = 0
 
 
@@ -126,4 +130,5 @@ class Transcript:
 
     def _piece(self, end: int) -> Piece:
         context = tuple(self._ids[self._taken_context : self._taken])
-        return Piece(context, tuple(self._ids[self._taken : end]), self._overhang)
+        length = end - max(self._taken, self._prompt_len)
+        return Piece(context, tuple(self._ids[self._taken : end]), length, self._overhang)

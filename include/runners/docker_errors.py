@@ -56,6 +56,12 @@ _CAUSES = (
         "free space below Docker's data root (`docker system df` shows what takes it); the image needs about 40 GB",
     ),
     _cause(
+        r"port is already allocated|address already in use",
+        HostError,
+        "a port that a container is to have is taken",
+        "stop what has it (`docker ps` shows the ports of containers), or choose another port",
+    ),
+    _cause(
         r"PermissionError|permission denied.*(daemon|docker\.sock)",
         HostError,
         "this user may not talk to the Docker engine",

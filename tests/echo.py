@@ -1,0 +1,53 @@
+"""A model repository that any Triton with a python backend serves: one model that gives back what it was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from include import servers
+from include.servers import Ports, ServerRecord
+
+CONFIG = """
+name: "echo"
+backend: "python"
+max_batch_size: 0
+input [ { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] } ]
+output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+"""
+ECHO = """
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def execute(self, requests):
+        arrays = [pb_utils.get_input_tensor_by_name(r, "IN").as_numpy() for r in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", a)]) for a in arrays]
+"""
+BROKEN = """
+class TritonPythonModel:
+    def initialize(self, args):
+        raise RuntimeError("no such engine: 4711")
+"""
+
+
+def write_repository(root: Path, code: str = ECHO) -> Path:
+    """The repository, below ``root``."""
+    model = root / "repository" / "echo"
+    (model / "1").mkdir(parents=True, exist_ok=True)
+    (model / "config.pbtxt").write_text(CONFIG)
+    (model / "1" / "model.py").write_text(code)
+    return root / "repository"
+
+
+def ask(record: ServerRecord, number: int) -> int:
+    """What the model of a server answers."""
+    body = {"inputs": [{"name": "IN", "shape": [1], "datatype": "INT32", "data": [number]}]}
+    answer = httpx.post(f"{record.url}/v2/models/echo/infer", json=body, timeout=30).json()
+    return int(answer["outputs"][0]["data"][0])
+
+
+def free() -> Ports:
+    """Ports that nobody has now."""
+    http, grpc, metrics = servers.free_ports(3)
+    return Ports(http=http, grpc=grpc, metrics=metrics)

@@ -1,0 +1,40 @@
+"""What the tasks ask a runner for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from include.request import ReleaseRequest
+from include.targets.openvino import OpenVinoTarget
+from include.tasks import ArtifactRef, Checked, build_engine, calibrate_awq, check_request, pull_model
+from include.worker import Worker
+
+PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}
+
+
+class ThreeGpus(OpenVinoTarget):
+    """A target whose stages take three GPUs."""
+
+    def gpus(self, request: ReleaseRequest) -> int:
+        return 3
+
+
+@pytest.fixture
+def checked(worker: Worker, model: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
+    monkeypatch.setattr("include.worker.get_target", lambda name, settings: ThreeGpus(settings))
+    return check_request.run(worker, {"model": str(model), **PARAMS})
+
+
+def test_a_calibration_takes_as_many_gpus_as_its_target_says(worker: Worker, checked: Checked) -> None:
+    job = calibrate_awq.job(worker, checked, pull_model.run(worker, checked))
+    assert (job.kind, job.gpus) == ("checkpoints", 3)
+
+
+def test_a_build_takes_as_many_gpus_as_its_target_says(worker: Worker, checked: Checked) -> None:
+    with worker.store.claim("checkpoints", {"is": "made up"}, log=worker.log) as claim:
+        (claim.partial / "config.json").write_text("{}")
+        claim.commit()
+    job = build_engine.job(worker, checked, ArtifactRef(kind="checkpoints", name=claim.name, reused=False))
+    assert (job.kind, job.gpus) == ("engines", 3)
