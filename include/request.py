@@ -21,135 +21,20 @@ REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"
 SEED_PROMPT = "How do I count to nine in French?"
 
 Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
+Clients = Annotated[int, Field(ge=1, le=256)]
+Approver = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-def _field(section: str, title: str, description: str, default: Any, **limits: Any) -> Any:  # noqa: ANN401
+def form_field(section: str, title: str, description: str, default: Any, **limits: Any) -> Any:  # noqa: ANN401
+    """A field with all that the trigger form shows of it."""
     extra = {"section": section, **limits.pop("extra", {})}
     return Field(default, title=title, description=description, json_schema_extra=extra, **limits)
 
 
-class ReleaseRequest(BaseModel):
-    """One run of `release_awq_engine`. Lengths are in tokens."""
+class Form(BaseModel):
+    """The params of a DAG."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", regex_engine="python-re")
-
-    model: str = _field(
-        "Model",
-        "Model",
-        "Hugging Face Hub id, e.g. `NousResearch/Llama-2-7b-hf`, or the absolute path of a local model directory "
-        "(`config.json`, tokenizer, `*.safetensors`) on the worker.",
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        pattern=MODEL_PATTERN,
-        max_length=400,
-    )
-    revision: str = _field(
-        "Model",
-        "Revision",
-        "Branch, tag or commit on the Hub, resolved to a commit once, at the start. Not used for a local directory.",
-        "main",
-        pattern=REVISION_PATTERN,
-    )
-    target: Literal["openvino", "tensorrt_llm"] = _field(
-        "Model",
-        "Target",
-        "`tensorrt_llm`: an engine for this host's NVIDIA GPU. `openvino`: the same int4 weights served on the CPU.",
-        "openvino",
-    )
-    dtype: Literal["float16", "bfloat16"] = _field(
-        "Quantization",
-        "Data type",
-        "Type of everything that is not int4: activations, norms, embeddings.",
-        "float16",
-    )
-    awq_group_size: Literal[128, 64, 32, 16] = _field(
-        "Quantization",
-        "AWQ group size",
-        "Weights that share one scale. Must divide the model's dimensions: 128 is usual, SmolLM2-135M needs 64.",
-        64,
-    )
-    calib_size: int = _field(
-        "Quantization", "Calibration samples", "Token blocks that AWQ looks at.", 32, ge=1, le=1024
-    )
-    calib_seq_len: int = _field(
-        "Quantization",
-        "Calibration length",
-        "Tokens in each calibration sample; 512 is usual on a GPU.",
-        128,
-        ge=16,
-        le=8192,
-    )
-    calib_data: str = _field(
-        "Quantization",
-        "Calibration data",
-        "`builtin` text, the absolute path of a `.txt` (a document a line) or `.jsonl` (`text` field) file, "
-        "or a Hub dataset id.",
-        "builtin",
-        pattern=DATA_PATTERN,
-        max_length=400,
-    )
-    tp_size: int = _field("Engine", "Tensor parallel size", "GPUs that share one copy of the model.", 1, ge=1, le=8)
-    max_batch_size: int = _field("Engine", "Max batch size", "Requests served at once.", 8, ge=1, le=256)
-    max_input_len: int = _field("Engine", "Max input length", "Longest prompt.", 1024, ge=1, le=131072)
-    max_seq_len: int = _field(
-        "Engine", "Max sequence length", "Longest prompt and answer together.", 2048, ge=2, le=131072
-    )
-    max_num_tokens: int = _field(
-        "Engine", "Max batched tokens", "Tokens that one engine step may work on.", 2048, ge=16, le=131072
-    )
-    kv_cache_memory_fraction: float = _field(
-        "Serving",
-        "KV cache memory",
-        "Share of the free device memory that the KV cache may take (on the CPU: of the host's memory, and never "
-        "more than max batch size x max sequence length needs).",
-        0.8,
-        ge=0.01,
-        le=0.95,
-    )
-    chat_template: Literal["auto", "off"] = _field(
-        "Serving",
-        "Chat template",
-        "`auto`: the endpoint wraps `text_input` in the model's chat template, if it has one and the target can "
-        "(`openvino`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
-        "auto",
-    )
-    streaming: bool = _field(
-        "Serving",
-        "Streaming",
-        "Serve `generate_stream` (token by token); `generate` then needs a client that does not ask to stream.",
-        False,
-    )
-    candidate_http_port: int = _field(
-        "Serving",
-        "Candidate HTTP port",
-        "Port of the candidate server; 0 takes a free one.",
-        0,
-        ge=0,
-        le=65535,
-    )
-    test_prompts: list[Prompt] = _field(
-        "Validation",
-        "Test prompts",
-        "Prompts that the candidate must answer, one a line.",
-        [SEED_PROMPT],
-        min_length=1,
-        max_length=20,
-    )
-
-    @field_validator("test_prompts", mode="before")
-    @classmethod
-    def _one_prompt_a_line(cls, value: object) -> object:
-        if isinstance(value, str):
-            return [line.strip() for line in value.splitlines() if line.strip()]
-        return value
-
-    @model_validator(mode="after")
-    def _lengths_fit(self) -> Self:
-        if self.max_input_len >= self.max_seq_len:
-            raise ValueError(
-                f"max_input_len ({self.max_input_len}) must be below max_seq_len ({self.max_seq_len}): "
-                "max_seq_len counts the prompt and the answer"
-            )
-        return self
 
     @classmethod
     def parse(cls, params: dict[str, Any]) -> Self:
@@ -168,6 +53,222 @@ class ReleaseRequest(BaseModel):
                 fix="correct the field and trigger the DAG again",
             ) from error
 
+
+class ReleaseRequest(Form):
+    """One run of `release_awq_engine`. Lengths are in tokens."""
+
+    model: str = form_field(
+        "Model",
+        "Model",
+        "Hugging Face Hub id, e.g. `NousResearch/Llama-2-7b-hf`, or the absolute path of a local model directory "
+        "(`config.json`, tokenizer, `*.safetensors`) on the worker.",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        pattern=MODEL_PATTERN,
+        max_length=400,
+    )
+    revision: str = form_field(
+        "Model",
+        "Revision",
+        "Branch, tag or commit on the Hub, resolved to a commit once, at the start. Not used for a local directory.",
+        "main",
+        pattern=REVISION_PATTERN,
+    )
+    target: Literal["openvino", "tensorrt_llm"] = form_field(
+        "Model",
+        "Target",
+        "`tensorrt_llm`: an engine for this host's NVIDIA GPU. `openvino`: the same int4 weights served on the CPU.",
+        "openvino",
+    )
+    dtype: Literal["float16", "bfloat16"] = form_field(
+        "Quantization",
+        "Data type",
+        "Type of everything that is not int4: activations, norms, embeddings.",
+        "float16",
+    )
+    awq_group_size: Literal[128, 64, 32, 16] = form_field(
+        "Quantization",
+        "AWQ group size",
+        "Weights that share one scale. Must divide the model's dimensions: 128 is usual, SmolLM2-135M needs 64.",
+        64,
+    )
+    calib_size: int = form_field(
+        "Quantization", "Calibration samples", "Token blocks that AWQ looks at.", 32, ge=1, le=1024
+    )
+    calib_seq_len: int = form_field(
+        "Quantization",
+        "Calibration length",
+        "Tokens in each calibration sample; 512 is usual on a GPU.",
+        128,
+        ge=16,
+        le=8192,
+    )
+    calib_data: str = form_field(
+        "Quantization",
+        "Calibration data",
+        "`builtin` text, the absolute path of a `.txt` (a document a line) or `.jsonl` (`text` field) file, "
+        "or a Hub dataset id.",
+        "builtin",
+        pattern=DATA_PATTERN,
+        max_length=400,
+    )
+    tp_size: int = form_field("Engine", "Tensor parallel size", "GPUs that share one copy of the model.", 1, ge=1, le=8)
+    max_batch_size: int = form_field("Engine", "Max batch size", "Requests served at once.", 8, ge=1, le=256)
+    max_input_len: int = form_field("Engine", "Max input length", "Longest prompt.", 1024, ge=1, le=131072)
+    max_seq_len: int = form_field(
+        "Engine", "Max sequence length", "Longest prompt and answer together.", 2048, ge=2, le=131072
+    )
+    max_num_tokens: int = form_field(
+        "Engine", "Max batched tokens", "Tokens that one engine step may work on.", 2048, ge=16, le=131072
+    )
+    kv_cache_memory_fraction: float = form_field(
+        "Serving",
+        "KV cache memory",
+        "Share of the free device memory that the KV cache may take (on the CPU: of the host's memory, and never "
+        "more than max batch size x max sequence length needs).",
+        0.8,
+        ge=0.01,
+        le=0.95,
+    )
+    chat_template: Literal["auto", "off"] = form_field(
+        "Serving",
+        "Chat template",
+        "`auto`: the endpoint wraps `text_input` in the model's chat template, if it has one and the target can "
+        "(`openvino`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
+        "auto",
+    )
+    streaming: bool = form_field(
+        "Serving",
+        "Streaming",
+        "Serve `generate_stream` (token by token); `generate` then needs a client that does not ask to stream.",
+        False,
+    )
+    candidate_http_port: int = form_field(
+        "Serving",
+        "Candidate HTTP port",
+        "Port of the candidate server; 0 takes a free one.",
+        0,
+        ge=0,
+        le=65535,
+    )
+    test_prompts: list[Prompt] = form_field(
+        "Gates",
+        "Test prompts",
+        "Prompts that the candidate must answer, one a line.",
+        [SEED_PROMPT],
+        min_length=1,
+        max_length=20,
+    )
+    min_agreement: float = form_field(
+        "Gates",
+        "Least agreement",
+        "Least share of first tokens in which the endpoint's answers are those of the calibrated checkpoint, over "
+        "all prompts. 0: only measured.",
+        0.65,
+        ge=0,
+        le=1,
+    )
+    max_repetition: float = form_field(
+        "Gates",
+        "Most repetition",
+        "By how much answers may repeat themselves more than the checkpoint's: the share of sequences of four tokens "
+        "that were said before, averaged over the prompts. 1: only measured.",
+        0.25,
+        ge=0,
+        le=1,
+    )
+    max_perplexity_increase: float = form_field(
+        "Gates",
+        "Most perplexity increase",
+        "By which share quantization may raise the perplexity on held-out text. SmolLM2-135M rises by 0.21; for 7B "
+        "and more, which rise by 0.02 to 0.03, 0.05 is a better limit.",
+        0.3,
+        ge=0,
+        le=100,
+    )
+    max_perplexity_decrease: float = form_field(
+        "Gates",
+        "Most perplexity decrease",
+        "By which share the perplexity may fall before it is taken for a mistake in the measurement.",
+        0.02,
+        ge=0,
+        le=1,
+    )
+    speed_concurrencies: list[Clients] = form_field(
+        "Gates",
+        "Speed: concurrencies",
+        "How many requests at once the speed gate tries, one load after the other, e.g. `[1, 4]`.",
+        [1, 4],
+        min_length=1,
+        max_length=8,
+    )
+    min_speed_ratio: float = form_field(
+        "Gates",
+        "Speed: least ratio",
+        "Least tokens/s at each of these, as a share of the live release's, which is put under the same load beside "
+        "the candidate. 0: the live release is left alone, the candidate's speed only measured.",
+        0.8,
+        ge=0,
+        le=10,
+    )
+
+    require_approval: bool = form_field(
+        "Approval",
+        "Require approval",
+        "Once the gates are passed, a person decides whether the candidate goes live. Off: the gates decide.",
+        False,
+    )
+    approvers: list[Approver] = form_field(
+        "Approval",
+        "Approvers",
+        "Airflow users who may decide, one a line, by the id that the auth manager gives them (its own: the user "
+        "name). Empty: everyone who may act on the run.",
+        [],
+        max_length=50,
+        extra={"type": ["array", "null"]},  # or the form would demand an entry
+    )
+    approval_timeout_h: float = form_field(
+        "Approval",
+        "Approval timeout",
+        "Hours until a candidate that nobody has decided on is rejected. It keeps its memory for so long.",
+        24,
+        gt=0,
+        le=720,
+    )
+
+    swap: Literal["beside", "stop_first"] = form_field(
+        "Promotion",
+        "Swap",
+        "`beside`: the candidate runs beside the live server, and no request is lost. `stop_first`, where memory does "
+        "not hold two servers: the live server stops before the candidate starts, and the address answers 503 until "
+        "one of them is live; the release's report says for how long.",
+        "beside",
+    )
+
+    @field_validator("test_prompts", "approvers", mode="before")
+    @classmethod
+    def _one_a_line(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [line.strip() for line in value.splitlines() if line.strip()]
+        return [] if value is None else value
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        if self.max_input_len >= self.max_seq_len:
+            raise ValueError(
+                f"max_input_len ({self.max_input_len}) must be below max_seq_len ({self.max_seq_len}): "
+                "max_seq_len counts the prompt and the answer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_waits_for_a_person(self) -> Self:
+        if self.swap == "stop_first" and self.require_approval:
+            raise ValueError(
+                "swap stop_first cannot be had with require_approval: the live address would be down until a person "
+                "has decided; use swap beside, or let the gates decide"
+            )
+        return self
+
     @property
     def is_local(self) -> bool:
         """Whether ``model`` is a directory of this host rather than a Hub id."""
@@ -176,9 +277,14 @@ class ReleaseRequest(BaseModel):
     @property
     def slug(self) -> str:
         """The model's name in paths: ``org--name`` or ``local--directory``."""
-        if self.is_local:
-            return f"local--{re.sub(r'[^A-Za-z0-9.-]', '_', Path(self.model).name)}"
-        return self.model.replace("/", "--")
+        return slug_of(self.model)
+
+
+def slug_of(model: str) -> str:
+    """The name in paths of a Hub id or of a model's directory."""
+    if model.startswith("/"):
+        return f"local--{re.sub(r'[^A-Za-z0-9.-]', '_', Path(model).name)}"
+    return model.replace("/", "--")
 
 
 _FORMS = {

@@ -71,6 +71,14 @@ def test_counts_come_when_asked_for(plain: Endpoint) -> None:
     assert 10 < counted["num_input_tokens"] < MAX_INPUT_LEN
 
 
+def test_each_streamed_response_counts_its_own_tokens(streaming: Endpoint) -> None:
+    """As upstream's do (TensorRT-LLM pull request 5445)."""
+    body = {"text_input": PROMPT, "max_tokens": 7, "end_id": -1, "stream": True, "return_num_output_tokens": True}
+    counts = [event["num_output_tokens"] for event in _events(streaming, body)]
+    assert len(counts) > 1
+    assert sum(counts) == 7
+
+
 def test_prompt_comes_with_the_answer_when_asked_for(streaming: Endpoint) -> None:
     assert streaming.text(PROMPT, exclude_input_in_output=False) == PROMPT + streaming.text(PROMPT)
 

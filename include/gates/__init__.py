@@ -1,0 +1,55 @@
+"""The gates that a candidate passes before it goes live, through the endpoint that users will call.
+
+A `Gate` judges a `Trial` and gives a `Verdict` with its evidence; `validate` tries a list of them.
+"""
+
+from __future__ import annotations
+
+from include.gates import probes, quality, serving
+from include.gates.agreement import Agreement, EndToken, Repetition
+from include.gates.base import Gate, Trial, validate
+from include.gates.client import Client, Endpoint, NoAnswer
+from include.gates.reference import Continuation, HeldOut, Quality, Reference, read_reference
+from include.gates.speed import Speed
+from include.gates.verdict import Load, Report, Sample, Verdict
+from include.request import ReleaseRequest
+
+__all__ = [
+    "Client",
+    "Continuation",
+    "Endpoint",
+    "Gate",
+    "HeldOut",
+    "Load",
+    "NoAnswer",
+    "Quality",
+    "Reference",
+    "Report",
+    "Sample",
+    "Trial",
+    "Verdict",
+    "gates_for",
+    "read_reference",
+    "validate",
+]
+
+
+def gates_for(request: ReleaseRequest) -> tuple[Gate, ...]:
+    """Every gate, with the limits that the request sets, in the order in which they are tried."""
+    return (
+        serving.Ready(),
+        serving.Templates(),
+        quality.Quality(request.max_perplexity_increase, request.max_perplexity_decrease),
+        probes.SeedRequest(),
+        probes.TestPrompts(),
+        probes.SameOverGrpc(),
+        probes.MaxTokens(),
+        probes.StopWord(),
+        probes.BadWord(),
+        probes.Deterministic(),
+        probes.Streaming(),
+        Agreement(request.min_agreement),
+        EndToken(),
+        Repetition(request.max_repetition),
+        Speed(concurrencies=tuple(request.speed_concurrencies), min_ratio=request.min_speed_ratio),
+    )

@@ -1,0 +1,160 @@
+"""A gate, and what it judges."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from include.gates.client import Client, Endpoint, NoAnswer
+from include.gates.reference import Continuation, Reference
+from include.gates.tokens import Split, special_texts, splitter
+from include.gates.verdict import Outcome, Report, Sample, Verdict
+from include.request import SEED_PROMPT
+
+# How far an answer may run beyond the checkpoint's, to see whether it does.
+OVERRUN = 16
+_WORD = re.compile(r"[A-Za-z]{3,}")
+
+
+@dataclass(frozen=True)
+class Continued:
+    """How the candidate continues a prompt, beside how the checkpoint did."""
+
+    known: Continuation
+    text: str
+
+    @property
+    def sample(self) -> Sample:
+        """Both, side by side."""
+        return Sample(
+            prompt=self.known.prompt, answer=self.text, expected=self.known.after_text, expected_from="checkpoint"
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the gates judge: a candidate's endpoint, and what is known about what it should say.
+
+    ``chat``: whether the endpoint puts prompts into the model's chat template. ``max_input_len`` and
+    ``max_seq_len`` are its limits in tokens, ``repository`` the model repository that it was started on,
+    ``tokenizer`` the checkpoint's tokenizer directory, ``live`` the server of the release that is live now; None
+    where not known. Answers that several gates look at are asked for once.
+    """
+
+    client: Client
+    prompts: tuple[str, ...]
+    streaming: bool
+    chat: bool = False
+    reference: Reference | None = None
+    repository: Path | None = None
+    tokenizer: Path | None = None
+    live: Endpoint | None = None
+    max_input_len: int | None = None
+    max_seq_len: int | None = None
+
+    @cached_property
+    def split(self) -> Split:
+        """Text to tokens."""
+        return splitter(self.tokenizer)
+
+    @cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        """What no answer may hold: the special tokens, such as the one that ends an answer."""
+        return special_texts(self.tokenizer)
+
+    @cached_property
+    def comparable(self) -> tuple[Continuation, ...]:
+        """What calibration measured in the form that the endpoint uses, as far as it fits the endpoint's limits."""
+        known = self.reference.continuations if self.reference else ()
+        return tuple(c for c in known if c.chat == self.chat and self._fits(c))
+
+    @cached_property
+    def continued(self) -> tuple[Continued, ...]:
+        """The comparable prompts with the candidate's answers. Raises `NoAnswer`."""
+        return tuple(
+            Continued(known, self.client.text(known.prompt, max_tokens=_limit(known))) for known in self.comparable
+        )
+
+    @cached_property
+    def wordy(self) -> tuple[str, str, re.Match[str]] | None:
+        """A prompt, its answer, and a word in it, the first that is not at its start. Raises `NoAnswer`."""
+        for prompt in (*self.prompts, *(known.prompt for known in self.comparable)):
+            answer = self.client.text(prompt)
+            for word in _WORD.finditer(answer):
+                if answer[: word.start()].strip() and word[0] not in answer[: word.start()]:
+                    return prompt, answer, word
+        return None
+
+    @property
+    def talking_point(self) -> str:
+        """A prompt that gets an answer, if there is one."""
+        return self.wordy[0] if self.wordy else SEED_PROMPT
+
+    def may_be_empty(self, prompt: str) -> bool:
+        """Whether the checkpoint itself has nothing to say to ``prompt``."""
+        known = self.reference.of(prompt, self.chat) if self.reference else None
+        return known is not None and not known.after_text.strip()
+
+    def _fits(self, known: Continuation) -> bool:
+        prompt = len(known.prompt_ids)
+        fits_input = self.max_input_len is None or prompt <= self.max_input_len
+        return fits_input and (self.max_seq_len is None or prompt + _limit(known) <= self.max_seq_len)
+
+
+class Gate(ABC):
+    """One question about a candidate. Its dataclass fields are its limits.
+
+    A gate asks the endpoint and lets `NoAnswer` pass: `validate` makes a failure of it.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def threshold(self) -> str:
+        """What it takes to pass, in words, with the limits."""
+
+    @abstractmethod
+    def judge(self, trial: Trial) -> Verdict:
+        """Looks at the candidate; raises `NoAnswer` if it does not answer."""
+
+    def verdict(self, good: bool, found: str, **evidence: Any) -> Verdict:  # noqa: ANN401 - fields of Verdict
+        """Pass or fail."""
+        return self._verdict("pass" if good else "fail", found, **evidence)
+
+    def skip(self, reason: str) -> Verdict:
+        """It could not be tried here."""
+        return self._verdict("skip", reason)
+
+    def _verdict(self, outcome: Outcome, found: str, **evidence: Any) -> Verdict:  # noqa: ANN401
+        return Verdict(gate=self.name, outcome=outcome, threshold=self.threshold, found=found, **evidence)
+
+
+def validate(trial: Trial, gates: Sequence[Gate]) -> Report:
+    """Tries every gate; a gate that fails does not keep the others from being tried."""
+    verdicts = tuple(_judge(gate, trial) for gate in gates)
+    quality = trial.reference.quality if trial.reference else None
+    return Report(verdicts=verdicts, endpoint=trial.client.endpoint, quality=quality, answers=_answers(trial))
+
+
+def _judge(gate: Gate, trial: Trial) -> Verdict:
+    try:
+        return gate.judge(trial)
+    except NoAnswer as error:
+        return gate.verdict(False, str(error))
+
+
+def _answers(trial: Trial) -> tuple[Sample, ...]:
+    try:
+        return tuple(continued.sample for continued in trial.continued)
+    except NoAnswer:
+        return ()
+
+
+def _limit(known: Continuation) -> int:
+    return max(1, len(known.after_ids) + OVERRUN * known.after_ended)

@@ -1,0 +1,144 @@
+"""Asks a Triton server the way its users do."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+MODEL = "ensemble"
+TIMEOUT_S = 300.0
+PROBE_TOKENS = 48
+
+_SHOWN = 160
+
+
+class Endpoint(BaseModel):
+    """Where a Triton server answers."""
+
+    model_config = ConfigDict(frozen=True)
+    host: str
+    http_port: int
+    grpc_port: int
+
+    @property
+    def url(self) -> str:
+        """The HTTP address."""
+        return f"http://{self.host}:{self.http_port}"
+
+
+class NoAnswer(Exception):
+    """The endpoint answered with an error, or not at all. ``refused``: it says that the request is at fault."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+@dataclass(frozen=True)
+class Client:
+    """Asks an endpoint the way its users do. Raises `NoAnswer`."""
+
+    endpoint: Endpoint
+    http: httpx.Client
+
+    @classmethod
+    @contextmanager
+    def open(cls, endpoint: Endpoint) -> Iterator[Client]:
+        """A client whose connections are closed at the end."""
+        with httpx.Client(base_url=endpoint.url, timeout=TIMEOUT_S, trust_env=False) as http:
+            yield cls(endpoint, http)
+
+    def get(self, path: str) -> httpx.Response:
+        """What the server says at ``path``, whatever its status."""
+        try:
+            return self.http.get(path)
+        except httpx.TransportError as error:
+            raise NoAnswer(f"{type(error).__name__}: {error}") from error
+
+    def generate(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON answer of the generate endpoint."""
+        try:
+            response = self.http.post(path_of("generate"), json=body)
+        except httpx.TransportError as error:
+            raise NoAnswer(f"{type(error).__name__}: {error}") from error
+        return read_answer(response.text, response.status_code)
+
+    def text(self, prompt: str, **options: Any) -> str:  # noqa: ANN401 - the endpoint's own options
+        """The most probable answer to ``prompt``."""
+        return str(self.generate(_greedy(prompt) | options)["text_output"])
+
+    def stream(self, prompt: str, **options: Any) -> list[str]:  # noqa: ANN401 - the endpoint's own options
+        """The pieces of the most probable answer, from the streaming endpoint."""
+        body = _greedy(prompt) | {"stream": True} | options
+        try:
+            with self.http.stream("POST", path_of("generate_stream"), json=body) as response:
+                events = [line.removeprefix("data:") for line in response.iter_lines() if line.startswith("data:")]
+        except httpx.TransportError as error:
+            raise NoAnswer(f"{type(error).__name__}: {error}") from error
+        return [str(read_answer(event, response.status_code)["text_output"]) for event in events]
+
+    def grpc_text(self, prompt: str, max_tokens: int = PROBE_TOKENS) -> str:
+        """The answer through tritonclient; its stream call serves every kind of repository."""
+        import numpy as np
+        import tritonclient.grpc as triton
+
+        text = triton.InferInput("text_input", [1, 1], "BYTES")
+        text.set_data_from_numpy(np.array([[prompt.encode()]], dtype=np.object_))
+        tokens = triton.InferInput("max_tokens", [1, 1], "INT32")
+        tokens.set_data_from_numpy(np.array([[max_tokens]], dtype=np.int32))
+        answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        with self._grpc() as client:
+            client.start_stream(lambda result, error: answers.put((result, error)))
+            client.async_stream_infer(MODEL, [text, tokens])
+            result, error = answers.get(timeout=TIMEOUT_S)
+        if error is not None:
+            raise NoAnswer(f"gRPC: {error}")
+        return str(result.as_numpy("text_output").flat[0].decode())
+
+    def models(self) -> set[str]:
+        """The models that the server has in its repository, ready or not."""
+        with self._grpc() as client:
+            return {model.name for model in client.get_model_repository_index().models}
+
+    def model_config(self, name: str) -> Any:  # noqa: ANN401 - tritonclient's generated message class
+        """A served model's ``ModelConfig``."""
+        with self._grpc() as client:
+            return client.get_model_config(name).config
+
+    @contextmanager
+    def _grpc(self) -> Iterator[Any]:
+        import tritonclient.grpc as triton
+        from tritonclient.utils import InferenceServerException
+
+        with triton.InferenceServerClient(f"{self.endpoint.host}:{self.endpoint.grpc_port}") as client:
+            try:
+                yield client
+            except (InferenceServerException, queue.Empty) as error:
+                raise NoAnswer(f"gRPC: {error or 'no answer'}") from error
+
+
+def path_of(kind: str) -> str:
+    """Where an endpoint answers: ``kind`` is ``generate``, ``generate_stream`` or ``config``."""
+    return f"/v2/models/{MODEL}/{kind}"
+
+
+def _greedy(prompt: str) -> dict[str, Any]:
+    return {"text_input": prompt, "max_tokens": PROBE_TOKENS, "top_k": 1}
+
+
+def read_answer(text: str, status: int) -> dict[str, Any]:
+    """The fields of an answer; raises `NoAnswer` for an error, which a stream sends inside a 200."""
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise NoAnswer(f"HTTP {status}, not JSON: {text[:_SHOWN]}") from error
+    if status != httpx.codes.OK or "error" in fields:
+        raise NoAnswer(f"HTTP {status}: {fields.get('error', text)}", refused=status == httpx.codes.BAD_REQUEST)
+    return dict(fields)

@@ -1,0 +1,163 @@
+"""A constant load on Triton's generate endpoint, and what its clients see.
+
+Ours, as aiperf takes 10 to 16 s of two cores to start and end each run and cannot alternate between two servers;
+benchmarks/serving.py holds the two against each other (docs/serving-figures.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from time import perf_counter
+from typing import Any, Literal
+
+import httpx
+
+from include.gates.client import TIMEOUT_S, Client, Endpoint, NoAnswer, path_of, read_answer
+from include.gates.verdict import Load, Percentiles
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What clients ask for: greedy answers of exactly ``max_tokens`` tokens, streamed or whole."""
+
+    prompts: tuple[str, ...]
+    max_tokens: int
+    stream: bool
+
+    def bodies(self, count: int) -> list[dict[str, Any]]:
+        """Requests with the prompts in turn. Each starts as none before it did: no KV cache knows it yet."""
+        return [self._body(f"({secrets.token_hex(3)}) {prompt}") for prompt in islice(cycle(self.prompts), count)]
+
+    def _body(self, prompt: str) -> dict[str, Any]:
+        lengths = {"max_tokens": self.max_tokens, "min_tokens": self.max_tokens, "return_num_output_tokens": True}
+        return {"text_input": prompt, "top_k": 1, "stream": self.stream, **lengths}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One answer: its tokens as the endpoint counts them, seconds from request to end and, streamed, first token."""
+
+    tokens: int
+    latency_s: float
+    first_s: float | None
+
+    @property
+    def between_s(self) -> float | None:
+        """Mean time between tokens; what aiperf and genai-perf call inter-token latency."""
+        if self.first_s is None or self.tokens < 2:
+            return None
+        return (self.latency_s - self.first_s) / (self.tokens - 1)
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What came of some requests, ``seconds`` from the first one's start to the last one's end."""
+
+    seconds: float
+    timings: tuple[Timing, ...]
+    errors: tuple[NoAnswer, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(timing.tokens for timing in self.timings)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all clients together."""
+        return self.tokens / self.seconds
+
+
+def streams(endpoint: Endpoint) -> bool:
+    """Whether an endpoint can send an answer token by token. Raises `NoAnswer`."""
+    with Client.open(endpoint) as client:
+        answer = client.get(path_of("config"))
+    return bool(read_answer(answer.text, answer.status_code)["model_transaction_policy"]["decoupled"])
+
+
+def burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurrency: int) -> Burst:
+    """Sends all requests from ``concurrency`` clients, each its next one as soon as it has its answer."""
+    return asyncio.run(_burst(endpoint, bodies, concurrency))
+
+
+def load_of(server: Literal["candidate", "live"], concurrency: int, bursts: Sequence[Burst]) -> Load:
+    """The figures of some bursts on one server."""
+    timings = [timing for burst in bursts for timing in burst.timings]
+    failures = sum(len(burst.errors) for burst in bursts)
+    tokens, seconds = sum(burst.tokens for burst in bursts), sum(burst.seconds for burst in bursts)
+    return Load(
+        server=server,
+        concurrency=concurrency,
+        requests=len(timings) + failures,
+        failures=failures,
+        output_tokens=tokens,
+        seconds=seconds,
+        output_tokens_per_s=tokens / seconds,
+        requests_per_s=len(timings) / seconds,
+        latency_ms=_percentiles([timing.latency_s for timing in timings]),
+        ttft_ms=_percentiles([timing.first_s for timing in timings]),
+        itl_ms=_percentiles([timing.between_s for timing in timings]),
+    )
+
+
+async def _burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurrency: int) -> Burst:
+    limits = httpx.Limits(max_connections=concurrency)
+    no_certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading them would take longer than a small burst
+    async with httpx.AsyncClient(
+        base_url=endpoint.url, timeout=TIMEOUT_S, limits=limits, trust_env=False, verify=no_certificates
+    ) as http:
+        waiting = iter(bodies)
+
+        async def client() -> list[Timing | NoAnswer]:
+            return [await _ask(http, body) for body in waiting]
+
+        start = perf_counter()
+        answers = [answer for told in await asyncio.gather(*(client() for _ in range(concurrency))) for answer in told]
+        seconds = perf_counter() - start
+    return Burst(
+        seconds,
+        tuple(answer for answer in answers if isinstance(answer, Timing)),
+        tuple(answer for answer in answers if isinstance(answer, NoAnswer)),
+    )
+
+
+async def _ask(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | NoAnswer:
+    """Notes when each part of the answer came, and reads them only at the end, to take no time from the others."""
+    parts: list[tuple[float, bytes]] = []
+    sent = perf_counter()
+    try:
+        async with http.stream(
+            "POST", path_of("generate_stream" if body["stream"] else "generate"), json=body
+        ) as answer:
+            async for part in answer.aiter_raw():
+                parts.append((perf_counter() - sent, part))
+        tokens = _tokens(b"".join(part for _, part in parts).decode(), answer.status_code)
+    except httpx.TransportError as error:
+        return NoAnswer(f"{type(error).__name__}: {error}")
+    except NoAnswer as error:
+        return error
+    return Timing(tokens, latency_s=parts[-1][0], first_s=parts[0][0] if body["stream"] else None)
+
+
+def _tokens(text: str, status: int) -> int:
+    """Tokens of an answer: of its one response, or of all that were streamed."""
+    streamed = [line.removeprefix("data:") for line in text.split("\n") if line.startswith("data:")]
+    responses = [read_answer(response, status) for response in streamed or [text]]
+    if not all("num_output_tokens" in response for response in responses):
+        raise NoAnswer("the endpoint does not count its tokens (num_output_tokens)")
+    return sum(int(response["num_output_tokens"]) for response in responses)
+
+
+def _percentiles(seconds: Sequence[float | None]) -> Percentiles | None:
+    import numpy as np
+
+    known = [1000 * value for value in seconds if value is not None]
+    if not known:
+        return None
+    cuts: list[float] = np.percentile(known, (50, 90, 99)).tolist()
+    return Percentiles(p50=cuts[0], p90=cuts[1], p99=cuts[2])

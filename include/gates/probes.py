@@ -1,0 +1,241 @@
+"""Gates that ask something small and look at what comes: the endpoint keeps its promises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import fmean
+from typing import ClassVar
+
+from include.gates.base import Gate, Trial
+from include.gates.client import NoAnswer
+from include.gates.tokens import common_prefix
+from include.gates.verdict import Sample, Verdict, shown
+from include.request import SEED_PROMPT
+
+SEED = 20
+
+
+@dataclass(frozen=True)
+class SeedRequest(Gate):
+    """The request that this pipeline exists to answer, letter by letter."""
+
+    name: ClassVar[str] = "seed_request"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return "the answer is not empty"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Sends it."""
+        body = {"text_input": SEED_PROMPT, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
+        return _none_empty(self, trial, [(SEED_PROMPT, str(trial.client.generate(body)["text_output"]))])
+
+
+@dataclass(frozen=True)
+class TestPrompts(Gate):
+    """The user's own prompts, and those of the reference."""
+
+    __test__: ClassVar[bool] = False  # pytest takes it for tests by its name
+    name: ClassVar[str] = "test_prompts"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return "no answer is empty, unless the checkpoint's own is"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Asks each."""
+        answers = [(prompt, trial.client.text(prompt)) for prompt in trial.prompts]
+        answers += [(c.known.prompt, c.text) for c in trial.continued if c.known.prompt not in trial.prompts]
+        return _none_empty(self, trial, answers)
+
+
+@dataclass(frozen=True)
+class SameOverGrpc(Gate):
+    """The same answer through tritonclient."""
+
+    name: ClassVar[str] = "same_over_grpc"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return "tritonclient gets the same answer"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Asks both ways."""
+        prompt = trial.talking_point
+        http, grpc = trial.client.text(prompt), trial.client.grpc_text(prompt)
+        return _same(self, prompt, http, grpc, "gRPC")
+
+
+@dataclass(frozen=True)
+class MaxTokens(Gate):
+    """No answer is longer than asked for, by the endpoint's own count."""
+
+    name: ClassVar[str] = "max_tokens"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return "no answer has more tokens than max_tokens"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Asks for one token, and for eight."""
+        counts = {}
+        for limit in (1, 8):
+            body = {"text_input": trial.talking_point, "max_tokens": limit, "return_num_output_tokens": True}
+            counts[limit] = int(trial.client.generate(body)["num_output_tokens"])
+        kept = all(count <= limit for limit, count in counts.items())
+        return self.verdict(kept, ", ".join(f"{count} tokens for {limit}" for limit, count in counts.items()))
+
+
+@dataclass(frozen=True)
+class StopWord(Gate):
+    """An answer ends with (as upstream's do) or before a stop word taken from it."""
+
+    name: ClassVar[str] = "stop_word"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return "the answer ends at the stop word"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Takes a word of an answer for a stop word."""
+        if trial.wordy is None:
+            return self.skip("no answer holds a word to stop at")
+        prompt, whole, word = trial.wordy
+        stopped = trial.client.text(prompt, stop_words=_both_forms(word[0]))
+        kept = stopped.rstrip() in {whole[: word.start()].rstrip(), whole[: word.end()]}
+        sample = Sample(prompt=prompt, answer=stopped, expected=whole, expected_from="without a stop word", ok=kept)
+        return self.verdict(kept, f"with stop word {word[0]!r}: {shown(stopped)}", samples=(sample,))
+
+
+@dataclass(frozen=True)
+class BadWord(Gate):
+    """A word of an answer does not come again once it is banned."""
+
+    name: ClassVar[str] = "bad_word"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return "the answer does not hold the bad word"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Bans a word of an answer."""
+        if trial.wordy is None:
+            return self.skip("no answer holds a word to ban")
+        prompt, whole, word = trial.wordy
+        try:
+            without = trial.client.text(prompt, bad_words=_both_forms(word[0]))
+        except NoAnswer as error:
+            if error.refused:
+                return self.skip(f"the endpoint refuses bad words: {error}")
+            raise
+        kept = re.search(rf"\b{word[0]}\b", without) is None
+        sample = Sample(prompt=prompt, answer=without, expected=whole, expected_from="without a bad word", ok=kept)
+        return self.verdict(kept, f"with bad word {word[0]!r}: {shown(without)}", samples=(sample,))
+
+
+@dataclass(frozen=True)
+class Deterministic(Gate):
+    """The most probable answer, with a seed, is the same each time, and much the same in company.
+
+    Alone not a letter may differ. Beside others a GPU picks other kernels for another batch size, and an answer may
+    part from itself at a near tie; an engine that mixes up its requests parts at once. ``min_share`` is the mean
+    share of equal first tokens in company (1 on the CPU, where the engine computes in float32).
+    """
+
+    name: ClassVar[str] = "deterministic"
+    company: int = 4
+    min_share: float = 0.5
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return f"one answer at top_k 1 alone, equal first tokens beside {self.company} others >= {self.min_share:g}"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Asks the same twice alone, then among others."""
+        prompt = trial.talking_point
+        alone, again = (_seeded(trial, prompt) for _ in range(2))
+        asked = [prompt, *(other for other in (SEED_PROMPT, *trial.prompts) if other != prompt)]
+        prompts = [asked[number % len(asked)] for number in range(2 * self.company)]
+        with ThreadPoolExecutor(self.company) as pool:
+            answers = list(pool.map(lambda text: _seeded(trial, text), prompts))
+        together = [answer for text, answer in zip(prompts, answers, strict=True) if text == prompt]
+        share = fmean(_equal_share(trial, alone, answer) for answer in together)
+        good = alone == again and share >= self.min_share
+        different = sorted({again, *together} - {alone})
+        return self.verdict(
+            good,
+            f"{'the same' if alone == again else 'different answers'} alone, equal share in company {share:.2f}",
+            measured={"equal_share_in_company": share},
+            samples=tuple(_sample(prompt, other, alone, "first answer") for other in different),
+        )
+
+
+@dataclass(frozen=True)
+class Streaming(Gate):
+    """The streamed pieces, joined, are the answer."""
+
+    name: ClassVar[str] = "streaming"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return "the pieces, joined, are the answer"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Asks with and without streaming."""
+        if not trial.streaming:
+            return self.skip("the release does not stream")
+        prompt = trial.talking_point
+        pieces, whole = trial.client.stream(prompt), trial.client.text(prompt)
+        if len(pieces) < 2 and whole:
+            return self.verdict(False, f"{len(pieces)} piece for {shown(whole)}")
+        return _same(self, prompt, "".join(pieces), whole, "in one")
+
+
+def _seeded(trial: Trial, prompt: str) -> str:
+    return trial.client.text(prompt, seed=SEED)
+
+
+def _equal_share(trial: Trial, one: str, other: str) -> float:
+    first, second = trial.split(one), trial.split(other)
+    longest = max(len(first), len(second))
+    return common_prefix(first, second) / longest if longest else 1.0
+
+
+def _same(gate: Gate, prompt: str, answer: str, expected: str, source: str) -> Verdict:
+    sample = _sample(prompt, answer, expected, source)
+    found = "the same" if sample.ok else f"{shown(answer)}, {source}: {shown(expected)}"
+    return gate.verdict(sample.ok, found, samples=(sample,))
+
+
+def _sample(prompt: str, answer: str, expected: str, source: str) -> Sample:
+    return Sample(prompt=prompt, answer=answer, expected=expected, expected_from=source, ok=answer == expected)
+
+
+def _none_empty(gate: Gate, trial: Trial, answers: Iterable[tuple[str, str]]) -> Verdict:
+    samples = tuple(_answered(trial, prompt, answer) for prompt, answer in answers)
+    empty = [shown(sample.prompt) for sample in samples if not sample.ok]
+    found = f"nothing to say to {', '.join(empty)}" if empty else f"{len(samples)} answered"
+    return gate.verdict(not empty, found, samples=samples)
+
+
+def _answered(trial: Trial, prompt: str, answer: str) -> Sample:
+    if answer.strip():
+        return Sample(prompt=prompt, answer=answer)
+    known = trial.may_be_empty(prompt)
+    return Sample(prompt=prompt, answer=answer, ok=known, note="the checkpoint itself ends at once here" * known)
+
+
+def _both_forms(word: str) -> list[str]:
+    """With and without the space before it: upstream compares tokens, where these differ."""
+    return [word, f" {word}"]

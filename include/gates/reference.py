@@ -1,0 +1,86 @@
+"""What calibration measured on the checkpoint that an engine was built from (``reference.json``, ``held_out.json``)."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+REFERENCE_FILE = "reference.json"
+HELD_OUT_FILE = "held_out.json"
+
+
+class Continuation(BaseModel):
+    """A prompt as users send it, and what the checkpoint made of it, greedily.
+
+    ``chat``: whether the prompt was put into the model's chat template. ``after_ended``: whether the answer ended
+    by itself; its ids and text are without the end token. If not, it was cut off.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    prompt: str
+    chat: bool = False
+    prompt_ids: tuple[int, ...] = ()
+    after_ids: tuple[int, ...]
+    after_text: str
+    after_ended: bool = False
+
+
+class Quality(BaseModel):
+    """Perplexity on held-out text before and after quantization, and how much of the text was scored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+    metric: str = "perplexity"
+    before: float
+    after: float
+    samples: int
+    tokens: int
+    text_sha256: str = ""
+
+    @property
+    def increase(self) -> float:
+        """By how much it rose, as a share of that before; not a number if there is none."""
+        return self.after / self.before - 1 if self.before else math.nan
+
+
+class HeldOut(BaseModel):
+    """How much held-out text there is beside the checkpoint: all but the first token of each sample are scored."""
+
+    model_config = ConfigDict(frozen=True)
+    text_sha256: str
+    samples: int
+    tokens: int
+
+
+class Reference(BaseModel):
+    """All of it. ``held_out`` is what ``quality`` must have been measured on."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    continuations: tuple[Continuation, ...]
+    quality: Quality | None = None
+    held_out: HeldOut | None = None
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether the model has a chat template, so that calibration measured prompts in it, too."""
+        return any(c.chat for c in self.continuations)
+
+    def of(self, prompt: str, chat: bool) -> Continuation | None:
+        """The continuation of ``prompt``, if calibration measured it in that form."""
+        return next((c for c in self.continuations if c.prompt == prompt and c.chat == chat), None)
+
+
+def read_reference(checkpoint: Path) -> Reference:
+    """The reference that calibration left beside the checkpoint."""
+    reference = Reference.model_validate_json((checkpoint / REFERENCE_FILE).read_text())
+    return reference.model_copy(update={"held_out": _held_out(checkpoint / HELD_OUT_FILE)})
+
+
+def _held_out(path: Path) -> HeldOut | None:
+    if not path.is_file():
+        return None
+    fields = json.loads(path.read_text())
+    tokens = sum(len(block) - 1 for block in fields["blocks"])
+    return HeldOut(text_sha256=fields["text_sha256"], samples=len(fields["blocks"]), tokens=tokens)

@@ -1,0 +1,78 @@
+"""Gates on the server as such: is it up, and does it serve what the repository says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from httpx import codes
+
+from include import repository
+from include.gates.base import Gate, Trial
+from include.gates.client import MODEL, Client
+from include.gates.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Ready(Gate):
+    """The server says that it lives and is ready, and so is the model that users ask."""
+
+    name: ClassVar[str] = "ready"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return f"Triton says live and ready, and that model {MODEL} is ready"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Asks the health endpoints."""
+        paths = ("/v2/health/live", "/v2/health/ready", f"/v2/models/{MODEL}/ready")
+        said = {path: trial.client.get(path).status_code for path in paths}
+        found = ", ".join(f"{path} {status}" for path, status in said.items())
+        return self.verdict(all(status == codes.OK for status in said.values()), found)
+
+
+@dataclass(frozen=True)
+class Templates(Gate):
+    """The server runs the models of its repository, each with the config that the templates were filled to."""
+
+    name: ClassVar[str] = "templates"
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to pass."""
+        return "each model's batch size, decoupled mode, tensors and parameters are the repository's"
+
+    def judge(self, trial: Trial) -> Verdict:
+        """Compares the served configs with the files."""
+        if trial.repository is None:
+            return self.skip("the repository is not known")
+        differences = list(_differences(trial.repository, trial.client))
+        return self.verdict(not differences, "; ".join(differences) or "all models are as in the repository")
+
+
+def _differences(folder: Path, client: Client) -> Iterator[str]:
+    written, served = repository.read(folder), client.models()
+    if unknown := sorted(served - written.keys()):
+        yield f"also served: {', '.join(unknown)}"
+    for name, config in written.items():
+        if name not in served:
+            yield f"{name} is not served"
+            continue
+        wanted, found = _facts(config), _facts(client.model_config(name))
+        for fact in sorted(wanted):
+            if wanted[fact] != found[fact]:
+                yield f"{name}: {fact} is {found[fact]}, in the repository {wanted[fact]}"
+
+
+def _facts(config: Any) -> dict[str, object]:  # noqa: ANN401 - tritonclient's generated message class
+    return {
+        "backend": config.backend or config.platform,
+        "max_batch_size": config.max_batch_size,
+        "decoupled mode": config.model_transaction_policy.decoupled,
+        "inputs": {tensor.name: tensor.data_type for tensor in config.input},
+        "outputs": {tensor.name: tensor.data_type for tensor in config.output},
+        "parameters": {name: parameter.string_value for name, parameter in config.parameters.items()},
+    }

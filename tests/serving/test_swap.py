@@ -1,0 +1,53 @@
+"""Promotion and rollback of real Triton servers behind the real proxy, under load from a process of its own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from include import repository
+from include.processes import free_ports
+from include.releases import Release
+from include.settings import Settings
+from include.targets.openvino import triton
+from include.worker import Worker
+from tests.include.live.deployment import Deployment
+from tests.serving.conftest import PYTHON, TEMPLATES, values
+
+RUN = "manual__1"
+
+
+@pytest.fixture
+def deployment() -> Iterator[Deployment]:
+    root = Path(tempfile.mkdtemp(prefix="swap-"))
+    http, grpc, metrics = free_ports(3)
+    settings = Settings(artifacts=root, live_http_port=http, live_grpc_port=grpc, live_metrics_port=metrics)
+    triton.prepare(PYTHON)
+    one = Deployment(settings, Worker)
+    yield one
+    one.close()
+    shutil.rmtree(root)
+
+
+def release(deployment: Deployment, tiny: Path, *, chat: bool) -> Release:
+    fill = partial(repository.assemble, TEMPLATES, values(tiny, streaming=False, chat=chat))
+    return deployment.release_of(f"chat {chat}", fill, "openvino")
+
+
+def test_promotion_and_rollback_lose_no_request(deployment: Deployment, tiny: Path) -> None:
+    first, second = release(deployment, tiny, chat=False), release(deployment, tiny, chat=True)
+    deployment.live().promote(first)
+    candidate = deployment.candidate(second, RUN)
+    with deployment.load() as counts:
+        deployment.live(RUN).promote(second, candidate=candidate)
+        deployment.live(RUN).leave()
+        deployment.live().promote(first)
+    failed = {said: number for said, number in counts.items() if said.startswith("failed")}
+    assert failed == {}
+    assert len(counts) > 1, "both releases answered"
+    print(f"{sum(counts.values())} requests")
