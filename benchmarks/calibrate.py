@@ -4,7 +4,8 @@
 
 Runs in the target's environment (torch, transformers 4.57, nvidia-modelopt 0.37) and starts the calibrate program
 itself, with random float16 weights of the shape asked for: the time does not depend on their values.
-Upstream's quantize.py calibrates AWQ with batch size 1; so does the baseline, with the same program.
+The baseline is what TensorRT-LLM's quantize.py does by default: ModelOpt's search with one sample at a time through
+the whole model, then ModelOpt's export (tensorrt_llm/quantization/quantize_by_modelopt.py).
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch  # noqa: TID253 - runs only in the target's environment
 
 FORWARDS = 13  # awq_lite: one to gather statistics, eleven to search alpha, one to check
 LENGTH, GROUP = 512, 128
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -74,14 +81,14 @@ def make_model(shape: Shape, path: Path) -> None:
 
 
 def _write_weights(model: torch.nn.Module, path: Path) -> None:
-    """A file for each layer, so that never more than one layer is in memory."""
-    from safetensors.torch import save_file
+    """A file for each layer, so that never more than one layer is on the GPU."""
+    from include.stages.calibrate import rank_file
 
     shards: dict[str, list[str]] = {}
     for name, _ in model.named_parameters():
         shards.setdefault(_layer(name), []).append(name)
     for layer, names in shards.items():
-        save_file({n: _weight(n, model.get_parameter(n)) for n in names}, path / layer, {"format": "pt"})
+        rank_file.save({n: _weight(n, model.get_parameter(n)) for n in names}, path / layer)
     files = {name: layer for layer, names in shards.items() for name in names}
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
 
@@ -95,56 +102,85 @@ def _layer(name: str) -> str:
 
 def _weight(name: str, like: torch.Tensor) -> torch.Tensor:
     """Random float16 values of a trained model's size, made on the GPU, where it takes no time."""
-    if "norm" in name:
-        return torch.ones(like.shape, dtype=torch.float16)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return (torch.randn(like.shape, device=device, dtype=torch.float16) * 0.02).cpu()
+    if "norm" in name:
+        return torch.ones(like.shape, device=device, dtype=torch.float16)
+    return torch.randn(like.shape, device=device, dtype=torch.float16) * 0.02
 
 
 def forward_floor(model_dir: Path, device: str, samples: int) -> float:
     """Seconds of 13 forwards of the calibration set through the unquantized decoder, all samples at once."""
+    model, blocks = _model_and_blocks(model_dir, device, samples)
+    with torch.no_grad():
+        model.get_decoder()(blocks, use_cache=False)
+        start = _now(device)
+        for _ in range(FORWARDS):
+            model.get_decoder()(blocks, use_cache=False)
+        return _now(device) - start
+
+
+def upstream(model_dir: Path, out: Path, device: str, samples: int) -> dict[str, float]:
+    """Seconds of upstream's default: search with batch size 1, and export."""
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_tensorrt_llm_checkpoint
+
+    from include.stages.calibrate.quantize import awq_config, compile_extension
+
+    compile_extension()
+    model, blocks = _model_and_blocks(model_dir, device, samples)
+
+    def forward(_: object) -> None:
+        for sample in blocks.split(1):
+            model(sample)
+
+    with torch.no_grad():
+        model(blocks[:1])
+        start = _now(device)
+        mtq.quantize(model, awq_config(GROUP), forward)
+        searched = _now(device)
+        export_tensorrt_llm_checkpoint(model, "llama", torch.float16, export_dir=out, inference_tensor_parallel=1)
+        return {"search": searched - start, "export": _now(device) - searched}
+
+
+def _model_and_blocks(model_dir: Path, device: str, samples: int) -> tuple[Any, torch.Tensor]:
+    """The unquantized model, over all GPUs if there are several, and token ids to feed it."""
     from transformers import AutoModelForCausalLM
 
     place = "auto" if torch.cuda.device_count() > 1 else device
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float16, device_map=place).eval()
-    blocks = torch.randint(0, 256, (samples, LENGTH), device=model.get_input_embeddings().weight.device)
-    with torch.no_grad():
-        model.get_decoder()(blocks, use_cache=False)
-        _wait(device)
-        start = time.perf_counter()
-        for _ in range(FORWARDS):
-            model.get_decoder()(blocks, use_cache=False)
-        _wait(device)
-    return time.perf_counter() - start
+    return model, torch.randint(0, 256, (samples, LENGTH), device=model.get_input_embeddings().weight.device)
 
 
-def _wait(device: str) -> None:
+def _now(device: str) -> float:
+    """The time at which all that was asked of the GPUs is done."""
     if device == "cuda":
         for index in range(torch.cuda.device_count()):
             torch.cuda.synchronize(index)
+    return time.perf_counter()
 
 
-def calibrate(model: Path, out: Path, device: str, samples: int, batch_size: int) -> dict[str, Any]:
+def elsewhere(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Calls ``function`` in a process of its own, so that none of its GPU memory is left."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+def calibrate(model: Path, out: Path, device: str, samples: int) -> dict[str, Any]:
     """Runs the calibrate program; returns its report."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     argv = ["-m", "include.stages.calibrate", "--model", str(model), "--out", str(out), "--device", device]
     argv += ["--group-size", str(GROUP), "--calib-size", str(samples), "--calib-seq-len", str(LENGTH)]
-    subprocess.run([sys.executable, *argv, "--batch-size", str(batch_size)], check=True)
+    subprocess.run([sys.executable, *argv], check=True)
     report: dict[str, Any] = json.loads((out / "stage.json").read_text())
     return report
 
 
-def seconds(report: dict[str, Any]) -> float:
-    """What calibration itself took: the search and the export."""
-    return float(report["timings_s"]["search"] + report["timings_s"]["export"])
-
-
-def show(name: str, report: dict[str, Any]) -> None:
+def show(report: dict[str, Any]) -> None:
     """One line of parts, memory and batch size."""
     parts = ", ".join(f"{part} {value:.1f} s" for part, value in report["timings_s"].items())
     peak = f"{(report['gpu_peak_bytes'] or 0) / 2**30:.1f} GiB"
-    print(f"{name}: batch {report['results']['batch_size']}, peak GPU memory {peak}; {parts}", flush=True)
+    print(f"ours: batch {report['results']['batch_size']}, peak GPU memory {peak}; {parts}", flush=True)
 
 
 def main() -> None:
@@ -156,34 +192,35 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--samples", type=int, default=32, help=f"calibration samples of {LENGTH} tokens")
-    parser.add_argument("--no-baseline", action="store_true", help="leave out the run with batch size 1")
+    parser.add_argument("--no-baseline", action="store_true", help="leave out upstream's default")
     parser.add_argument("--hold-back-gib", type=float, default=0, help="GPU memory kept from the calibration")
     options = parser.parse_args()
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(options.work / "extensions"))
     model = options.work / "model"
     if not model.exists():
-        _make_all_or_nothing(SHAPES[options.shape], model)
-    floor = _floor_in_a_process_of_its_own(model, options.device, options.samples)
-    held = _hold(options.hold_back_gib)
-    figures: dict[str, Any] = {
-        "shape": options.shape,
-        "floor_s": floor,
-        "held_back_gib": options.hold_back_gib,
-        "samples": options.samples,
-    }
-    print(
-        f"{options.shape}: floor, {FORWARDS} forwards of {options.samples} x {LENGTH} tokens: {floor:.1f} s", flush=True
-    )
-    figures["ours"] = calibrate(model, options.work / "ours", options.device, options.samples, 0)
-    show("ours", figures["ours"])
-    print(f"search + export {seconds(figures['ours']):.1f} s; goal {1.5 * floor + 5:.1f} s (1.5 x floor + 5 s)")
+        elsewhere(_make_all_or_nothing, SHAPES[options.shape], model)
+    figures: dict[str, Any] = {"shape": options.shape, "samples": options.samples}
+    figures |= _ours(options, model)
     if not options.no_baseline:
-        figures["batch_1"] = calibrate(model, options.work / "batch-1", options.device, options.samples, 1)
-        show("upstream's default", figures["batch_1"])
-        figures["ratio"] = seconds(figures["batch_1"]) / seconds(figures["ours"])
-        print(f"ratio: {figures['ratio']:.1f} times faster than batch size 1")
-    del held
+        times = elsewhere(upstream, model, options.work / "upstream", options.device, options.samples)
+        figures |= {"upstream": times, "ratio": sum(times.values()) / figures["search_and_export_s"]}
+        print(f"upstream's default: search {times['search']:.1f} s, export {times['export']:.1f} s")
+        print(f"ratio: {figures['ratio']:.1f} times faster than upstream's default")
     (options.work / "figures.json").write_text(json.dumps(figures, indent=1))
+
+
+def _ours(options: argparse.Namespace, model: Path) -> dict[str, Any]:
+    """The floor, and the calibrate program with GPU memory held back if that was asked for."""
+    floor = elsewhere(forward_floor, model, options.device, options.samples)
+    print(f"{options.shape}: {FORWARDS} forwards of {options.samples} x {LENGTH} tokens: {floor:.1f} s", flush=True)
+    held = _hold(options.hold_back_gib)
+    report = calibrate(model, options.work / "ours", options.device, options.samples)
+    del held
+    show(report)
+    spent = float(report["timings_s"]["search"] + report["timings_s"]["export"])
+    print(f"search + export {spent:.1f} s; goal {1.5 * floor + 5:.1f} s (1.5 x floor + 5 s)", flush=True)
+    held_back = {"held_back_gib": options.hold_back_gib}
+    return {"floor_s": floor, "ours": report, "search_and_export_s": spent} | held_back
 
 
 def _make_all_or_nothing(shape: Shape, model: Path) -> None:
@@ -191,14 +228,6 @@ def _make_all_or_nothing(shape: Shape, model: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     make_model(shape, partial)
     partial.rename(model)
-
-
-def _floor_in_a_process_of_its_own(model: Path, device: str, samples: int) -> float:
-    """So that none of its memory is left when the calibration runs."""
-    code = f"from calibrate import *; print(forward_floor(Path({str(model)!r}), {device!r}, {samples}))"
-    folder = Path(__file__).parent
-    asked = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
-    return float(asked.stdout.split()[-1])
 
 
 def _hold(gib: float) -> torch.Tensor | None:

@@ -8,10 +8,10 @@ A layer computes ``(x * pre_quant_scale) @ (ints * scales).T + bias``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
@@ -24,6 +24,10 @@ _ROW_PARALLEL = {"attention.dense": "self_attn.o_proj", "mlp.proj": "mlp.down_pr
 _NORMS = {"input_layernorm": "input_layernorm", "post_layernorm": "post_attention_layernorm"}
 
 Merge = Callable[[Sequence[torch.Tensor]], torch.Tensor]
+Device: TypeAlias = "torch.device | str | int"
+# Where modules are, as transformers' ``hf_device_map`` says it: by name, or by a name that many begin with.
+DeviceMap = Mapping[str, Device]
+ON_CPU: DeviceMap = {"": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Checkpoint:
         UserError: the directory is not a W4A16_AWQ checkpoint of a supported architecture, or is incomplete.
     """
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    def __init__(self, folder: Path) -> None:
         from safetensors import SafetensorError, safe_open
 
         self.folder = folder
@@ -76,7 +80,7 @@ class Checkpoint:
         self.tp_size = int(self.config["mapping"]["tp_size"])
         try:
             paths = [folder / f"rank{rank}.safetensors" for rank in range(self.tp_size)]
-            self._ranks = [safe_open(path, framework="pt", device=device) for path in paths]
+            self._ranks = [safe_open(path, framework="pt") for path in paths]
         except (OSError, SafetensorError) as error:
             raise UserError(f"a weight file cannot be read: {error}", where=str(folder)) from error
         self._names = set(self._ranks[0].keys())
@@ -86,18 +90,13 @@ class Checkpoint:
         """How many neighbouring inputs share a scale."""
         return int(self.config["quantization"]["group_size"])
 
-    def linears(self) -> Iterator[tuple[str, QuantizedLinear]]:
-        """Every quantized layer under its Hugging Face module name, layer after layer."""
+    def linears(self, device_map: DeviceMap = ON_CPU) -> Iterator[tuple[str, QuantizedLinear]]:
+        """Every quantized layer under its Hugging Face module name, layer after layer, each on its device."""
         for index in range(self.config["num_hidden_layers"]):
-            source, target = f"transformer.layers.{index}", f"model.layers.{index}"
-            for name, hf_name in _COLUMN_PARALLEL.items():
-                yield f"{target}.{hf_name}", self._linear(f"{source}.{name}", _rows, column_parallel=True)
-            for name, hf_name in _ROW_PARALLEL.items():
-                yield f"{target}.{hf_name}", self._linear(f"{source}.{name}", _columns, column_parallel=False)
-            for position, letter in enumerate("qkv"):
-                merge = self._part_of_qkv(position)
-                linear = self._linear(f"{source}.attention.qkv", merge, column_parallel=True)
-                yield f"{target}.self_attn.{letter}_proj", linear
+            for name, hf_name, merge in self._layout():
+                target = f"model.layers.{index}.{hf_name}"
+                device = _device_of(target, device_map)
+                yield target, self._linear(f"transformer.layers.{index}.{name}", merge, device)
 
     def plain(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor that is not quantized under its Hugging Face name: embeddings, norms, output head."""
@@ -111,13 +110,6 @@ class Checkpoint:
             for name, hf_name in _NORMS.items():
                 tensor = self._merged(f"transformer.layers.{index}.{name}.weight", _first)
                 yield f"model.layers.{index}.{hf_name}.weight", tensor
-
-    def floating(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor of every rank that is not packed ints, as it is in the files."""
-        for rank in self._ranks:
-            for name in rank.keys():  # noqa: SIM118 - safe_open is no dict
-                if rank.get_slice(name).get_dtype() != "I8":
-                    yield name, rank.get_tensor(name)
 
     def hf_config(self) -> Any:  # noqa: ANN401 - transformers.PretrainedConfig
         """The Hugging Face config, from this checkpoint's config.json alone."""
@@ -146,49 +138,46 @@ class Checkpoint:
             vocab_size=config["vocab_size"],
         )
 
-    def model(self, dtype: torch.dtype, device_map: str = "cpu") -> Any:  # noqa: ANN401
-        """The dequantized `transformers` model, ready to run.
-
-        Args:
-            dtype: of all its weights.
-            device_map: where it goes, as for `from_pretrained`. Dequantizing takes place on the device that
-                the checkpoint was opened on.
-        """
+    def model(self, dtype: torch.dtype, device_map: DeviceMap = ON_CPU) -> Any:  # noqa: ANN401
+        """The dequantized `transformers` model with weights of type ``dtype``, ready to run."""
         import transformers
 
         model_class = getattr(transformers, self.config["architecture"])
         model = model_class.from_pretrained(
             None,
             config=self.hf_config(),
-            state_dict=self._state(dtype, on_cpu=device_map == "auto"),
+            state_dict=self.state(dtype, device_map),
             dtype=dtype,
-            device_map=device_map,
+            device_map=dict(device_map),
         )
         return model.eval()
 
-    def _state(self, dtype: torch.dtype, *, on_cpu: bool) -> dict[str, torch.Tensor]:
-        """All tensors under their Hugging Face names; ``on_cpu`` when they may not fit one GPU."""
-        state = {}
-
-        def keep(name: str, tensor: torch.Tensor) -> None:
-            state[name] = tensor.to(dtype).cpu() if on_cpu else tensor.to(dtype)
-
-        for name, tensor in self.plain():
-            keep(name, tensor)
-        for name, linear in self.linears():
-            keep(f"{name}.weight", linear.dequantized())
+    def state(self, dtype: torch.dtype, device_map: DeviceMap = ON_CPU) -> dict[str, torch.Tensor]:
+        """All tensors under their Hugging Face names, dequantized on the device where each belongs."""
+        state = {name: tensor.to(_device_of(name, device_map), dtype) for name, tensor in self.plain()}
+        for name, linear in self.linears(device_map):
+            state[f"{name}.weight"] = linear.dequantized().to(dtype)
             if linear.bias is not None:
-                keep(f"{name}.bias", linear.bias)
+                state[f"{name}.bias"] = linear.bias.to(dtype)
         return state
 
-    def _linear(self, name: str, merge: Merge, *, column_parallel: bool) -> QuantizedLinear:
+    def _layout(self) -> Iterator[tuple[str, str, Merge]]:
+        """Each quantized layer of a decoder layer: its name here, its Hugging Face name, how its ranks are merged."""
+        for name, hf_name in _COLUMN_PARALLEL.items():
+            yield name, hf_name, _rows
+        for name, hf_name in _ROW_PARALLEL.items():
+            yield name, hf_name, _columns
+        for position, letter in enumerate("qkv"):
+            yield "attention.qkv", f"self_attn.{letter}_proj", self._part_of_qkv(position)
+
+    def _linear(self, name: str, merge: Merge, device: Device) -> QuantizedLinear:
         scale, bias = f"{name}.prequant_scaling_factor", f"{name}.bias"
-        scale_merge, bias_merge = (_first, merge) if column_parallel else (_rows, _first)
+        scale_merge, bias_merge = (_rows, _first) if merge is _columns else (_first, merge)
         return QuantizedLinear(
-            ints=merge([unpack_int4(packed) for packed in self._parts(f"{name}.weight")]),
-            scales=self._merged(f"{name}.weights_scaling_factor", merge),
-            pre_quant_scale=self._merged(scale, scale_merge) if scale in self._names else None,
-            bias=self._merged(bias, bias_merge) if bias in self._names else None,
+            ints=merge([unpack_int4(packed) for packed in self._parts(f"{name}.weight", device)]),
+            scales=self._merged(f"{name}.weights_scaling_factor", merge, device),
+            pre_quant_scale=self._merged(scale, scale_merge, device) if scale in self._names else None,
+            bias=self._merged(bias, bias_merge, device) if bias in self._names else None,
         )
 
     def _part_of_qkv(self, position: int) -> Merge:
@@ -198,13 +187,20 @@ class Checkpoint:
         sizes = [count * config["head_size"] // self.tp_size for count in heads]
         return lambda parts: torch.cat([part.split(sizes)[position] for part in parts])
 
-    def _merged(self, name: str, merge: Merge) -> torch.Tensor:
-        return merge(self._parts(name))
+    def _merged(self, name: str, merge: Merge, device: Device = "cpu") -> torch.Tensor:
+        return merge(self._parts(name, device))
 
-    def _parts(self, name: str) -> list[torch.Tensor]:
+    def _parts(self, name: str, device: Device) -> list[torch.Tensor]:
         if name not in self._names:
             raise UserError(f"the checkpoint has no tensor {name}", where=str(self.folder))
-        return [rank.get_tensor(name) for rank in self._ranks]
+        return [rank.get_tensor(name).to(device) for rank in self._ranks]
+
+
+def _device_of(name: str, device_map: DeviceMap) -> Device:
+    """Where the device map puts a module or weight: by the longest of its entries that ``name`` begins with."""
+    while name and name not in device_map:
+        name = name.rpartition(".")[0]
+    return device_map[name]
 
 
 def _rows(parts: Sequence[torch.Tensor]) -> torch.Tensor:

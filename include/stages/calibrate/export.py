@@ -1,76 +1,117 @@
-"""The quantized model as a TensorRT-LLM checkpoint, and the checks of what was written."""
+"""The quantized model as a TensorRT-LLM checkpoint, and the checks of what is written."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
+from torch.overrides import TorchFunctionMode  # noqa: TID253
 
 from include.errors import ToolError
+from include.stages.calibrate import rank_file
 from include.stages.calibrate.source import SourceModel
-from include.stages.checkpoint import Checkpoint
 
 # ModelOpt writes nothing but these; anything else becomes float16.
 CHECKPOINT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float16}
 # All supported architectures have Llama's modules. "qwen" would need tensorrt_llm to be installed.
 _DECODER_TYPE = "llama"
 
+log = logging.getLogger("stage")
+
+
+class StayOnDevice(TorchFunctionMode):  # type: ignore[misc]
+    """Within it ``tensor.cpu()`` gives the tensor itself.
+
+    ModelOpt moves each packed weight to new host memory; making that memory took longer than packing. With this
+    they stay where they are until `rank_file` writes them.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """PyTorch's hook: https://docs.pytorch.org/docs/stable/torch.overrides.html."""
+        return args[0] if func is torch.Tensor.cpu else func(*args, **(kwargs or {}))
+
 
 def export(model: Any, source: SourceModel, dtype: str, tp_size: int, out: Path) -> None:  # noqa: ANN401
     """Writes ``config.json`` and ``rank*.safetensors`` into ``out``, readable by every user.
 
     Raises:
-        ToolError: what ModelOpt wrote is not what the source model says.
+        ToolError: what ModelOpt makes of the model is not what ``source`` says, or not finite.
     """
-    from modelopt.torch.export import export_tensorrt_llm_checkpoint
+    write = partial(_write, model, source, CHECKPOINT_DTYPES[dtype], tp_size, out)
+    if not _fits(write):
+        log.info("out of memory: again, with the packed weights in host memory")
+        torch.cuda.empty_cache()
+        write()
+
+
+def _fits(write: Callable[[], None]) -> bool:
+    """Exports from where the weights are, unless they and the packed ones are too much for a GPU."""
+    try:
+        with StayOnDevice():
+            write()
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def _write(model: Any, source: SourceModel, dtype: torch.dtype, tp_size: int, out: Path) -> None:  # noqa: ANN401
+    from modelopt.torch.export import torch_to_tensorrt_llm_checkpoint
 
     with torch.no_grad():
-        export_tensorrt_llm_checkpoint(
-            model,
-            _DECODER_TYPE,
-            CHECKPOINT_DTYPES[dtype],
-            export_dir=str(out),
-            inference_tensor_parallel=tp_size,
-        )
-    _complete_config(out / "config.json", model)
-    for path in out.glob("rank*.safetensors"):
-        path.chmod(0o644)
-    verify(source, out)
+        ranks = torch_to_tensorrt_llm_checkpoint(model, _DECODER_TYPE, dtype, inference_tensor_parallel=tp_size)
+        for config, weights, _ in ranks:
+            verify_rotary(source, config)
+            verify_finite(weights)
+            path = out / f"rank{config['rank']}.safetensors"
+            rank_file.save(weights, path)
+            path.chmod(0o644)
+    _complete(config, model)
+    path = out / "config.json"
+    path.write_text(json.dumps(config, indent=4))
+    path.chmod(0o644)
 
 
-def _complete_config(path: Path, model: Any) -> None:  # noqa: ANN401
+def _complete(config: dict[str, Any], model: Any) -> None:  # noqa: ANN401
     """Adds what TensorRT-LLM's own config classes know and ModelOpt writes only where that is installed."""
-    config = json.loads(path.read_text())
     attention, mlp = model.get_decoder().layers[0].self_attn, model.get_decoder().layers[0].mlp
+    config["quantization"].setdefault("exclude_modules", [])
     config.setdefault("attn_bias", attention.q_proj.bias is not None)
     config.setdefault("mlp_bias", mlp.up_proj.bias is not None)
     if model.config.model_type == "qwen2":
         config.setdefault("qwen_type", "qwen2")
-    path.write_text(json.dumps(config, indent=4))
 
 
-def verify(source: SourceModel, folder: Path) -> None:
-    """Raises `ToolError` when rotary settings differ from ``source`` or a tensor is not finite."""
-    checkpoint = Checkpoint(folder)
-    _verify_rotary(source, checkpoint.config, folder / "config.json")
-    for name, tensor in checkpoint.floating():
-        if not torch.isfinite(tensor).all():
+def verify_finite(weights: Mapping[str, torch.Tensor]) -> None:
+    """Raises `ToolError` when a tensor has values that are not finite."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ToolError(
-                f"{name} has values that are not finite",
-                where=str(folder),
-                fix="use dtype bfloat16 if the model was trained in it",
+                f"{name} has values that are not finite", fix="use dtype bfloat16 if the model was trained in it"
             )
 
 
-def _verify_rotary(source: SourceModel, config: dict[str, Any], path: Path) -> None:
+def verify_rotary(source: SourceModel, config: Mapping[str, Any]) -> None:
+    """Raises `ToolError` when the rotary settings of a checkpoint's ``config`` are not those of ``source``."""
     if config.get("rotary_base") != source.rope_theta:
         raise ToolError(
             f"the checkpoint's rotary_base is {config.get('rotary_base')}, the model's is {source.rope_theta}",
-            where=str(path),
+            where="config.json of the checkpoint",
             fix="use transformers 4.57 and ModelOpt 0.37",
         )
     written, expected = config.get("rotary_scaling") or {}, source.rope_scaling or {}
     if bool(written) != bool(expected) or any(written.get(key) != value for key, value in expected.items()):
-        raise ToolError(f"the checkpoint's rotary_scaling is {written}, the model's is {expected}", where=str(path))
+        raise ToolError(
+            f"the checkpoint's rotary_scaling is {written}, the model's is {expected}",
+            where="config.json of the checkpoint",
+        )

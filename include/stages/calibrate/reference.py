@@ -15,14 +15,25 @@ REFERENCE_FILE = "reference.json"
 NEW_TOKENS = 32
 QUESTION = "How do I count to nine in French?"
 COMPLETIONS = ("The capital of France is", "Once upon a time,")
+# Starts of held-out samples: a wrong rotary base shows only at some distance.
+CONTEXTS = 4
+CONTEXT_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Token ids up to the end token, and whether there was one: if not, the answer was cut off."""
+
+    ids: list[int]
+    ended: bool
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model: its perplexity on the held-out text and its greedy answer to each prompt, as token ids."""
+    """One model: its perplexity on the held-out text and its greedy answer to each prompt."""
 
     perplexity: float
-    answers: list[list[int]]
+    answers: list[Answer]
 
 
 @dataclass(frozen=True)
@@ -34,13 +45,20 @@ class Prompt:
     ids: list[int]
 
 
-def prompts(tokenizer: Any) -> list[Prompt]:  # noqa: ANN401
-    """The question and two completions as they are, and again in the model's chat template if it has one."""
-    texts = (QUESTION, *COMPLETIONS)
+def prompts(tokenizer: Any, held_out: HeldOut) -> list[Prompt]:  # noqa: ANN401
+    """The question and texts to go on with as they are, and again in the model's chat template if it has one."""
+    texts = (QUESTION, *COMPLETIONS, *_contexts(tokenizer, held_out))
     raw = [Prompt(text, False, tokenizer(text)["input_ids"]) for text in texts]
     if not tokenizer.chat_template:
         return raw
     return raw + [Prompt(text, True, _chat_ids(tokenizer, text)) for text in texts]
+
+
+def _contexts(tokenizer: Any, held_out: HeldOut) -> list[str]:  # noqa: ANN401
+    """At most half a sample each, so that an answer fits the positions of a model with few."""
+    length = min(CONTEXT_TOKENS, held_out.blocks.shape[1] // 2)
+    starts = held_out.blocks[:CONTEXTS, :length].tolist()
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in starts]
 
 
 def _chat_ids(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
@@ -54,11 +72,11 @@ def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # no
     device = model.get_input_embeddings().weight.device
     with torch.no_grad():
         score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks)
-        return Measurement(score, _greedy(model, tokenizer, prompts(tokenizer)))
+        return Measurement(score, _greedy(model, tokenizer, prompts(tokenizer, held_out)))
 
 
-def _greedy(model: Any, tokenizer: Any, asked: list[Prompt]) -> list[list[int]]:  # noqa: ANN401
-    """The answers' token ids, all prompts in one batch, each ending before the end-of-sequence token."""
+def _greedy(model: Any, tokenizer: Any, asked: list[Prompt]) -> list[Answer]:  # noqa: ANN401
+    """The answers, all prompts in one batch."""
     encoded = [prompt.ids for prompt in asked]
     width = max(map(len, encoded))
     device = model.get_input_embeddings().weight.device
@@ -84,9 +102,9 @@ def end_ids(model: Any, tokenizer: Any) -> list[int]:  # noqa: ANN401
     return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
 
 
-def _until(ids: list[int], stops: list[int]) -> list[int]:
+def _until(ids: list[int], stops: list[int]) -> Answer:
     end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
-    return ids[:end]
+    return Answer(ids[:end], ended=end < len(ids))
 
 
 def write_reference(
@@ -102,12 +120,14 @@ def write_reference(
             "prompt": prompt.text,
             "chat": prompt.chat,
             "prompt_ids": prompt.ids,
-            "before_ids": first,
-            "after_ids": second,
-            "before_text": tokenizer.decode(first, skip_special_tokens=True),
-            "after_text": tokenizer.decode(second, skip_special_tokens=True),
+            "before_ids": first.ids,
+            "before_ended": first.ended,
+            "before_text": tokenizer.decode(first.ids, skip_special_tokens=True),
+            "after_ids": second.ids,
+            "after_ended": second.ended,
+            "after_text": tokenizer.decode(second.ids, skip_special_tokens=True),
         }
-        for prompt, first, second in zip(prompts(tokenizer), before.answers, after.answers, strict=True)
+        for prompt, first, second in zip(prompts(tokenizer, held_out), before.answers, after.answers, strict=True)
     ]
     quality = {
         "metric": "perplexity",
@@ -117,5 +137,5 @@ def write_reference(
         "before": round(before.perplexity, 4),
         "after": round(after.perplexity, 4),
     }
-    fields = {"schema": 1, "quality": quality, "continuations": continuations}
+    fields = {"schema": 2, "quality": quality, "continuations": continuations}
     (out / REFERENCE_FILE).write_text(json.dumps(fields, indent=1, ensure_ascii=False))

@@ -22,7 +22,7 @@ from include.stages.calibrate.quantize import (
 )
 from include.stages.calibrate.reference import Measurement, end_ids, measure, prompts, write_reference
 from include.stages.calibrate.source import SourceModel
-from include.stages.checkpoint import Checkpoint
+from include.stages.checkpoint import Checkpoint, DeviceMap
 from include.stages.common import StageReport, log
 from include.stages.quality import HeldOut
 
@@ -61,9 +61,9 @@ def calibrate(options: Options, report: StageReport) -> None:
 def _calibrate(options: Options, report: StageReport) -> None:
     with report.part("check"):
         inputs = check(options)
-    before = _quantize_and_export(options, report, inputs)
+    before, devices = _quantize_and_export(options, report, inputs)
     with report.part("measure after"):
-        after = _measure_checkpoint(options, inputs)
+        after = _measure_checkpoint(options, inputs, devices)
     inputs.held_out.save(options.out)
     inputs.tokenizer.save_pretrained(options.out / "tokenizer")
     write_reference(options.out, inputs.tokenizer, inputs.held_out, before, after)
@@ -74,19 +74,19 @@ def _calibrate(options: Options, report: StageReport) -> None:
 
 def check(options: Options) -> Inputs:
     """Reads the small files and refuses what cannot end well; see `calibrate` for what it raises."""
-    device_map(options.device)
+    device_map(options.device)  # refuses a GPU that is not there
     source = SourceModel.read(options.model)
     source.check(options.group_size, options.calib_seq_len, options.tp_size)
     tokenizer = load_tokenizer(options.model)
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
     held_out = HeldOut.builtin(tokenizer, source.max_positions)
-    _check_vocabulary(source, tokenizer, blocks, held_out.blocks)
+    _check_vocabulary(source, tokenizer, blocks, held_out)
     return Inputs(source, tokenizer, blocks, held_out)
 
 
-def _check_vocabulary(source: SourceModel, tokenizer: Any, *blocks: torch.Tensor) -> None:  # noqa: ANN401
-    asked = max(max(prompt.ids) for prompt in prompts(tokenizer))
-    highest = max(asked, *(int(block.max()) for block in blocks))
+def _check_vocabulary(source: SourceModel, tokenizer: Any, blocks: torch.Tensor, held_out: HeldOut) -> None:  # noqa: ANN401
+    asked = max(max(prompt.ids) for prompt in prompts(tokenizer, held_out))
+    highest = max(asked, int(blocks.max()), int(held_out.blocks.max()))
     if highest >= source.vocab_size:
         raise UserError(
             f"the tokenizer knows token {highest}, the model only {source.vocab_size} tokens",
@@ -95,8 +95,8 @@ def _check_vocabulary(source: SourceModel, tokenizer: Any, *blocks: torch.Tensor
         )
 
 
-def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) -> Measurement:
-    """Everything that needs the source model in memory, which is free again afterwards."""
+def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) -> tuple[Measurement, DeviceMap]:
+    """Everything that needs the source model in memory, which is free again afterwards; also says where it was."""
     dtype = compute_dtype(options.device, options.dtype)
     batch = _prepare(options, report, inputs.source, dtype.itemsize)
     slot = Slot(lambda: load_model(inputs.source, options.device, dtype))
@@ -109,6 +109,7 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
     with report.part("export"):
         export(slot.model(), inputs.source, options.dtype, options.tp_size, options.out)
         _write_generation_config(slot.model(), inputs.tokenizer, options.out)
+    devices = dict(slot.model().hf_device_map)
     slot.release()
     report.results |= {
         "calibration_tokens": inputs.blocks.numel(),
@@ -116,7 +117,7 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
         "batch_size": batch,
         "compute_dtype": str(dtype).removeprefix("torch."),
     }
-    return before
+    return before, devices
 
 
 def _prepare(options: Options, report: StageReport, source: SourceModel, element_size: int) -> int:
@@ -130,14 +131,13 @@ def _prepare(options: Options, report: StageReport, source: SourceModel, element
     return memory.batch_that_fits(source, batch, options.calib_seq_len, element_size)
 
 
-def _measure_checkpoint(options: Options, inputs: Inputs) -> Measurement:
+def _measure_checkpoint(options: Options, inputs: Inputs, devices: DeviceMap) -> Measurement:
     """Measures the weights as written, which proves the files, in the type that the engine computes in.
 
     In another one greedy answers part at near ties, and a faithful engine would not agree with its reference.
     """
-    checkpoint = Checkpoint(options.out, "cuda:0" if options.device == "cuda" else "cpu")
     dtype = compute_dtype(options.device, options.dtype) if options.device == "cuda" else torch.float32
-    model = checkpoint.model(dtype, device_map(options.device))
+    model = Checkpoint(options.out).model(dtype, devices)
     return measure(model, inputs.tokenizer, inputs.held_out)
 
 

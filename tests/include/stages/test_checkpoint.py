@@ -100,6 +100,17 @@ def test_two_ranks_merge_into_the_same_model(calibrated: Calibrated, tmp_path: P
         assert torch.equal(whole, joined), name
 
 
+def test_each_tensor_is_dequantized_where_the_device_map_puts_it(calibrated: Calibrated) -> None:
+    devices = {"model": "cpu", "model.layers.1": "meta", "model.layers.1.mlp": "cpu", "lm_head": "meta"}
+    state = Checkpoint(calibrated.checkpoint).state(torch.float16, devices)
+    reference = Checkpoint(calibrated.checkpoint).state(torch.float16)
+    assert state.keys() == reference.keys()
+    for name, tensor in state.items():
+        elsewhere = name.startswith(("model.layers.1.", "lm_head")) and ".mlp." not in name
+        assert tensor.device.type == ("meta" if elsewhere else "cpu"), name
+        assert elsewhere or torch.equal(tensor, reference[name]), name
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -69,6 +69,7 @@ def test_writes_checkpoint_tokenizer_and_reference(llama: Path, run: Run) -> Non
 
 def _check_reference(reference: dict[str, Any], out: Path, prompt: str) -> None:
     held_out, model = HeldOut.load(out), Checkpoint(out).model(torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     with torch.no_grad():
         score = perplexity(lambda ids: model(ids).logits[0], held_out.blocks)
     quality = reference["quality"]
@@ -83,6 +84,10 @@ def _check_reference(reference: dict[str, Any], out: Path, prompt: str) -> None:
     for continuation in reference["continuations"]:
         assert 0 < len(continuation["before_ids"]) <= 32
         assert 257 not in continuation["after_ids"]
+        assert continuation["after_ended"] == (len(continuation["after_ids"]) < 32)
+    contexts = [c["prompt"] for c in reference["continuations"] if not c["chat"]][3:]
+    samples = [tokenizer.decode(block, skip_special_tokens=True) for block in held_out.blocks[:4]]
+    assert [sample.startswith(context) for context, sample in zip(contexts, samples, strict=True)] == [True] * 4
 
 
 def _check_report(report: dict[str, Any]) -> None:

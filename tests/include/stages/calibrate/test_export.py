@@ -1,16 +1,16 @@
 # ruff: noqa: TID253
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from modelopt.torch.export import export_tensorrt_llm_checkpoint
 
 from include.errors import ToolError
-from include.stages.calibrate.export import export, verify
+from include.stages.calibrate import rank_file
+from include.stages.calibrate.export import StayOnDevice, export, verify_rotary
 from include.stages.calibrate.loading import load_model
 from include.stages.calibrate.quantize import quantize
 from include.stages.calibrate.source import SourceModel
@@ -25,11 +25,6 @@ SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-
-
-@pytest.fixture
-def copy(calibrated: Calibrated, tmp_path: Path) -> Path:
-    return shutil.copytree(calibrated.checkpoint, tmp_path / "copy")
 
 
 def test_files_can_be_read_by_every_user(calibrated: Calibrated) -> None:
@@ -51,11 +46,64 @@ def test_config_says_what_tensorrt_llm_needs(calibrated: Calibrated) -> None:
     assert config["quantization"]["group_size"] == tiny.GROUP_SIZE
 
 
+@pytest.mark.parametrize("tp_size", [1, 2])
+def test_weights_are_those_that_modelopt_writes(calibrated: Calibrated, tmp_path: Path, tp_size: int) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    export(calibrated.model, calibrated.source, "float16", tp_size, ours)
+    with torch.no_grad():
+        export_tensorrt_llm_checkpoint(
+            calibrated.model, "llama", torch.float16, export_dir=theirs, inference_tensor_parallel=tp_size
+        )
+    names = {path.name for path in theirs.iterdir()}
+    assert (
+        {path.name for path in ours.iterdir()}
+        == names
+        == {"config.json", *(f"rank{i}.safetensors" for i in range(tp_size))}
+    )
+    for name in names - {"config.json"}:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    theirs_config = Checkpoint(theirs).config
+    assert theirs_config.items() <= Checkpoint(ours).config.items()
+
+
+def _stays_on_its_device() -> bool:
+    """What ``tensor.cpu()`` does here. A tensor on the meta device has no values that could be copied."""
+    tensor = torch.empty(2, device="meta")
+    try:
+        return tensor.cpu() is tensor
+    except NotImplementedError:
+        return False
+
+
+def test_nothing_goes_to_the_host_within_the_mode() -> None:
+    with StayOnDevice():
+        assert _stays_on_its_device()
+        assert torch.add(torch.ones(2), other=1).tolist() == [2, 2]
+    assert not _stays_on_its_device()
+
+
+def test_exports_by_way_of_the_host_when_the_gpu_is_full(
+    calibrated: Calibrated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, save = [], rank_file.save
+
+    def save_at_second_try(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        tries.append(_stays_on_its_device())
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 96.00 MiB")
+        save(tensors, path)
+
+    monkeypatch.setattr(rank_file, "save", save_at_second_try)
+    export(calibrated.model, calibrated.source, "float16", 1, tmp_path)
+    assert tries == [True, False]
+    assert (tmp_path / "rank0.safetensors").read_bytes() == (calibrated.checkpoint / "rank0.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("base", [10000.0, None], ids=["wrong", "absent"])
-def test_finds_a_wrong_rotary_base(calibrated: Calibrated, copy: Path, base: float | None) -> None:
-    tiny.change_config(copy, rotary_base=base)
+def test_finds_a_wrong_rotary_base(calibrated: Calibrated, base: float | None) -> None:
     with pytest.raises(ToolError, match=rf"rotary_base is {base}, the model's is 50000\.0"):
-        verify(calibrated.source, copy)
+        verify_rotary(calibrated.source, {"rotary_base": base})
 
 
 @pytest.mark.parametrize(
@@ -63,26 +111,33 @@ def test_finds_a_wrong_rotary_base(calibrated: Calibrated, copy: Path, base: flo
     [None, {"rope_type": "linear", "factor": 8.0}, {**SCALING, "factor": 4.0}],
     ids=["lost", "other kind", "other factor"],
 )
-def test_finds_a_wrong_rotary_scaling(calibrated: Calibrated, copy: Path, written: dict[str, object] | None) -> None:
-    tiny.change_config(copy, rotary_scaling=written)
+def test_finds_a_wrong_rotary_scaling(calibrated: Calibrated, written: dict[str, object] | None) -> None:
     with pytest.raises(ToolError, match="rotary_scaling"):
-        verify(replace(calibrated.source, rope_scaling=SCALING), copy)
+        verify_rotary(
+            replace(calibrated.source, rope_scaling=SCALING), {"rotary_base": 50000.0, "rotary_scaling": written}
+        )
 
 
 @pytest.mark.parametrize(
-    "tensor",
+    ("module", "written"),
     [
-        "transformer.layers.1.mlp.proj.weights_scaling_factor",
-        "transformer.layers.0.attention.qkv.prequant_scaling_factor",
-        "transformer.vocab_embedding.weight",
+        pytest.param("model.layers.1.mlp.down_proj.input_quantizer", "layers.1.mlp.proj.prequant_scaling_factor"),
+        pytest.param("model.layers.0.input_layernorm", "layers.0.input_layernorm.weight"),
+        pytest.param("model.embed_tokens", "vocab_embedding.weight"),
     ],
+    ids=["scale", "norm", "embedding"],
 )
-def test_finds_a_value_that_is_not_finite(calibrated: Calibrated, copy: Path, tensor: str) -> None:
-    tensors = load_file(copy / "rank0.safetensors")
-    tensors[tensor].view(-1)[3] = float("inf")
-    save_file(tensors, copy / "rank0.safetensors")
-    with pytest.raises(ToolError, match="not finite"):
-        verify(calibrated.source, copy)
+def test_finds_a_value_that_is_not_finite(llama: Path, tmp_path: Path, module: str, written: str) -> None:
+    source = SourceModel.read(llama)
+    model = load_model(source, "cpu", torch.float32)
+    quantize(model, tiny.small_blocks(), tiny.GROUP_SIZE, 4)
+    values = next(iter(model.get_submodule(module).state_dict().values()))
+    values.view(-1)[3] = float("inf")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ToolError, match=f"{written} has values that are not finite"):
+        export(model, source, "float16", 1, out)
+    assert not list(out.iterdir())
 
 
 def test_rotary_scaling_survives(tmp_path: Path) -> None:
