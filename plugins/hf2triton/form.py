@@ -1,4 +1,4 @@
-"""The trigger form, made from the request model: web UI, REST and schedules have the same limits."""
+"""The trigger form, made from a request model: web UI, REST and schedules have the same limits."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from include.request import ReleaseRequest
+from include.request import Form, ReleaseRequest
 
 
-def request_params() -> dict[str, Param]:
-    """One `Param` for each field of `ReleaseRequest`, in its order and sections."""
-    schema = ReleaseRequest.model_json_schema()
+def request_params(request: type[Form] = ReleaseRequest) -> dict[str, Param]:
+    """One `Param` for each field of a request, in its order and sections."""
+    schema = request.model_json_schema()
     return {name: _param(field) for name, field in schema["properties"].items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
@@ -17,3 +18,13 @@ def retry_policy() -> ExceptionRetryPolicy:
     return ExceptionRetryPolicy(
         rules=[RetryRule(exception=TransientError, action=RetryAction.RETRY)], default=RetryAction.FAIL
     )
+
+
+def default_args() -> dict[str, Any]:
+    """What all tasks of all DAGs have in common."""
+    return {
+        "retries": RETRIES,
+        "retry_delay": RETRY_DELAY,
+        "retry_exponential_backoff": True,
+        "retry_policy": retry_policy(),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hf2triton.operators.release import ReleaseApprovalOperator, ReleaseOperator
 from hf2triton.operators.stage import StageOperator
 from hf2triton.operators.task import TaskOperator
 from include.settings import settings
@@ -11,7 +12,7 @@ from include.settings import settings
 if TYPE_CHECKING:
     from hf2triton.operators.docker_stage import DockerStageOperator
 
-__all__ = ["StageOperator", "TaskOperator", "stage_operator"]
+__all__ = ["ReleaseApprovalOperator", "ReleaseOperator", "StageOperator", "TaskOperator", "stage_operator"]
 
 
 def stage_operator() -> type[StageOperator] | type[DockerStageOperator]:

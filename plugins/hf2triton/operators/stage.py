@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
-from hf2triton.operators.task import TaskOperator
+from hf2triton.operators.task import TaskOperator, describe_events
+from hf2triton.worker import worker_of
 from include.settings import settings
-from include.store import ArtifactStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +29,14 @@ class StageOperator(TaskOperator):
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Returns the reference to the artifact; nothing is started on a hit."""
         job: StageJob = self.call("job", context)
-        store = ArtifactStore(settings().artifacts)
+        store = worker_of(context, self.log.info).store
         with store.claim(job.kind, job.inputs, log=self.log.info) as claim:
             if not claim.hit:
                 self._run(job, claim.partial)
                 claim.commit()
-            return {"kind": job.kind, "name": claim.name, "reused": claim.hit}
+        made = {"kind": job.kind, "name": claim.name, "reused": claim.hit}
+        describe_events(self, made, context)
+        return made
 
     def on_kill(self) -> None:
         """Ends the stage program with the task."""

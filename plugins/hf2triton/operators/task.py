@@ -34,6 +34,7 @@ class TaskOperator(BaseOperator):
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Does the task; the result is its XCom."""
         result = self.call("run", context)
+        describe_events(self, result, context)
         return TypeAdapter(type(result)).dump_python(result, mode="json")
 
     def call(self, function: str, context: Context) -> Any:  # noqa: ANN401
@@ -50,3 +51,10 @@ def call_task(task_id: str, function: str, inputs: Mapping[str, Any], context: C
     if "params" in inspect.signature(target).parameters:
         arguments["params"] = dict(context["params"])
     return validate_call(config={"arbitrary_types_allowed": True})(target)(worker_of(context, log), **arguments)
+
+
+def describe_events(operator: BaseOperator, made: Any, context: Context) -> None:  # noqa: ANN401
+    """Events of the assets that an operator makes say what the task's module says of the result."""
+    for asset in operator.outlets:
+        extra = call_task(operator.task_id, "event", {"made": made}, context, operator.log.info)
+        context["outlet_events"][asset].extra = extra

@@ -1,0 +1,24 @@
+"""The release report: what the gates found, what the release was made from, and how the making went.
+
+``report.json`` is a `ReleaseReport`, described in docs/report.md; ``report.html`` shows it in one file.
+"""
+
+from __future__ import annotations
+
+from include.report.chain import chain_of
+from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_promotions, write
+from include.report.model import ReleaseReport, Stage, Subject
+
+__all__ = [
+    "HTML_FILE",
+    "JSON_FILE",
+    "ReleaseReport",
+    "Stage",
+    "Subject",
+    "chain_of",
+    "compose",
+    "find_by_run",
+    "read",
+    "record_promotions",
+    "write",
+]

@@ -1,0 +1,47 @@
+"""The manifest chain: model commit, checkpoint, engine, repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from include.releases import Release
+from include.report.model import Stage
+from include.store import Artifact, ArtifactStore
+
+MAKERS = {
+    "models": "pull_model",
+    "checkpoints": "calibrate_awq",
+    "engines": "build_engine",
+    "repositories": "assemble_repository",
+}
+
+
+def chain_of(release: Release, store: ArtifactStore) -> tuple[Stage, ...]:
+    """How each artifact of the release was made, the model first; one that has been pruned is left out."""
+    commit = release.chain["model"].rpartition("@")[2]
+    names = {"models": f"{release.model}@{commit}", **release.chain}
+    found = (store.find(kind, names[kind]) for kind in MAKERS if kind in names)
+    return tuple(_stage(artifact) for artifact in found if artifact)
+
+
+def _stage(artifact: Artifact) -> Stage:
+    manifest = artifact.manifest
+    measured = ("timings_s", "peak_rss_bytes", "gpu_peak_bytes", "gpu", "results")
+    return Stage(
+        task=MAKERS[manifest.kind],
+        kind=manifest.kind,
+        name=manifest.name,
+        content=artifact.content,
+        files=len(manifest.outputs),
+        size_bytes=sum(output.size for output in manifest.outputs),
+        created_at=manifest.created_at,
+        host=manifest.host,
+        versions=dict(_versions(manifest.inputs.get("environment", {}))) | manifest.report.get("versions", {}),
+        **{name: manifest.report[name] for name in measured if name in manifest.report},
+    )
+
+
+def _versions(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the key says about the tools: the lock's or image's digest and versions."""
+    return ((name, value) for name, value in environment.items() if isinstance(value, str))

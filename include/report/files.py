@@ -1,0 +1,66 @@
+"""A release's report as files: composed by the task that validates, read by the web UI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from include import gates
+from include.releases import Release
+from include.report.chain import chain_of
+from include.report.model import ReleaseReport, Subject
+from include.store import ArtifactStore, write_atomic
+
+JSON_FILE = "report.json"
+HTML_FILE = "report.html"
+
+
+def compose(
+    verdicts: gates.Report, release: Release, store: ArtifactStore, run_id: str, known: ReleaseReport | None = None
+) -> ReleaseReport:
+    """The report on a release. ``run_id``: the DAG run that validated it; ``known``: the report of a run before."""
+    before = tuple(run for run in (known.runs if known else ()) if run != run_id)
+    return ReleaseReport(
+        **dict(verdicts),
+        subject=Subject(
+            model=release.model, number=release.number, target=release.target, source=release.chain["model"]
+        ),
+        runs=(*before, run_id),
+        request=release.request,
+        chain=chain_of(release, store),
+        promotions=release.promotions,
+    )
+
+
+def write(directory: Path, report: ReleaseReport) -> None:
+    """Writes ``report.json`` and ``report.html``, each whole or not at all."""
+    # Late, because whoever only reads reports needs no template engine.
+    from include.report.page import render_report
+
+    write_atomic(directory / JSON_FILE, report.model_dump_json(indent=1))
+    write_atomic(directory / HTML_FILE, render_report(report))
+
+
+def record_promotions(directory: Path, release: Release) -> None:
+    """Writes the report anew, with the times that the release went live so far."""
+    if known := read(directory):
+        write(directory, known.model_copy(update={"promotions": release.promotions}))
+
+
+def read(directory: Path) -> ReleaseReport | None:
+    """The report in a release's directory, None if it has none, or one of another schema version."""
+    try:
+        return ReleaseReport.model_validate_json((directory / JSON_FILE).read_text())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def find_by_run(releases: Path, run_id: str) -> Path | None:
+    """The directory of the release that a DAG run validated last, if it came so far."""
+    written = sorted(releases.glob(f"*/[0-9]*/{JSON_FILE}"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in written:
+        report = read(path.parent)
+        if report and run_id in report.runs:
+            return path.parent
+    return None

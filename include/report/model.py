@@ -1,0 +1,57 @@
+"""The release report as data. Described in docs/report.md."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from include import gates
+from include.releases import Promotion
+
+
+class Subject(BaseModel):
+    """The release that a report is about."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    number: int
+    target: str
+    source: str = Field(description="The model's Hub id or directory, and the commit: `<id>@<commit>`.")
+
+
+class Stage(BaseModel):
+    """How one artifact of the chain was made, from its manifest. Times in seconds, sizes and memory in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+    task: str = Field(description="The task that made it.")
+    kind: str = Field(description="The store's directory of such artifacts.")
+    name: str = Field(description="Its name there: the key, or for a model `<model>@<commit>`.")
+    content: str = Field(description="sha256 over the names and hashes of its files.")
+    files: int
+    size_bytes: int
+    created_at: datetime
+    host: str
+    gpu: str | None = None
+    timings_s: dict[str, float] = Field(default_factory=dict, description="Seconds of each part of the stage.")
+    peak_rss_bytes: int | None = None
+    gpu_peak_bytes: int | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    results: dict[str, Any] = Field(default_factory=dict, description="What the stage itself measured.")
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the stage took, None if its program did not measure it."""
+        return sum(self.timings_s.values()) if self.timings_s else None
+
+
+class ReleaseReport(gates.Report):
+    """The gates' report on a candidate, with where the candidate comes from and what became of it."""
+
+    subject: Subject
+    made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    runs: tuple[str, ...] = Field((), description="Ids of the DAG runs that validated this release, newest last.")
+    request: dict[str, Any]
+    chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
+    promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")

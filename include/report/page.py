@@ -1,0 +1,129 @@
+"""The pages: a report, and the list of releases. One file each, no script, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from include.gates import Verdict
+from include.releases import Release, State
+from include.report.charts import Axis, speed_plots
+from include.report.model import ReleaseReport
+
+_ORDER = {"fail": 0, "pass": 1, "skip": 2}
+_KINDS = {"models": "Model", "checkpoints": "Checkpoint", "engines": "Engine", "repositories": "Repository"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A release in the list. ``pruned``: its artifacts are gone."""
+
+    release: Release
+    state: State
+    pruned: bool
+    report: ReleaseReport | None
+
+
+def render_report(report: ReleaseReport) -> str:
+    """``report.html``. Whatever a model or a user wrote is escaped."""
+    timed = [stage for stage in report.chain if stage.seconds]
+    memory = [m for stage in report.chain for m in (stage.peak_rss_bytes, stage.gpu_peak_bytes) if m]
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            verdicts=sorted(report.verdicts, key=lambda verdict: _ORDER[verdict.outcome]),
+            counts={outcome: sum(v.outcome == outcome for v in report.verdicts) for outcome in _ORDER},
+            quality_verdict=_of(report.verdicts, "quality"),
+            quality_axis=Axis.over([report.quality.before, report.quality.after]) if report.quality else None,
+            plots=speed_plots([load for verdict in report.verdicts for load in verdict.loads]),
+            timed=timed,
+            time_axis=Axis.over(stage.seconds or 0 for stage in timed),
+            memory_axis=Axis.over(memory),
+            kinds=_KINDS,
+        )
+    )
+
+
+def render_releases(listed: Sequence[Listed]) -> str:
+    """The list of all releases."""
+    models = {entry.release.model: [e for e in listed if e.release.model == entry.release.model] for entry in listed}
+    return _environment().get_template("releases.html.jinja").render(models=models)
+
+
+def render_message(title: str, text: str) -> str:
+    """A page that says one thing."""
+    return _environment().get_template("message.html.jinja").render(title=title, text=text)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": _bytes,
+        "change": _change,
+        "figure": _figure,
+        "number": _number,
+        "parted": _parted,
+        "seconds": _seconds,
+        "when": _when,
+    }
+    return environment
+
+
+def _of(verdicts: Sequence[Verdict], gate: str) -> Verdict | None:
+    return next((verdict for verdict in verdicts if verdict.gate == gate), None)
+
+
+def _bytes(size: float) -> str:
+    units = iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 1000 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{_number(size)} {unit}"
+
+
+def _change(share: float) -> str:
+    return f"{share:+.1%}" if math.isfinite(share) else "not comparable"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{_figure(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _number(value: float) -> str:
+    """Three significant digits, all digits of what is left of the point, and no needless zeros."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _figure(value: float) -> str:
+    """Like `_number`, with zeros, so that measured values stand below each other."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _parted(text: str, other: str) -> tuple[str, str]:
+    """``text`` in two: what it has in common with the start of ``other``, and the rest."""
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))
+    return text[:same], text[same:]

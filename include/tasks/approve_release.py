@@ -1,0 +1,49 @@
+"""Task ``approve_release``: a person decides, if the request asks for one. What is asked, and what a no does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from include import report
+from include.request import ReleaseRequest
+from include.servers import ServerRecord
+from include.tasks import ReleaseRef
+from include.worker import Worker
+
+
+class Question(BaseModel):
+    """What people are asked: subject, Markdown body, who may answer (all if empty), and how long there is for it."""
+
+    model_config = ConfigDict(frozen=True)
+    subject: str
+    body: str
+    approvers: tuple[str, ...]
+    timeout: timedelta
+
+
+def question(
+    worker: Worker, release: ReleaseRef, candidate: ServerRecord, params: Mapping[str, Any]
+) -> Question | None:
+    """The question, or None if there is none: the request does not ask for approval, or the release is live."""
+    request = ReleaseRequest.parse(dict(params))
+    chosen = worker.releases.get(release.model, release.number)
+    if not request.require_approval or worker.releases.state(chosen) == "live":
+        return None
+    found = report.read(worker.releases.path(chosen))
+    scores = found.to_markdown() if found else "Its report cannot be read.\n"
+    return Question(
+        subject=f"Release {chosen.number} of {chosen.model}: make it live?",
+        body=f"{scores}\nUntil the decision the candidate answers at `{candidate.url}`.\n",
+        approvers=tuple(request.approvers),
+        timeout=timedelta(hours=request.approval_timeout_h),
+    )
+
+
+def reject(worker: Worker, release: ReleaseRef) -> None:
+    """Marks the release rejected. The live release is not touched; one that has been live before stays what it was."""
+    chosen = worker.releases.judge(worker.releases.get(release.model, release.number), "rejected")
+    worker.log(f"release {chosen.name} is {worker.releases.state(chosen)}")

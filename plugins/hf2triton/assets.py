@@ -1,0 +1,10 @@
+"""Assets: what other DAGs can wait for. The extra of their events is described in `include.events`."""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset
+
+GROUP = "hf2triton"
+CHECKPOINT = Asset(name="hf2triton_checkpoint", uri="hf2triton://checkpoint", group=GROUP)
+ENGINE = Asset(name="hf2triton_engine", uri="hf2triton://engine", group=GROUP)
+LIVE_RELEASE = Asset(name="hf2triton_live_release", uri="hf2triton://live-release", group=GROUP)

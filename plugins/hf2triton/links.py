@@ -1,0 +1,36 @@
+"""Buttons on a task's page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.configuration import conf
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+# Below the web UI's own address, which may have a path.
+PREFIX = "hf2triton"
+
+
+def root_path() -> str:
+    """The path of the web UI's address, without a slash at its end."""
+    return urlsplit(str(conf.get("api", "base_url", fallback=""))).path.rstrip("/")
+
+
+def report_url(dag_id: str, run_id: str) -> str:
+    """Where the report of a run is: a path on the web UI's host, so that it works by whichever name that is reached."""
+    return f"{root_path()}/{PREFIX}/runs/{quote(dag_id)}/{quote(run_id)}"
+
+
+class ReportLink(BaseOperatorLink):
+    """The report of the release that the task's run is about."""
+
+    name = "Release report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Made by the worker as the task ends, well or not, or starts to wait."""
+        return report_url(ti_key.dag_id, ti_key.run_id)

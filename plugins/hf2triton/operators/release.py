@@ -1,0 +1,55 @@
+"""The operators for tasks about one release: their pages have a button to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from hf2triton.links import ReportLink, report_url
+from hf2triton.operators.task import TaskOperator, call_task
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ReleaseOperator(TaskOperator):
+    """A task that the worker does itself."""
+
+    operator_extra_links = (ReportLink(),)
+
+
+class ReleaseApprovalOperator(ApprovalOperator):
+    """A task in which a person decides. Its module in `include.tasks` has the question; without one it skips itself.
+
+    Waiting holds no worker. No answer in time is a no. After a no the tasks downstream are skipped, teardowns are not.
+    """
+
+    template_fields = ("inputs",)
+    operator_extra_links = (ReportLink(),)
+
+    def __init__(self, *, inputs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(subject="", defaults=self.REJECT, **kwargs)
+        self.inputs = dict(inputs or {})
+
+    def execute(self, context: Context) -> None:
+        """Asks, and waits for the answer."""
+        question = self._call("question", self.inputs, context)
+        if question is None:
+            raise AirflowSkipException("nothing to approve: the gates decide, or the release is live already")
+        self.subject = question.subject
+        self.body = f"{question.body}\n[Release report]({report_url(self.dag_id, context['run_id'])})\n"
+        self.assigned_users = [{"id": user, "name": user} for user in question.approvers]
+        self.response_timeout = question.timeout
+        super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Acts on the answer."""
+        if self.REJECT in event.get("chosen_options", ()):
+            self._call("reject", {"release": self.inputs["release"]}, context)
+        return super().execute_complete(context, event)
+
+    def _call(self, function: str, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ANN401
+        return call_task(self.task_id, function, inputs, context, self.log.info)

@@ -1,0 +1,94 @@
+"""The pages that the API server serves: releases and their reports, to users who may see the runs behind them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlencode
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from fastapi import Depends, FastAPI, HTTPException, Request, status
+from fastapi import Path as PathParam
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from hf2triton.links import root_path
+from hf2triton.worker import RELEASE_DAG
+from include import report
+from include.releases import Releases
+from include.report.page import Listed, render_message, render_releases
+from include.settings import settings
+
+# Reports hold what models and users wrote. All of it is escaped; if a page still held a script, it would not run.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+Model = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
+Number = Annotated[int, PathParam(ge=1)]
+
+app = FastAPI(
+    title="hf2triton",
+    dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN, RELEASE_DAG))],
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+)
+
+
+@app.exception_handler(HTTPException)
+async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
+    """Sends a browser without a login to the login page; programs get the error."""
+    browser = "text/html" in request.headers.get("accept", "")
+    if browser and error.status_code == status.HTTP_401_UNAUTHORIZED:
+        return RedirectResponse(f"{root_path()}/api/v2/auth/login?{urlencode({'next': str(request.url)})}")
+    return await http_exception_handler(request, error)
+
+
+@app.get("/releases")
+def releases() -> HTMLResponse:
+    """All releases, newest first, with their states and reports."""
+    known = Releases(_root())
+    newest_first = sorted(known.every(), key=lambda release: (release.model, -release.number))
+    listed = [
+        Listed(release, known.state(release), known.is_pruned(release), report.read(known.path(release)))
+        for release in newest_first
+    ]
+    return HTMLResponse(render_releases(listed), headers=_HEADERS)
+
+
+@app.get("/reports/{model}/{number}/report.html")
+def report_page(model: Model, number: Number) -> FileResponse:
+    """The report of a release."""
+    return _file(model, number, report.HTML_FILE)
+
+
+@app.get("/reports/{model}/{number}/report.json")
+def report_data(model: Model, number: Number) -> FileResponse:
+    """The report of a release, as data."""
+    return _file(model, number, report.JSON_FILE)
+
+
+@app.get("/runs/{dag_id}/{run_id}")
+def run_report(dag_id: str, run_id: str) -> Response:
+    """To the report of the release that a run has validated last."""
+    found = report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else None
+    if found is None:
+        text = "No release report belongs to this run: it has not come as far as its gates, or it makes no release."
+        return HTMLResponse(render_message("No report", text), status.HTTP_404_NOT_FOUND, _HEADERS)
+    return RedirectResponse(f"../../reports/{found.parent.name}/{found.name}/{report.HTML_FILE}")
+
+
+def _file(model: str, number: int, name: str) -> FileResponse:
+    path = _root() / model / str(number) / name
+    if not path.is_file():
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"release {model}/{number} has no {name}")
+    return FileResponse(path, headers=_HEADERS)
+
+
+def _root() -> Path:
+    return settings().artifacts / "releases"

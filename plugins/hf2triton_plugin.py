@@ -1,0 +1,40 @@
+"""What Airflow's web UI gets from hf2triton: the Releases page, and the report of each run."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from hf2triton.links import PREFIX
+
+_VIEWS = [
+    {
+        "name": "Releases",
+        "href": f"{PREFIX}/releases",
+        "destination": "nav",
+        "url_route": "hf2triton-releases",
+        "category": "browse",
+    },
+    {
+        "name": "Release report",
+        "href": f"{PREFIX}/runs/{{DAG_ID}}/{{RUN_ID}}",
+        "destination": "dag_run",
+        "url_route": "hf2triton-report",
+    },
+]
+
+
+class Hf2TritonPlugin(AirflowPlugin):
+    """Pages are shown inside the UI, and have addresses of their own."""
+
+    name = "hf2triton"
+    external_views = _VIEWS
+
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Made when asked for: every worker loads this plugin, only the API server serves pages."""
+        from hf2triton.web import app
+
+        return [{"app": app, "url_prefix": f"/{PREFIX}", "name": "hf2triton"}]

@@ -1,0 +1,22 @@
+"""The page in docs/ describes every field of report.json."""
+
+from __future__ import annotations
+
+import pytest
+
+from include.report import ReleaseReport
+from include.settings import PROJECT
+
+SCHEMA = ReleaseReport.model_json_schema(mode="serialization")
+MODELS = {"ReleaseReport": SCHEMA, **SCHEMA["$defs"]}
+FIELDS = [(model, field) for model, described in MODELS.items() for field in described["properties"]]
+
+
+@pytest.mark.parametrize(("model", "field"), FIELDS, ids=str)
+def test_each_field_is_described(model: str, field: str) -> None:
+    assert f"`{field}`" in (PROJECT / "docs" / "report.md").read_text()
+
+
+def test_the_version_is_that_of_the_schema() -> None:
+    version = SCHEMA["properties"]["schema_version"]["const"]
+    assert f"schema version {version}\n" in (PROJECT / "docs" / "report.md").read_text()

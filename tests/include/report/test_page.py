@@ -1,0 +1,240 @@
+"""The page says what the report says, to everyone, and runs nothing of what a model wrote."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from include.gates import Quality, Sample
+from include.releases import Promotion
+from include.report import ReleaseReport
+from include.report.page import render_message, render_report
+from tests.include.report.example import WHEN, full_report, load, report, spread, stage, verdict
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements, the text in order, and what was left open."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in {"style", "title"} and data.strip():
+            self.words.append(data.strip())
+
+    def tags(self, *names: str) -> list[str]:
+        return [tag for tag, _ in self.elements if tag in names]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page(made: ReleaseReport) -> Page:
+    return Page(render_report(made))
+
+
+def test_the_verdict_comes_first_and_names_the_failed_gates() -> None:
+    text = page(full_report()).text
+    assert text.index("Failed its gates") < text.index("1 of 5 failed: agreement") < text.index("Gates")
+
+
+def test_a_release_that_passed_says_so() -> None:
+    text = page(report(verdict("ready"), verdict("streaming", "skip"))).text
+    assert "Passed its gates 1 of 2 passed, 1 could not be tried here." in text
+    assert "Failed" not in text
+
+
+def test_failed_gates_come_first_and_are_open() -> None:
+    html = render_report(full_report())
+    found = re.findall(r'<details( open)?>\s*<summary><span class="badge (\w+)"', html)
+    assert [outcome for _, outcome in found] == ["fail", "pass", "pass", "pass", "skip"]
+    assert [bool(opened) for opened, _ in found] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "release 3",
+        "found by agreement",
+        "threshold of agreement",
+        "ACCEPT",
+        "10.000",
+        "12.000",
+        "1 client, candidate",
+        "4 clients, live",
+        "a prompt",
+        "NVIDIA H200",
+        "3 MB in 2 files",
+        "1 min 40 s",
+        "2 GB",
+        "org/model",
+        "manual__1",
+        "2026-03-01 12:30 UTC",
+    ],
+)
+def test_the_page_shows(said: str) -> None:
+    assert said in page(full_report()).text
+
+
+def test_answers_are_marked_from_where_they_differ() -> None:
+    html = render_report(report(answers=(Sample(prompt="p", answer="one two", expected="one three"),)))
+    assert re.findall(r"<mark>(.*?)</mark>", html) == ["wo", "hree"]
+
+
+def test_equal_answers_are_not_marked() -> None:
+    assert page(report(answers=(Sample(prompt="p", answer="one", expected="one"),))).tags("mark") == []
+
+
+def test_an_empty_answer_is_said_to_be_empty() -> None:
+    assert "(nothing)" in page(report(answers=(Sample(prompt="p", answer="", expected="one"),))).text
+
+
+def test_candidate_and_live_are_drawn_beside_each_other() -> None:
+    loads = (load("candidate", 1, 30, ttft_ms=spread(10)), load("live", 1, 20, ttft_ms=spread(20)))
+    html = render_report(report(verdict("speed", loads=loads)))
+    assert re.findall(r'<rect class="(\w+)" x="0" y="\d+%" width="([\d.]+)%"', html) == [
+        ("candidate", "100.00"),
+        ("live", "66.67"),
+    ]
+    assert re.findall(r'<circle cx="([\d.]+)%"', html) == ["16.67", "33.33"]
+
+
+@pytest.mark.parametrize(
+    ("made", "missing"),
+    [
+        (report(), "Speed"),
+        (report(), "Quality"),
+        (report(), "Answers"),
+        (report(), "Time and memory"),
+        (report(verdict("speed", loads=(load("candidate", 1, 30),))), "Time to first token"),
+        (report(verdict("speed", loads=(load("candidate", 1, 30),))), "1 client, live"),
+    ],
+    ids=["no loads", "no quality", "no answers", "no timings", "no streaming", "no live release"],
+)
+def test_what_was_not_measured_is_not_shown(made: ReleaseReport, missing: str) -> None:
+    assert missing not in page(made).words
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0], ids=str)
+def test_a_quality_that_is_no_number_is_still_reported(value: float) -> None:
+    made = report(quality=Quality(before=value, after=12.0, samples=8, tokens=4000))
+    assert f"{value:.3f}" in page(made).text
+    assert "nan%" not in render_report(made)
+
+
+def test_an_answer_that_fails_alone_is_marked() -> None:
+    samples = (Sample(prompt="good", answer="a"), Sample(prompt="bad", answer="a", ok=False))
+    assert "fail bad" in page(report(verdict("ready", samples=samples))).text
+    assert "fail good" not in page(report(verdict("ready", samples=samples))).text
+
+
+@pytest.mark.parametrize(("downtime_s", "said"), [(0, "without downtime"), (2.5, "2.50 s without a server")])
+def test_a_live_release_states_its_downtime(downtime_s: float, said: str) -> None:
+    assert said in page(report(promotions=(Promotion(at=WHEN, downtime_s=downtime_s),))).text
+
+
+def test_nothing_that_others_wrote_becomes_markup() -> None:
+    sample = Sample(prompt=EVIL, answer=EVIL, expected=f"{EVIL}!", expected_from=EVIL, note=EVIL)
+    evil = full_report().model_copy(
+        update={
+            "verdicts": (verdict(EVIL, rating=EVIL, measured={EVIL: 1}, samples=(sample,)),),
+            "answers": (sample,),
+            "request": {EVIL: [EVIL], "model": EVIL},
+            "runs": (EVIL,),
+            "chain": (
+                stage(timings_s={EVIL: 1}, versions={EVIL: EVIL}, results={EVIL: {EVIL: EVIL}}, gpu=EVIL, host=EVIL),
+            ),
+            "subject": full_report().subject.model_copy(update={"model": EVIL, "source": f"{EVIL}@{EVIL}"}),
+        }
+    )
+    parsed = page(evil)
+    assert parsed.tags("script", "img") == []
+    assert "<script>alert(1)</script>" in parsed.text
+    assert "{{ 7 * 7 }}" in parsed.text
+
+
+@pytest.mark.parametrize(
+    "html", [render_report(full_report()), render_message("title", "text")], ids=["report", "message"]
+)
+def test_a_page_is_one_file_without_scripts(html: str) -> None:
+    parsed = Page(html)
+    assert parsed.open == []
+    assert parsed.tags("script", "link", "img", "iframe", "object") == []
+    assert {a["href"] for _, a in parsed.elements if "href" in a} <= {"report.json"}
+    assert not [name for _, a in parsed.elements for name in a if name == "src" or name.startswith("on")]
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_the_page_can_be_read_out() -> None:
+    parsed = page(full_report())
+    assert ("html", {"lang": "en"}) in parsed.elements
+    levels = [int(tag[1]) for tag in parsed.tags("h1", "h2", "h3")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert all("scope" in attributes for tag, attributes in parsed.elements if tag == "th")
+    assert all(a.get("aria-hidden") == "true" for tag, a in parsed.elements if tag == "svg"), "values stand in cells"
+
+
+def variables(css: str) -> dict[str, str]:
+    return dict(re.findall(r"--([\w-]+): (#\w+)", css))
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 defines it."""
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    shares = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("ink", "paper", "least"),
+    [
+        ("ink", "page", 7),
+        ("ink", "card", 7),
+        ("ink", "mark", 4.5),
+        ("soft", "page", 4.5),
+        ("soft", "card", 4.5),
+        ("link", "page", 4.5),
+        ("link", "card", 4.5),
+        ("pass", "pass-card", 4.5),
+        ("fail", "fail-card", 4.5),
+        ("skip", "skip-card", 4.5),
+        ("candidate", "card", 3),
+        ("live", "card", 3),
+    ],
+)
+def test_colours_can_be_told_apart(scheme: str, ink: str, paper: str, least: float) -> None:
+    light, dark = render_report(report()).split("prefers-color-scheme: dark", 1)
+    colours = variables(light if scheme == "light" else dark.split("}", 1)[0])
+    assert contrast(colours[ink], colours[paper]) >= least

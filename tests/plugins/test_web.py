@@ -1,0 +1,132 @@
+"""The pages in Airflow's web UI: for users who are logged in, of what is in the store, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from hf2triton import web
+from include import report
+from include.releases import Release, Releases
+from include.settings import settings
+from tests.include.report.example import report as example
+
+PAGES = [
+    "/releases",
+    "/reports/org--model/1/report.html",
+    "/reports/org--model/1/report.json",
+    "/runs/release_awq_engine/manual__1",
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("HF2TRITON_ARTIFACTS", str(tmp_path))
+    settings.cache_clear()
+    yield tmp_path / "releases"
+    settings.cache_clear()
+
+
+@pytest.fixture
+def release(root: Path) -> Release:
+    releases = Releases(root)
+    made = releases.open("org--model", target="openvino", repository="r", chain={}, request={})
+    report.write(releases.path(made), example())
+    return made
+
+
+@pytest.fixture
+def visitor(release: Release) -> TestClient:
+    """Someone who is not logged in, at the address that Airflow mounts the pages at."""
+    airflow = FastAPI()
+    airflow.mount("/hf2triton", web.app)
+    return TestClient(airflow, base_url="http://airflow", follow_redirects=False)
+
+
+@pytest.fixture
+def user(visitor: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """Someone who may see the runs of the DAG."""
+    (permission,) = (dependency.dependency for dependency in web.app.router.dependencies)
+    monkeypatch.setitem(web.app.dependency_overrides, permission, lambda: None)
+    return visitor
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_program_without_a_login_is_refused(visitor: TestClient, page: str) -> None:
+    assert visitor.get(f"/hf2triton{page}").status_code == 401
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_browser_without_a_login_is_sent_to_the_login_page(visitor: TestClient, page: str) -> None:
+    answer = visitor.get(f"/hf2triton{page}", headers={"Accept": "text/html"})
+    assert answer.status_code == 307
+    assert answer.headers["Location"].endswith(f"/auth/login?next={quote(f'http://airflow/hf2triton{page}', safe='')}")
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json"])
+def test_a_report_is_served_as_it_stands_in_the_store(
+    user: TestClient, root: Path, release: Release, name: str
+) -> None:
+    answer = user.get(f"/hf2triton/reports/org--model/1/{name}")
+    assert answer.content == (root / release.name / name).read_bytes()
+
+
+@pytest.mark.parametrize("page", ["/releases", "/reports/org--model/1/report.html", "/runs/release_awq_engine/none"])
+def test_no_page_may_run_scripts_or_be_framed_by_others(user: TestClient, page: str) -> None:
+    policy = user.get(f"/hf2triton{page}").headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'self'" in policy
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "reports/org--model/2/report.html",
+        "reports/org--model/0/report.html",
+        "reports/org--model/current/report.html",
+        "reports/org--model/1/release.json",
+        "reports/../releases/org--model/1/report.html",
+        "reports/%2e%2e/1/report.html",
+        "reports/..%2f..%2fsecret/1/report.html",
+        "reports/.hidden/1/report.html",
+        "reports/org--model/..%2f1/report.html",
+        "reports/org--model%0a/1/report.html",
+    ],
+)
+def test_nothing_but_reports_is_served(user: TestClient, root: Path, path: str) -> None:
+    for elsewhere in (root / "1", root.parent / "1", root / ".hidden" / "1", root.parent / "secret" / "1"):
+        report.write(elsewhere, example())
+    assert user.get(f"/hf2triton/{path}").status_code in {404, 422}
+
+
+def test_a_run_leads_to_the_report_of_its_release(user: TestClient) -> None:
+    answer = user.get("/hf2triton/runs/release_awq_engine/manual__1", follow_redirects=True)
+    assert answer.url.path == "/hf2triton/reports/org--model/1/report.html"
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("run", ["release_awq_engine/manual__2", "prune_artifacts/manual__1"])
+def test_a_run_without_a_report_says_so(user: TestClient, run: str) -> None:
+    answer = user.get(f"/hf2triton/runs/{run}")
+    assert answer.status_code == 404
+    assert "No report" in answer.text
+
+
+def test_the_list_has_every_release_newest_first(user: TestClient, root: Path, release: Release) -> None:
+    releases = Releases(root)
+    second = releases.open("org--model", target="openvino", repository="other", chain={}, request={})
+    releases.judge(second, "rejected")
+    page = user.get("/hf2triton/releases").text
+    assert page.index("<strong>2</strong>") < page.index(">rejected<") < page.index("<strong>1</strong>")
+    assert 'href="reports/org--model/1/report.html"' in page
+    assert 'href="reports/org--model/2/report.html"' not in page
+
+
+def test_a_store_without_releases_has_a_list(user: TestClient, root: Path, release: Release) -> None:
+    root.rename(root.with_name("away"))
+    assert "no release yet" in user.get("/hf2triton/releases").text
