@@ -12,24 +12,28 @@ takes them from there and starts nothing.
 | `build_engine` | the target's engine from the same int4 weights, proved against the checkpoint | the last lines of the tool are in the error |
 | `assemble_repository` | the ensemble's model repository, filled and checked | names the file and the variable or path |
 | `launch_triton` | a candidate server on its own ports, ready and alive | the server's own last error lines are in the error |
-| `validate_generate` | the gates, through the generate endpoint | the report in the release shows each answer; the live release is untouched |
-| `promote_release` | the live address serves the new release | the release before it is started again |
-| `stop_candidate` | stops the candidate, whatever happened | look for the server's record in `servers/` of the artifact store |
+| `validate_generate` | the gates, through the generate endpoint | its button *Release report* shows each answer; the live release is untouched |
+| `approve_release` | a person decides, if `require_approval` is on; skipped else | a no, or no answer in time, rejects the release and skips what follows; the live release is untouched |
+| `promote_release` | the candidate's server becomes the live one, without a request lost | the release before it answers again; the error says what the new one did not |
+| `stop_candidate` | stops a candidate that is not live, whatever happened; with `swap: stop_first`, starts the live server again if nothing replaced it | the live server does not start: its own last error lines are in the error; `rollback_release` brings back an earlier release |
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG
 
+from hf2triton.assets import CHECKPOINT, ENGINE, LIVE_RELEASE
 from hf2triton.form import request_params
-from hf2triton.operators import TaskOperator, stage_operator
-from hf2triton.retries import RETRIES, RETRY_DELAY, retry_policy
+from hf2triton.operators import ReleaseApprovalOperator, ReleaseOperator, TaskOperator, stage_operator
+from hf2triton.retries import default_args
 from include.settings import settings
 
 Stage = stage_operator()
 # Servers run on the GPU host, on ports of that host: what talks to them runs there, too.
-HOST = {"queue": "gpu"}
-GPU = {**HOST, "pool": settings().gpu_pool}
+HOST: dict[str, Any] = {"queue": settings().serve_queue}
+GPU: dict[str, Any] = {"queue": "gpu", "pool": settings().gpu_pool}
 
 with DAG(
     dag_id="release_awq_engine",
@@ -38,36 +42,37 @@ with DAG(
     catchup=False,
     params=request_params(),
     tags=["hf2triton"],
-    default_args={
-        "retries": RETRIES,
-        "retry_delay": RETRY_DELAY,
-        "retry_exponential_backoff": True,
-        "retry_policy": retry_policy(),
-    },
+    default_args=default_args(),
 ):
     check = TaskOperator(task_id="check_request", **HOST)
     checked = {"checked": check.output}
 
     pull = TaskOperator(task_id="pull_model", inputs=checked)
 
-    calibrate = Stage(task_id="calibrate_awq", inputs={**checked, "pulled": pull.output}, **GPU)
+    calibrate = Stage(task_id="calibrate_awq", inputs={**checked, "pulled": pull.output}, outlets=[CHECKPOINT], **GPU)
 
-    build = Stage(task_id="build_engine", inputs={**checked, "checkpoint": calibrate.output}, **GPU)
+    build = Stage(task_id="build_engine", inputs={**checked, "checkpoint": calibrate.output}, outlets=[ENGINE], **GPU)
 
     made = {"checkpoint": calibrate.output, "engine": build.output}
     assemble = TaskOperator(task_id="assemble_repository", inputs={**checked, **made}, **HOST)
 
     launch = TaskOperator(task_id="launch_triton", inputs={**checked, "repository": assemble.output}, **HOST)
 
-    validate = TaskOperator(
+    validate = ReleaseOperator(
         task_id="validate_generate",
         inputs={**checked, **made, "repository": assemble.output, "candidate": launch.output},
         **HOST,
     )
 
-    promote = TaskOperator(task_id="promote_release", inputs={"release": validate.output}, **HOST)
+    proven = {"release": validate.output}
+    approve = ReleaseApprovalOperator(task_id="approve_release", inputs={**proven, "candidate": launch.output})
+
+    # The approval is skipped where none is asked for; a no skips this task itself.
+    promote = ReleaseOperator(
+        task_id="promote_release", inputs=proven, trigger_rule="none_failed", outlets=[LIVE_RELEASE], **HOST
+    )
 
     # No setup is named, so it runs however the others ended, a launch that was killed included.
-    stop = TaskOperator(task_id="stop_candidate", **HOST).as_teardown()
+    stop = ReleaseOperator(task_id="stop_candidate", **HOST).as_teardown()
 
-    check >> pull >> calibrate >> build >> assemble >> launch >> validate >> promote >> stop
+    check >> pull >> calibrate >> build >> assemble >> launch >> validate >> approve >> promote >> stop

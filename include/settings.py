@@ -36,6 +36,10 @@ class Settings(BaseSettings):
         default="default_pool",
         description="Airflow pool of the stages that use GPUs: give it one slot for each that may run at once.",
     )
+    serve_queue: str = Field(
+        default="gpu",
+        description="Airflow queue of what talks to servers, which are on one host: its worker alone listens to it.",
+    )
     openvino_python: Path = Field(
         default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
         description="Interpreter of the openvino target's own environment.",
@@ -53,6 +57,12 @@ class Settings(BaseSettings):
     )
     hub_connection: str = Field(
         default="huggingface_default", description="Airflow Connection whose password is the Hub token."
+    )
+    drain_timeout_s: float = Field(
+        default=120, description="Longest time that a server's last requests may take before it is stopped."
+    )
+    prune_dry_run: bool = Field(
+        default=True, description="Whether the scheduled pruning only tells what it would remove."
     )
     launch_timeout_s: float = Field(default=600, description="Longest time a server may take to be ready.")
 

@@ -100,9 +100,9 @@ def write_atomic(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     draft.write_text(text)
-    _sync(draft)
+    sync(draft)
     draft.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 class Claim:
@@ -147,9 +147,9 @@ class Claim:
         manifest = Manifest(kind=self._kind, name=self._final.name, inputs=self._inputs, outputs=outputs, report=report)
         (self.partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1))
         for path in [*_files(self.partial), self.partial]:
-            _sync(path)
+            sync(path)
         self.partial.rename(self._final)
-        _sync(self._final.parent)
+        sync(self._final.parent)
         self.artifact = Artifact(self._final, manifest)
         return self.artifact
 
@@ -166,10 +166,14 @@ class Claim:
 
 
 class ArtifactStore:
-    """All artifacts below one root, a directory for each kind."""
+    """All artifacts below one root, a directory for each kind.
 
-    def __init__(self, root: Path) -> None:
+    ``pin`` is told the kind and name of each artifact that its user looks for, before the look: see `include.pins`.
+    """
+
+    def __init__(self, root: Path, pin: Callable[[str, str], None] = lambda kind, name: None) -> None:
         self.root = root
+        self._pin = pin
 
     def find(self, kind: str, name: str) -> Artifact | None:
         """The artifact, or None if it does not exist (a partial directory does not).
@@ -181,6 +185,7 @@ class ArtifactStore:
 
     def get(self, kind: str, name: str) -> Artifact:
         """Like `find`, for an artifact that an earlier stage made."""
+        self._pin(kind, name)
         artifact = self.find(kind, name)
         if artifact is None:
             raise HostError(
@@ -220,6 +225,7 @@ class ArtifactStore:
         directory = self.root / kind
         _make(directory)
         with self._lock(kind, name, log):
+            self._pin(kind, name)
             claim = Claim(directory, kind, name, inputs)
             if claim.hit:
                 log(f"hit: {claim.partial.parent / name}, nothing to do")
@@ -313,7 +319,8 @@ def _files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes a file, or the names in a directory, outlive a crash of the host."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""One module for each task id of `release_awq_engine`: what the task does, without Airflow.
+"""One module for each task id of the DAGs: what the task does, without Airflow.
 
 A module has ``run(worker, ...)``, which does the task on the worker, or ``job(worker, ...)``, which says
 what stage program a runner is to start. Tasks hand on small JSON: the models below.
@@ -6,12 +6,17 @@ what stage program a runner is to start. Tasks hand on small JSON: the models be
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict
 
 from include.model_config import ModelConfig
+from include.releases import Release
+from include.report import HTML_FILE
 from include.request import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.store import Artifact, ArtifactStore
+from include.worker import Worker
 
 
 class Checked(BaseModel):
@@ -54,3 +59,32 @@ class ReleaseRef(BaseModel):
     model_config = ConfigDict(frozen=True)
     model: str
     number: int
+
+
+class LiveRelease(BaseModel):
+    """What answers at the live address: ``release`` is its number, ``endpoint`` where it generates.
+
+    ``new``: whether this run made it live.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    release: int
+    repository: str
+    endpoint: str
+    report: str
+    downtime_s: float
+    new: bool
+
+    @classmethod
+    def of(cls, release: Release, url: str, worker: Worker) -> Self:
+        """What a client needs to know of a release that is live at ``url``."""
+        return cls(
+            model=release.model,
+            release=release.number,
+            repository=release.repository,
+            endpoint=f"{url}/v2/models/ensemble/generate",
+            report=str(worker.releases.path(release) / HTML_FILE),
+            downtime_s=release.promotions[-1].downtime_s,
+            new=release.promoted_by == worker.run_id,
+        )

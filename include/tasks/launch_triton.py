@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from include import servers
+from include.live import Live
 from include.servers import Ports, ServerRecord
 from include.tasks import ArtifactRef, Checked
 from include.worker import Worker
@@ -11,22 +12,21 @@ from include.worker import Worker
 def run(worker: Worker, checked: Checked, repository: ArtifactRef) -> ServerRecord:
     """Launches the candidate; a candidate that this run left behind is stopped first.
 
+    With ``swap: stop_first`` the live server makes room for it. If the run ends without a new live release, its
+    teardown starts that server again.
+
     Raises:
         ToolError: the server died or was not ready in time; the message holds its own last error lines.
         HostError: the asked port is taken.
     """
-    left = servers.find(worker.candidate_record)
-    if left is not None:
+    path = repository.load(worker.store).path
+    if left := servers.find(worker.candidate_record):
         servers.stop(left, worker.candidate_record)
+    if checked.request.swap == "stop_first":
+        Live(worker).step_aside()
     target = worker.target(checked.request.target)
     http, grpc, metrics = servers.free_ports(3)
     ports = Ports(http=checked.request.candidate_http_port or http, grpc=grpc, metrics=metrics)
-    record = servers.launch(
-        target.server_command(repository.load(worker.store).path, ports),
-        worker.candidate_record,
-        ports=ports,
-        timeout_s=worker.settings.launch_timeout_s,
-        log=worker.log,
-    )
-    worker.log(f"candidate answers on http://{worker.settings.bind_address}:{ports.http}, log {record.log}")
+    record = worker.launch(target.server(path, ports), worker.candidate_record)
+    worker.log(f"candidate answers on {record.url}, log {record.log}")
     return record

@@ -1,66 +1,31 @@
-"""Task ``promote_release``: the candidate's repository becomes what the live address serves."""
+"""Task ``promote_release``: the candidate goes live; the server that passed the gates is the one that serves."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from include import servers
-from include.errors import PipelineError
-from include.releases import Release
-from include.servers import Ports, ServerRecord
-from include.tasks import ReleaseRef
+from include import report
+from include.events import live_event
+from include.live import Live
+from include.request import ReleaseRequest
+from include.tasks import LiveRelease, ReleaseRef
 from include.worker import Worker
 
 
-def run(worker: Worker, release: ReleaseRef) -> dict[str, Any]:
-    """Makes the live server serve the release, then moves ``current``; returns what a client needs to know.
+def run(worker: Worker, release: ReleaseRef, params: Mapping[str, Any]) -> LiveRelease:
+    """Moves the live address to the release. Whatever goes wrong, the one before it answers again.
 
-    If the new server does not become ready, the one before is started again and the release stays a candidate.
+    A candidate that died meanwhile is launched anew from the release.
+
+    Raises:
+        PipelineError: the release did not answer, or not as it should, through the live address.
     """
+    live = Live(worker)
     chosen = worker.releases.get(release.model, release.number)
-    live = servers.find(worker.live_record)
-    path = worker.store.get("repositories", chosen.repository).path
-    if live is not None and live.repository == path and servers.is_ready(live):
-        worker.log(f"the live server serves release {chosen.number} of {chosen.model} already: nothing to swap")
-    else:
-        live = _swap(worker, chosen, live)
-    worker.releases.make_current(chosen)
-    endpoint = f"http://{worker.settings.bind_address}:{live.ports.http}/v2/models/ensemble/generate"
-    worker.log(f"release {chosen.number} of {chosen.model} is live at {endpoint}")
-    return {
-        "model": chosen.model,
-        "release": chosen.number,
-        "endpoint": endpoint,
-        "report": str(worker.releases.path(chosen) / "report.md"),
-    }
+    promoted = live.promote(chosen, candidate=worker.candidate_record, swap=ReleaseRequest.parse(dict(params)).swap)
+    report.record_promotions(worker.releases.path(promoted), promoted)
+    return LiveRelease.of(promoted, live.url, worker)
 
 
-def _swap(worker: Worker, release: Release, before: ServerRecord | None) -> ServerRecord:
-    if before is not None:
-        servers.stop(before, worker.live_record)
-    try:
-        return _launch(worker, release)
-    except PipelineError:
-        if before is not None:
-            worker.log("the new live server is not healthy: the one before is started again")
-            servers.launch(
-                before.command,
-                worker.live_record,
-                ports=before.ports,
-                timeout_s=worker.settings.launch_timeout_s,
-                log=worker.log,
-            )
-        raise
-
-
-def _launch(worker: Worker, release: Release) -> ServerRecord:
-    settings = worker.settings
-    ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
-    path = worker.store.get("repositories", release.repository).path
-    return servers.launch(
-        worker.target(release.target).server_command(path, ports),
-        worker.live_record,
-        ports=ports,
-        timeout_s=settings.launch_timeout_s,
-        log=worker.log,
-    )
+event = live_event

@@ -1,16 +1,28 @@
-"""Task ``stop_candidate``: teardown. Whatever happened before, no candidate server stays."""
+"""Task ``stop_candidate``: teardown. Whatever happened before, no server and no container of this run stays."""
 
 from __future__ import annotations
 
-from include import servers
+from include.live import Live
+from include.runners.container_job import remove_abandoned
+from include.runners.docker import DockerRunner
+from include.runners.engine import local_engine
 from include.worker import Worker
 
 
 def run(worker: Worker) -> None:
-    """Stops this run's candidate if there is one."""
-    record = servers.find(worker.candidate_record)
-    if record is None:
-        worker.log("no candidate server to stop")
-        return
-    servers.stop(record, worker.candidate_record)
-    worker.log(f"candidate (pid {record.pid}) stopped")
+    """Stops this run's candidate, lets go of its artifacts, and sees to it that the live release answers.
+
+    Stage containers of the run that no worker waits for any more are removed, too.
+
+    Raises:
+        PipelineError: the live release had made room for the candidate, and its server cannot be started again.
+    """
+    if worker.settings.runner == "docker":
+        _remove_stages(worker)
+    Live(worker).leave()
+
+
+def _remove_stages(worker: Worker) -> None:
+    runner = DockerRunner(local_engine, worker.log)
+    for container in remove_abandoned(runner, worker.store, worker.dag_id, worker.run_id):
+        worker.log(f"container {container[:12]} was left by a cancelled stage: removed with its partial directory")

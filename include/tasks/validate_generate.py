@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from include import gates
+from include import report, servers
 from include.errors import GateFailure
+from include.gates import Client, Endpoint, Trial, gates_for, read_reference, validate
+from include.proxy.config import reachable
 from include.servers import ServerRecord
-from include.store import write_atomic
 from include.tasks import ArtifactRef, Checked, ReleaseRef
 from include.worker import Worker
 
@@ -18,42 +19,55 @@ def run(
     repository: ArtifactRef,
     candidate: ServerRecord,
 ) -> ReleaseRef:
-    """Judges the candidate and writes ``report.json`` and ``report.md`` into its release.
+    """Judges the candidate and writes the report into its release.
 
     Raises:
         GateFailure: a gate failed; the release is kept, marked rejected, with its report.
     """
-    request = checked.request
     release = worker.releases.open(
-        request.slug,
-        target=request.target,
+        checked.request.slug,
+        target=checked.request.target,
         repository=repository.name,
         chain={ref.kind: ref.name for ref in (checkpoint, engine, repository)}
         | {"model": f"{checked.source.id}@{checked.source.commit}"},
-        request=request.model_dump(mode="json"),
-    )
-    target = worker.target(request.target)
-    reference = gates.read_reference(checkpoint.load(worker.store).path)
-    report = gates.validate(
-        gates.Endpoint(
-            host=worker.settings.bind_address, http_port=candidate.ports.http, grpc_port=candidate.ports.grpc
-        ),
-        reference,
-        prompts=request.test_prompts,
-        streaming=request.streaming,
-        chat=reference.has_chat and request.chat_template == "auto" and target.applies_chat_template,
+        request=checked.request.model_dump(mode="json"),
     )
     path = worker.releases.path(release)
-    write_atomic(path / "report.json", report.model_dump_json(indent=1))
-    write_atomic(path / "report.md", report.to_markdown())
-    worker.log(report.to_markdown())
-    worker.log(f"report: {path / 'report.md'}")
-    if not report.passed:
-        if release.state == "candidate":
-            worker.releases.set_state(release, "rejected")
+    with Client.open(_endpoint(candidate)) as client:
+        trial = _trial(worker, checked, client, checkpoint, repository)
+        verdicts = validate(trial, gates_for(checked.request))
+    worker.log(verdicts.to_markdown())
+    report.write(path, report.compose(verdicts, release, worker.store, worker.run_id, report.read(path)))
+    worker.log(f"report: {path / report.HTML_FILE}")
+    worker.releases.judge(release, "accepted" if verdicts.passed else "rejected")
+    if not verdicts.passed:
         raise GateFailure(
-            report.failures(),
-            where=f"release {release.model}/{release.number}, {path / 'report.md'}",
+            verdicts.failures(),
+            where=f"release {release.name}, {path / report.HTML_FILE}",
             fix="compare the answers in the report; calibrate with more or closer data, or a smaller group size",
         )
     return ReleaseRef(model=release.model, number=release.number)
+
+
+def _trial(worker: Worker, checked: Checked, client: Client, checkpoint: ArtifactRef, repository: ArtifactRef) -> Trial:
+    request, made = checked.request, checkpoint.load(worker.store).path
+    reference = read_reference(made)
+    live = servers.find(worker.live_record)
+    return Trial(
+        client=client,
+        prompts=tuple(request.test_prompts),
+        streaming=request.streaming,
+        chat=reference.has_chat
+        and request.chat_template == "auto"
+        and worker.target(request.target).applies_chat_template,
+        reference=reference,
+        repository=repository.load(worker.store).path,
+        tokenizer=made / "tokenizer",
+        live=_endpoint(live) if live else None,
+        max_input_len=request.max_input_len,
+        max_seq_len=request.max_seq_len,
+    )
+
+
+def _endpoint(server: ServerRecord) -> Endpoint:
+    return Endpoint(host=reachable(server.plan.address), http_port=server.ports.http, grpc_port=server.ports.grpc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,13 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from include.request import ReleaseRequest
+from hf2triton.assets import LIVE_RELEASE
+from include.operations import PruneRequest, RollbackRequest
+from include.request import Form, ReleaseRequest
 
+AFTER = Path(__file__).parents[2] / "docs" / "after-a-release.md"
 DAGS = Path(__file__).parents[2] / "dags"
+DAG_IDS = {"release_awq_engine", "rollback_release", "prune_artifacts", "check_live_release"}
 HEAVY = ["torch", "transformers", "huggingface_hub", "tritonclient", "docker"]
 
 
@@ -23,7 +28,7 @@ def bag() -> DagBag:
 
 def test_the_dag_ids_are_exactly_these(bag: DagBag) -> None:
     assert bag.import_errors == {}
-    assert set(bag.dag_ids) == {"release_awq_engine"}
+    assert set(bag.dag_ids) == DAG_IDS
 
 
 def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
@@ -36,6 +41,7 @@ def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
         "assemble_repository",
         "launch_triton",
         "validate_generate",
+        "approve_release",
         "promote_release",
         "stop_candidate",
     ]
@@ -46,7 +52,7 @@ def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
 
 def test_all_that_touches_the_gpu_host_runs_there(bag: DagBag) -> None:
     tasks = bag.dags["release_awq_engine"].tasks
-    assert {t.task_id for t in tasks if t.queue != "gpu"} == {"pull_model"}
+    assert {t.task_id for t in tasks if t.queue != "gpu"} == {"pull_model", "approve_release"}
 
 
 def test_the_candidate_is_stopped_however_the_run_ends(bag: DagBag) -> None:
@@ -55,9 +61,15 @@ def test_the_candidate_is_stopped_however_the_run_ends(bag: DagBag) -> None:
     assert not stop.on_failure_fail_dagrun
 
 
-def test_the_form_has_every_field_of_the_request_in_a_section(bag: DagBag) -> None:
-    params = bag.dags["release_awq_engine"].params
-    assert list(params) == list(ReleaseRequest.model_fields)
+@pytest.mark.parametrize(
+    ("dag_id", "request_type"),
+    [("release_awq_engine", ReleaseRequest), ("rollback_release", RollbackRequest), ("prune_artifacts", PruneRequest)],
+)
+def test_the_form_has_every_field_of_the_request_in_a_section(
+    bag: DagBag, dag_id: str, request_type: type[Form]
+) -> None:
+    params = bag.dags[dag_id].params
+    assert list(params) == list(request_type.model_fields)
     for name in params:
         schema = params.get_param(name).schema
         assert schema["section"], name
@@ -65,8 +77,9 @@ def test_the_form_has_every_field_of_the_request_in_a_section(bag: DagBag) -> No
         assert schema["description_md"], name
 
 
-def test_every_task_of_the_table_exists(bag: DagBag) -> None:
-    dag = bag.dags["release_awq_engine"]
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_every_task_of_the_table_exists(bag: DagBag, dag_id: str) -> None:
+    dag = bag.dags[dag_id]
     rows = [line.split("`")[1] for line in dag.doc_md.splitlines() if line.startswith("| `")]
     assert rows == [t.task_id for t in dag.topological_sort()]
 
@@ -83,3 +96,30 @@ def test_parsing_loads_nothing_heavy() -> None:
     )
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert asked.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("dag_id", ["prune_artifacts", "check_live_release"])
+def test_a_scheduled_dag_runs_one_at_a_time_and_catches_nothing_up(bag: DagBag, dag_id: str) -> None:
+    dag = bag.dags[dag_id]
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert dag.schedule
+
+
+def test_assets_are_emitted_where_the_docs_say(bag: DagBag) -> None:
+    emitted = {(task.task_id, o.name) for dag in bag.dags.values() for task in dag.tasks for o in task.outlets}
+    rows = [line for line in AFTER.read_text().splitlines() if line.startswith("| `hf2triton_")]
+    documented = {
+        (task, asset)
+        for asset, tasks, _ in (row.strip("| ").split(" | ") for row in rows)
+        for task in tasks.split(", ")
+    }
+    assert {(f"`{task}`", f"`{asset}`") for task, asset in emitted} == documented
+
+
+def test_the_example_of_a_dag_that_waits_for_a_release_waits_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "after_a_release.py").write_text(re.search(r"```python\n(.*?)```", AFTER.read_text(), re.DOTALL)[1])
+    bag = DagBag(tmp_path)
+    assert bag.import_errors == {}
+    (example,) = bag.dags.values()
+    (asset,) = example.timetable.asset_condition.objects
+    assert (asset.name, asset.uri) == (LIVE_RELEASE.name, LIVE_RELEASE.uri)

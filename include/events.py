@@ -1,0 +1,60 @@
+"""What events of Airflow's assets say: ``extra`` of the checkpoint, the engine and the live release.
+
+All have ``key`` (the artifact's name in the store), ``digest`` (of its bytes), ``new`` (whether this run made it:
+it may have been there), ``scores`` and ``report`` (a path).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from include import gates, report
+from include.gates.reference import REFERENCE_FILE
+from include.store import MANIFEST_FILE
+from include.tasks import ArtifactRef, LiveRelease
+from include.worker import Worker
+
+
+def checkpoint_event(worker: Worker, made: ArtifactRef) -> dict[str, Any]:
+    """``scores``: perplexity on held-out text before and after quantization."""
+    path = made.load(worker.store).path
+    return _artifact(worker, made, _scores(gates.read_reference(path).quality), REFERENCE_FILE)
+
+
+def engine_event(worker: Worker, made: ArtifactRef) -> dict[str, Any]:
+    """``scores``: how the engine compares with its checkpoint, if the target's build measures that."""
+    config = json.loads((made.load(worker.store).path / "config.json").read_text())
+    return _artifact(worker, made, config.get("proof", {}), MANIFEST_FILE)
+
+
+def live_event(worker: Worker, made: LiveRelease) -> dict[str, Any]:
+    """``scores`` as for the checkpoint, ``gates`` the outcome of each gate; where it answers, and the downtime."""
+    found = report.read(worker.releases.root / made.model / str(made.release))
+    return {
+        "model": made.model,
+        "release": made.release,
+        "key": made.repository,
+        "digest": worker.store.get("repositories", made.repository).content,
+        "new": made.new,
+        "scores": _scores(found.quality if found else None),
+        "gates": {verdict.gate: verdict.outcome for verdict in found.verdicts} if found else {},
+        "report": made.report,
+        "endpoint": made.endpoint,
+        "downtime_s": made.downtime_s,
+    }
+
+
+def _artifact(worker: Worker, made: ArtifactRef, scores: dict[str, Any], report_file: str) -> dict[str, Any]:
+    artifact = made.load(worker.store)
+    return {
+        "key": artifact.name,
+        "digest": artifact.content,
+        "new": not made.reused,
+        "scores": scores,
+        "report": str(artifact.path / report_file),
+    }
+
+
+def _scores(quality: gates.Quality | None) -> dict[str, Any]:
+    return {"metric": quality.metric, "before": quality.before, "after": quality.after} if quality else {}

@@ -1,0 +1,56 @@
+"""Task ``rollback_release``: an earlier release goes live again, from its own artifacts; nothing is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from include import report
+from include.errors import UserError
+from include.events import live_event
+from include.live import Live
+from include.operations import RollbackRequest
+from include.releases import Release
+from include.tasks import LiveRelease
+from include.worker import Worker
+
+
+def run(worker: Worker, params: Mapping[str, Any]) -> LiveRelease:
+    """Launches the release's server, asks it, and moves the live address to it.
+
+    Raises:
+        UserError: there is no such release, it was rejected, or its artifacts were pruned.
+        GateFailure: it does not answer as it did when it was promoted.
+        PipelineError: its server does not start. Whatever goes wrong, the release that was live answers again.
+    """
+    request = RollbackRequest.parse(dict(params))
+    chosen = _choose(worker, request)
+    worker.log(f"rolling back to release {chosen.name}")
+    live = Live(worker)
+    promoted = live.promote(chosen, swap=request.swap)
+    report.record_promotions(worker.releases.path(promoted), promoted)
+    return LiveRelease.of(promoted, live.url, worker)
+
+
+event = live_event
+
+
+def _choose(worker: Worker, request: RollbackRequest) -> Release:
+    releases = worker.releases
+    model = request.slug or _live_model(worker)
+    if request.to != "previous":
+        return releases.get(model, int(request.to))
+    if previous := releases.previous(model):
+        return previous
+    raise UserError(
+        f"{model} has no release that was live before the present one",
+        where="field to",
+        fix=f"give a number: it has {', '.join(str(r.number) for r in releases.all(model)) or 'none'}; "
+        f"models with releases: {', '.join(releases.models()) or 'none'}",
+    )
+
+
+def _live_model(worker: Worker) -> str:
+    if live := worker.releases.live():
+        return live.model
+    raise UserError("nothing is live", where="field model", fix="name the model whose release is to go live")

@@ -1,0 +1,174 @@
+"""A deployment with a real proxy, real detached servers that stand in for Triton, and releases to promote."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from include import processes, servers
+from include.live import Live
+from include.processes import ProcessRecord, free_ports
+from include.releases import Release, Releases
+from include.servers import Ports, ServerPlan
+from include.settings import Settings
+from include.store import ArtifactStore
+from include.targets import Target
+from include.worker import Worker
+
+HERE = Path(__file__).parent
+MODEL = "org--name"
+
+
+class StandInTarget:
+    """What `Worker` and `Live` ask of a target."""
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        return ()
+
+    def wait_for_memory(self, gpus: Collection[str]) -> None:
+        pass
+
+    def server(self, repository: Path, ports: Ports) -> ServerPlan:
+        argv = (sys.executable, "-I", "-S", str(HERE / "stand_in.py"), str(repository), str(ports.http))
+        return ServerPlan(target="stand-in", repository=repository, argv=argv, env={}, ports=ports)
+
+
+class StandInWorker(Worker):
+    def target(self, name: str) -> Target:
+        return StandInTarget()
+
+
+@dataclass(frozen=True)
+class Deployment:
+    settings: Settings
+    kind: type[Worker] = StandInWorker
+
+    @cached_property
+    def log(self) -> list[str]:
+        return []
+
+    def worker(self, run: str = "other") -> Worker:
+        return self.kind(settings=self.settings, log=self.log.append, dag_id="release_awq_engine", run_id=run)
+
+    def live(self, run: str = "other") -> Live:
+        return Live(self.worker(run))
+
+    @property
+    def releases(self) -> Releases:
+        return self.worker().releases
+
+    def release(self, answer: str, *flaws: str, model: str = MODEL) -> Release:
+        """An accepted release whose server will say ``answer``."""
+
+        def fill(repository: Path) -> None:
+            (repository / "answer.txt").write_text(answer)
+            for flaw in flaws:
+                (repository / flaw).touch()
+
+        return self.release_of(answer, fill, "stand-in", model)
+
+    def release_of(self, key: str, fill: Callable[[Path], None], target: str, model: str = MODEL) -> Release:
+        """An accepted release of a repository that ``fill`` makes."""
+        with ArtifactStore(self.settings.artifacts).claim("repositories", {"key": key}, log=print) as claim:
+            fill(claim.partial)
+            claim.commit()
+        release = self.releases.open(model, target=target, repository=claim.name, chain={}, request={})
+        return self.releases.judge(release, "accepted")
+
+    def candidate(self, release: Release, run: str) -> Path:
+        """Launches the candidate server of a run, as `launch_triton` does; its record."""
+        worker = self.worker(run)
+        http, grpc, metrics = free_ports(3)
+        repository = worker.store.get("repositories", release.repository).path
+        plan = worker.target(release.target).server(repository, Ports(http=http, grpc=grpc, metrics=metrics))
+        worker.launch(plan, worker.candidate_record)
+        return worker.candidate_record
+
+    def answer(self) -> str:
+        """What clients get at the live address."""
+        url = f"{self.live().url}/v2/models/ensemble/generate"
+        response = httpx.post(url, json={"text_input": "x"}, trust_env=False, timeout=20)
+        return response.json()["text_output"] if response.is_success else f"HTTP {response.status_code}"
+
+    def serving(self) -> list[str]:
+        """The records of all servers that run."""
+        records = sorted((self.settings.artifacts / "servers").glob("[cr]*-*.json"))
+        return [path.stem for path in records if servers.find(path)]
+
+    def states(self) -> list[str]:
+        return [self.releases.state(release) for release in self.releases.every()]
+
+    def kill_live_server(self) -> None:
+        record = servers.find(self.worker().live_record)
+        os.kill(record.pid, signal.SIGKILL)
+        while servers.find(self.worker().live_record):
+            pass
+
+    def stop_proxy(self) -> None:
+        path = self.settings.artifacts / "servers" / "proxy.json"
+        processes.stop(processes.find(path, ProcessRecord), path, grace_s=0)
+
+    @contextmanager
+    def load(self) -> Iterator[dict[str, int]]:
+        """Clients at the live address, from a process of its own; filled with the count of each answer at the end."""
+        counts: dict[str, int] = {}
+        argv = [sys.executable, str(HERE / "load.py"), self.live().url]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "asking\n"
+            yield counts
+            counts |= json.loads(process.communicate()[0])
+
+    def close(self) -> None:
+        for path in (self.settings.artifacts / "servers").glob("*.json"):
+            if record := processes.find(path, ProcessRecord):
+                processes.stop(record, path, grace_s=0)
+
+
+def killed_before_change(number: int, action: Callable[..., object], *args: Any, **options: Any) -> bool:
+    """Calls ``action`` in a process that kills itself before its ``number``-th change; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        _kill_before_change(number)
+        try:
+            action(*args, **options)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def _kill_before_change(number: int) -> None:
+    left = number
+
+    def count(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal left
+        if _is_change(event, args):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def _is_change(event: str, args: tuple[Any, ...]) -> bool:
+    """Whether it changes what another process goes by: files that a later rename puts in place do not yet."""
+    match event:
+        case "os.rename":
+            return "routing." not in Path(args[1]).parent.name
+        case "os.remove":
+            return Path(args[0]).is_absolute()
+        case "os.kill":
+            return args[1] != 0
+        case _:
+            return event == "subprocess.Popen"

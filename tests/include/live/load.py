@@ -1,0 +1,45 @@
+"""Constant requests to the live address, from a process of its own; says at its end what was counted.
+
+Each client has a connection of its own that it keeps, and sends the next request when it has the answer to the last.
+Ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import Counter
+
+import httpx
+
+CLIENTS = 4
+REQUEST = {"text_input": "x", "max_tokens": 20, "top_k": 1}
+
+
+def ask(url: str, done: threading.Event, counts: Counter[str]) -> None:
+    with httpx.Client(timeout=60, trust_env=False) as client:
+        while not done.is_set():
+            try:
+                response = client.post(f"{url}/v2/models/ensemble/generate", json=REQUEST)
+                said = response.json().get("text_output", f"failed: {response.text}")
+            except (httpx.HTTPError, ValueError) as error:
+                said = f"failed: {type(error).__name__} {error}"
+            counts[said] += 1
+
+
+def main() -> None:
+    done = threading.Event()
+    counts = [Counter[str]() for _ in range(CLIENTS)]
+    clients = [threading.Thread(target=ask, args=(sys.argv[1], done, one)) for one in counts]
+    for client in clients:
+        client.start()
+    print("asking", flush=True)
+    sys.stdin.read()
+    done.set()
+    for client in clients:
+        client.join()
+    print(json.dumps(sum(counts, Counter[str]())))
+
+
+main()

@@ -1,0 +1,147 @@
+"""The tasks that change what is live, as their DAGs call them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from include import report
+from include.errors import PipelineError, UserError
+from include.releases import Release
+from include.request import ReleaseRequest
+from include.tasks import (
+    LiveRelease,
+    ReleaseRef,
+    check_live_release,
+    promote_release,
+    prune_artifacts,
+    rollback_release,
+    stop_candidate,
+)
+from tests.include.live.deployment import MODEL, Deployment
+
+RUN = "manual__1"
+
+
+@pytest.fixture
+def pair(deployment: Deployment, first: Release) -> list[Release]:
+    """Release 1 was live before release 2."""
+    return [first, deployment.live().promote(deployment.release("deux"))]
+
+
+def rollback(deployment: Deployment, **params: Any) -> LiveRelease:
+    return rollback_release.run(deployment.worker("rollback"), params)
+
+
+def test_promoting_returns_what_a_client_needs(deployment: Deployment, first: Release) -> None:
+    second = deployment.release("deux")
+    deployment.candidate(second, RUN)
+    worker = deployment.worker(RUN)
+    ref = ReleaseRef(model=second.model, number=second.number)
+    live = promote_release.run(worker, ref, ReleaseRequest().model_dump())
+    stop_candidate.run(worker)
+    assert (live.release, live.new, live.downtime_s) == (2, True, 0)
+    assert live.endpoint == f"{deployment.live().url}/v2/models/ensemble/generate"
+    assert deployment.answer() == "deux"
+    assert promote_release.event(worker, live)["digest"] == worker.store.get("repositories", second.repository).content
+
+
+def test_a_run_whose_release_is_live_already_says_so(deployment: Deployment, first: Release) -> None:
+    ref = ReleaseRef(model=first.model, number=first.number)
+    assert not promote_release.run(deployment.worker(RUN), ref, ReleaseRequest().model_dump()).new
+
+
+@pytest.mark.parametrize("model", ["", MODEL, "org/name"], ids=["the live one", "slug", "Hub id"])
+def test_rollback_goes_to_the_release_before_and_back(deployment: Deployment, pair: list[Release], model: str) -> None:
+    assert rollback(deployment, model=model).release == 1
+    assert deployment.answer() == "un"
+    assert rollback(deployment, model=model).release == 2
+    assert deployment.answer() == "deux"
+
+
+def test_rollback_goes_to_a_number(deployment: Deployment, pair: list[Release]) -> None:
+    deployment.live().promote(deployment.release("trois"))
+    with deployment.load() as counts:
+        assert rollback(deployment, to="1").release == 1
+    assert set(counts) == {"un", "trois"}
+
+
+def reject(deployment: Deployment) -> None:
+    deployment.releases.judge(deployment.release("trois"), "rejected")
+
+
+def prune(deployment: Deployment) -> None:
+    deployment.release("trois")
+    deployment.release("quatre")
+    prune_artifacts.run(deployment.worker(), {"keep_last": 1, "keep_days": 0, "dry_run": False})
+
+
+@pytest.mark.parametrize(
+    ("prepare", "params", "problem"),
+    [
+        pytest.param(None, {"to": "7"}, "no release 7 of org--name; it has: 1, 2", id="no such number"),
+        pytest.param(
+            None, {"model": "org/x"}, "org--x has no release(.|\\n)*its models with releases: org--name", id="model"
+        ),
+        pytest.param(None, {"to": "last"}, "to: ", id="neither previous nor a number"),
+        pytest.param(reject, {"to": "3"}, "3 was rejected", id="rejected"),
+        pytest.param(prune, {"to": "3"}, "3 was pruned: its artifacts are gone", id="pruned"),
+    ],
+)
+def test_a_rollback_that_cannot_be_is_refused(
+    deployment: Deployment, pair: list[Release], prepare: Any, params: dict[str, str], problem: str
+) -> None:
+    if prepare:
+        prepare(deployment)
+    with pytest.raises(UserError, match=problem):
+        rollback(deployment, **params)
+    assert deployment.answer() == "deux"
+
+
+def test_without_a_live_release_a_rollback_asks_for_the_model(deployment: Deployment) -> None:
+    with pytest.raises(UserError, match="name the model"):
+        rollback(deployment)
+
+
+def test_check_says_that_nothing_is_live(deployment: Deployment) -> None:
+    assert check_live_release.run(deployment.worker()) is None
+    assert deployment.log[-1] == "nothing is live"
+
+
+def test_check_restarts_what_died(deployment: Deployment, first: Release) -> None:
+    deployment.kill_live_server()
+    assert check_live_release.run(deployment.worker()).release == 1
+    assert deployment.answer() == "un"
+
+
+def test_check_fails_with_the_servers_own_words_if_a_restart_does_not_help(
+    deployment: Deployment, first: Release
+) -> None:
+    (deployment.settings.artifacts / "repositories" / first.repository / "broken").touch()
+    deployment.kill_live_server()
+    with pytest.raises(PipelineError, match="no such engine"):
+        check_live_release.run(deployment.worker())
+
+
+def test_prune_keeps_what_is_live_and_what_was_before(deployment: Deployment, pair: list[Release]) -> None:
+    third = deployment.release("trois")
+    told = prune_artifacts.run(deployment.worker(), {"keep_last": 0, "keep_days": 0, "dry_run": True})
+    done = prune_artifacts.run(deployment.worker(), {"keep_last": 0, "keep_days": 0, "dry_run": False})
+    assert told.releases == done.releases == (third.name,)
+    assert [one.name for one in done.removed] == [third.repository]
+    assert rollback(deployment).release == 1
+
+
+def test_a_pruned_release_keeps_its_report(deployment: Deployment, pair: list[Release]) -> None:
+    third = deployment.release("trois")
+    path = deployment.releases.path(third) / report.JSON_FILE
+    path.write_text("{}")
+    prune_artifacts.run(deployment.worker(), {"keep_last": 0, "keep_days": 0, "dry_run": False})
+    assert path.exists()
+    assert [r.pruned for r in deployment.releases.index().releases] == [False, False, True]
+
+
+def test_stop_first_with_an_approval_is_refused() -> None:
+    with pytest.raises(UserError, match="stop_first cannot be had with require_approval"):
+        ReleaseRequest.parse({"swap": "stop_first", "require_approval": True})
