@@ -38,6 +38,11 @@ class Deployment:
             lines.append(line)
         return subprocess.CompletedProcess(command, process.wait(), "".join(lines))
 
+    def start_airflow(self) -> None:
+        """Starts its Airflow as the demo does, and runs nothing."""
+        code = "from include.demo import airflow; from include.settings import settings; airflow.start(settings())"
+        subprocess.run([sys.executable, "-c", code], env=self.env, cwd=PROJECT, check=True)
+
     def api(self) -> AirflowApi:
         """A logged-in client of its Airflow."""
         return AirflowApi(airflow.url_of(self.settings), airflow.USER, airflow.password(self.settings))

@@ -1,0 +1,1 @@
+"""What `docker-compose.yaml` needs besides Airflow: the image, the secrets, the health checks, the metrics."""
