@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import httpx
 from rich.console import Console
 from rich.panel import Panel
 
-from include import servers
 from include.demo import airflow, run
 from include.errors import PipelineError
+from include.live import Live
 from include.settings import Settings, settings
+from include.worker import Worker
 
 # Calibration small enough for a laptop's CPU; SmolLM2's hidden size of 576 is a multiple of 64, not of 128.
 DEMO = {"target": "openvino", "awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}
@@ -62,11 +62,9 @@ def _demo(chosen: Settings, model: str, console: Console) -> None:
 def _down(chosen: Settings, console: Console) -> None:
     if airflow.stop(chosen):
         console.print("Airflow stopped")
-    for path in sorted((chosen.artifacts / "servers").glob("*.json")):
-        record = servers.find(path)
-        if record is not None:
-            servers.stop(record, path)
-            console.print(f"Triton stopped ({Path(path).stem}, pid {record.pid})")
+    worker = Worker(settings=chosen, log=lambda _: None, dag_id="", run_id="")
+    for server in Live(worker).stop():
+        console.print(f"{server} stopped")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ def test_pieces_of_any_tokens_join_to_the_text(tokenizer: Tokenizer, decoder: De
     ids = [rng.randrange(tokenizer.get_vocab_size()) for _ in range(rng.randrange(1, 80))]
     prompt = [rng.randrange(300, tokenizer.get_vocab_size()) for _ in range(rng.randrange(3))]
     transcript = Transcript(decoder, StopWords(), prompt)
-    assert _text(decoder, _pieces(transcript, ids)) == decoder.text([*prompt, *ids])
+    pieces = _pieces(transcript, ids)
+    assert _text(decoder, pieces) == decoder.text([*prompt, *ids])
+    assert sum(piece.length for piece in pieces) == transcript.length == len(ids)
 
 
 TEXT = "  The naïve café — 日本語 😀😀\n\tsays: six sixty."
