@@ -23,6 +23,8 @@ DOCKER_TESTS := tests/e2e/test_docker_survival.py tests/e2e/test_openvino_image.
     tests/plugins/test_docker_stage.py tests/include/targets/test_tensorrt_llm_docker.py \
     tests/include/test_servers_docker.py tests/include/tasks/test_candidate_docker.py \
     tests/include/proxy/test_proxy_container.py
+# Minutes: a process is killed before each step of a promotion.
+KILL_TESTS := tests/include/live/test_killed.py
 AIRFLOW_IMAGE := $(or $(HF2TRITON_AIRFLOW_IMAGE),hf2triton/airflow:latest)
 OPENVINO_IMAGE = $(shell python3 include/targets/openvino/image.py)
 CODE := dags plugins include tests benchmarks
@@ -41,7 +43,7 @@ down: ## Stops everything that make demo and its DAG runs started
 	@if [ -x $(AIRFLOW)/bin/python ]; then $(AIRFLOW)/bin/python -m include.demo down; fi
 
 test: setup lint ## Lint, types, integrity and unit tests
-	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS) $(DOCKER_TESTS))
+	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS) $(DOCKER_TESTS) $(KILL_TESTS))
 	HF_HUB_OFFLINE=1 $(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
 
 lint: $(AIRFLOW)/.ready ## Ruff and mypy

@@ -11,7 +11,7 @@ from typing import Any
 
 from include import gates, report
 from include.gates.reference import REFERENCE_FILE
-from include.store import MANIFEST_FILE
+from include.store import MANIFEST_FILE, ArtifactStore
 from include.tasks import ArtifactRef, LiveRelease
 from include.worker import Worker
 
@@ -35,7 +35,7 @@ def live_event(worker: Worker, made: LiveRelease) -> dict[str, Any]:
         "model": made.model,
         "release": made.release,
         "key": made.repository,
-        "digest": worker.store.get("repositories", made.repository).content,
+        "digest": ArtifactStore(worker.settings.artifacts).get("repositories", made.repository).content,
         "new": made.new,
         "scores": _scores(found.quality if found else None),
         "gates": {verdict.gate: verdict.outcome for verdict in found.verdicts} if found else {},

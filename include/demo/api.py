@@ -25,7 +25,7 @@ class AirflowApi:
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=30)
+        self._http = httpx.Client(base_url=url, timeout=120)
         token = self._http.post("/auth/token", json={"username": username, "password": password})
         token.raise_for_status()
         self._http.headers["Authorization"] = f"Bearer {token.json()['access_token']}"

@@ -23,7 +23,10 @@ class Agreement(Gate):
     """The first tokens of each answer are those of the checkpoint.
 
     ``first`` tokens of each answer are compared, as the checkpoint's tokenizer splits both texts; ``min_share`` is
-    the least mean share of those before the first difference. FIGURES
+    the least share of all of them that come before the first difference. With SmolLM2-135M on the CPU, in the chat
+    template and without it, the share is 1.00 and 0.90 for a good engine (one answer parts at a near tie), 0.29 and
+    0.40 with the mildest fault known, rotary base 10 000 instead of 100 000 (perplexity up by 14 %), 0.02 where the
+    scales of one layer of 30 are shuffled, 0.00 with all of them or another tokenizer's ids.
     """
 
     name: ClassVar[str] = "agreement"
@@ -99,7 +102,9 @@ class Repetition(Gate):
 
     The measure is seq-rep-4 (Welleck et al. 2020, arXiv 1908.04319): the share of an answer's sequences of four
     tokens that it has said before. ``max_excess`` is by how much the candidate's may be above the checkpoint's own,
-    on average over the prompts: small models repeat themselves. FIGURES
+    on average over the prompts: small models repeat themselves (one held-out text has 0.53 of its own). With
+    SmolLM2-135M a good engine's excess is 0.00 to 0.01, that of one with another tokenizer's ids 0.35 to 0.40, and
+    that of an answer of one token again and again about 0.9.
     """
 
     name: ClassVar[str] = "repetition"

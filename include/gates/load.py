@@ -1,7 +1,7 @@
 """A constant load on Triton's generate endpoint, and what its clients see.
 
-Ours, as aiperf takes 10 to 16 s of two cores to start and end each run and cannot alternate between two servers;
-benchmarks/serving.py holds the two against each other (docs/serving-figures.md).
+Ours, as aiperf takes 16 CPU seconds to start each run and 0.4 of a core of the host that it measures, and cannot
+alternate between two servers; benchmarks/serving.py holds the two against each other (docs/serving-figures.md).
 """
 
 from __future__ import annotations

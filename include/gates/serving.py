@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,10 +61,18 @@ def _differences(folder: Path, client: Client) -> Iterator[str]:
         if name not in served:
             yield f"{name} is not served"
             continue
-        wanted, found = _facts(config), _facts(client.model_config(name))
+        wanted = _facts(config) | {"decoupled mode": _is_decoupled(name, written)}
+        found = _facts(client.model_config(name))
         for fact in sorted(wanted):
             if wanted[fact] != found[fact]:
                 yield f"{name}: {fact} is {found[fact]}, in the repository {wanted[fact]}"
+
+
+def _is_decoupled(name: str, models: Mapping[str, Any]) -> bool:
+    """Triton says it of an ensemble if one of its models is, whatever stands in the ensemble's own config."""
+    config = models[name]
+    steps = (models[step.model_name] for step in config.ensemble_scheduling.step)
+    return any(model.model_transaction_policy.decoupled for model in (config, *steps))
 
 
 def _facts(config: Any) -> dict[str, object]:  # noqa: ANN401 - tritonclient's generated message class

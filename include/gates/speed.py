@@ -55,7 +55,7 @@ class Speed(Gate):
     name: ClassVar[str] = "speed"
     concurrencies: tuple[int, ...] = (1, 4)
     min_ratio: float = 0.8
-    max_tokens: int = 32
+    max_tokens: int = 24
     requests: int = 2
     rounds: int = 4
 

@@ -141,16 +141,13 @@ class Checkpoint:
     def model(self, dtype: torch.dtype, device_map: DeviceMap = ON_CPU) -> Any:  # noqa: ANN401
         """The dequantized `transformers` model with weights of type ``dtype``, ready to run."""
         import transformers
+        from accelerate import dispatch_model, init_empty_weights
 
-        model_class = getattr(transformers, self.config["architecture"])
-        model = model_class.from_pretrained(
-            None,
-            config=self.hf_config(),
-            state_dict=self.state(dtype, device_map),
-            dtype=dtype,
-            device_map=dict(device_map),
-        )
-        return model.eval()
+        # `from_pretrained` would move all weights through host memory when there are several devices.
+        with init_empty_weights(include_buffers=False):
+            model = getattr(transformers, self.config["architecture"])(self.hf_config())
+        model.load_state_dict(self.state(dtype, device_map), assign=True)
+        return dispatch_model(model.eval(), dict(device_map))
 
     def state(self, dtype: torch.dtype, device_map: DeviceMap = ON_CPU) -> dict[str, torch.Tensor]:
         """All tensors under their Hugging Face names, dequantized on the device where each belongs."""

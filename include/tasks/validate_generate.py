@@ -6,6 +6,7 @@ from include import report, servers
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, Trial, gates_for, read_reference, validate
 from include.proxy.config import reachable
+from include.releases import Release
 from include.servers import ServerRecord
 from include.tasks import ArtifactRef, Checked, ReleaseRef
 from include.worker import Worker
@@ -34,7 +35,7 @@ def run(
     )
     path = worker.releases.path(release)
     with Client.open(_endpoint(candidate)) as client:
-        trial = _trial(worker, checked, client, checkpoint, repository)
+        trial = _trial(worker, checked, client, checkpoint, release)
         verdicts = validate(trial, gates_for(checked.request))
     worker.log(verdicts.to_markdown())
     report.write(path, report.compose(verdicts, release, worker.store, worker.run_id, report.read(path)))
@@ -49,10 +50,9 @@ def run(
     return ReleaseRef(model=release.model, number=release.number)
 
 
-def _trial(worker: Worker, checked: Checked, client: Client, checkpoint: ArtifactRef, repository: ArtifactRef) -> Trial:
+def _trial(worker: Worker, checked: Checked, client: Client, checkpoint: ArtifactRef, release: Release) -> Trial:
     request, made = checked.request, checkpoint.load(worker.store).path
     reference = read_reference(made)
-    live = servers.find(worker.live_record)
     return Trial(
         client=client,
         prompts=tuple(request.test_prompts),
@@ -61,12 +61,21 @@ def _trial(worker: Worker, checked: Checked, client: Client, checkpoint: Artifac
         and request.chat_template == "auto"
         and worker.target(request.target).applies_chat_template,
         reference=reference,
-        repository=repository.load(worker.store).path,
+        repository=worker.store.get("repositories", release.repository).path,
         tokenizer=made / "tokenizer",
-        live=_endpoint(live) if live else None,
+        live=_rival(worker, release),
         max_input_len=request.max_input_len,
         max_seq_len=request.max_seq_len,
     )
+
+
+def _rival(worker: Worker, release: Release) -> Endpoint | None:
+    """Where the live release of the same model answers; None if there is none, or if it is this very release."""
+    live = worker.releases.live()
+    if live is None or live.model != release.model or live.number == release.number:
+        return None
+    server = servers.find(worker.live_record)
+    return _endpoint(server) if server else None
 
 
 def _endpoint(server: ServerRecord) -> Endpoint:

@@ -23,7 +23,7 @@ from include.settings import PROJECT
 from tests.e2e.conftest import MODEL, Deployment
 
 SLUG = f"local--{MODEL.name}"
-TIMEOUT_S = 900
+TIMEOUT_S = 1800
 ASKED = {"require_approval": True, "approvers": [USER]}
 # Another repository, and so another release, from the same engine.
 OTHER = {"max_batch_size": 4}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from rich.console import Console
 
 from include import servers
 from include.demo import run
+from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
+from include.gates import gates_for
 from include.releases import Releases
+from include.request import ReleaseRequest
 from include.store import Artifact, ArtifactStore, sha256_of
+from tests.e2e import faults
 from tests.e2e.conftest import MODEL, Deployment
+from tests.include.live.deployment import load_on
 
 SLUG = f"local--{MODEL.name}"
 MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]
@@ -102,24 +108,57 @@ def test_quality_and_the_engines_faithfulness_are_on_record(first: str, store: A
 def test_the_report_of_the_release_has_every_gate(first: str, store: ArtifactStore) -> None:
     path = store.root / "releases" / SLUG / "current"
     report = json.loads((path / "report.json").read_text())
-    assert {v["outcome"] for v in report["verdicts"]} <= {"pass", "skip"}
-    assert "agreement" in (path / "report.md").read_text()
+    outcomes = {verdict["gate"]: verdict["outcome"] for verdict in report["verdicts"]}
+    assert outcomes == {gate.name: "pass" for gate in gates_for(ReleaseRequest())} | {"streaming": "skip"}
+    assert "agreement" in (path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
+def test_server_that_is_ready_but_wrong_does_not_agree(
+    first: str, store: ArtifactStore, tmp_path: Path, fault: str
+) -> None:
+    checkpoint, engine, repository = (only(store, kind) for kind in ("checkpoints", "engines", "repositories"))
+    planted = faults.plant(fault, checkpoint, engine, repository, tmp_path)
+    report = faults.judge(planted, checkpoint, tmp_path)
+    failed = [verdict.gate for verdict in report.verdicts if verdict.outcome == "fail"]
+    assert failed == ["agreement"], report.to_markdown()
 
 
 def test_only_the_live_server_is_left(first: str, deployment: Deployment) -> None:
-    records = list((deployment.settings.artifacts / "servers").glob("*.json"))
-    assert [r.name for r in records] == ["live.json"]
+    records = (deployment.settings.artifacts / "servers").glob("*-*.json")
+    assert list(records) == [servers.live_record(deployment.settings.artifacts)]
 
 
 def test_a_second_run_reuses_everything(first: str, deployment: Deployment, store: ArtifactStore) -> None:
     made = {kind: only(store, kind).manifest.created_at for kind in ("checkpoints", "engines", "repositories")}
-    live_before = servers.find(store.root / "servers" / "live.json")
+    live_before = servers.find(servers.live_record(store.root))
     done = deployment.demo("run", "--model", str(MODEL))
     assert done.returncode == 0, done.stdout
     assert f"reused from the artifact store: {', '.join(MAKERS)}" in done.stdout
     assert {kind: only(store, kind).manifest.created_at for kind in made} == made
-    assert servers.find(store.root / "servers" / "live.json").pid == live_before.pid
+    assert servers.find(servers.live_record(store.root)).pid == live_before.pid
     assert [r.number for r in Releases(store.root / "releases").all(SLUG)] == [1]
+
+
+@pytest.fixture
+def api(first: str, deployment: Deployment) -> AirflowApi:
+    return deployment.api()
+
+
+def test_a_release_and_its_rollback_lose_no_request(api: AirflowApi, store: ArtifactStore, live: str) -> None:
+    releases = Releases(store.root / "releases")
+    with load_on(live) as counts:
+        # Another repository, and so another release, from the same engine.
+        run.release(api, {**DEMO, "model": str(MODEL), "max_batch_size": 8}, Console())
+        assert releases.live().name == f"{SLUG}/2"
+        rollback = api.trigger("rollback_release", {"model": str(MODEL)})
+        while (state := api.run_state("rollback_release", rollback)) not in run.ENDED:
+            time.sleep(0.5)
+        assert state == "success"
+    assert releases.live().name == f"{SLUG}/1"
+    print(f"{sum(counts.values())} requests")
+    assert {said: number for said, number in counts.items() if said.startswith("failed")} == {}
+    assert [releases.state(release) for release in releases.all(SLUG)] == ["live", "retired"]
 
 
 REFUSED_AT_THE_TRIGGER: list[tuple[str, dict[str, Any]]] = [
@@ -134,11 +173,6 @@ REFUSED_BY_THE_FIRST_TASK: list[tuple[str, dict[str, Any]]] = [
     ("max_input_len", {"max_input_len": 2048}),
     ("target", {"target": "tensorrt_llm", "awq_group_size": 128}),
 ]
-
-
-@pytest.fixture
-def api(first: str, deployment: Deployment) -> AirflowApi:
-    return deployment.api()
 
 
 @pytest.mark.parametrize(("field", "conf"), REFUSED_AT_THE_TRIGGER, ids=lambda v: v if isinstance(v, str) else "")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import tritonclient.grpc as triton  # noqa: TID253
 
-from include import gates, servers
+from include import servers
 
 from .conftest import MAX_INPUT_LEN, MAX_SEQ_LEN, Endpoint, Serve
 
@@ -242,20 +242,6 @@ def test_engine_request_that_is_cancelled_ends(streaming: Endpoint) -> None:
 
 def _executions(client: triton.InferenceServerClient) -> int:
     return int(client.get_inference_statistics("tensorrt_llm").model_stats[0].execution_count)
-
-
-def test_gates_pass(plain: Endpoint, streaming: Endpoint) -> None:
-    for endpoint, streams in ((plain, False), (streaming, True)):
-        ports = endpoint.record.ports
-        report = gates.validate(
-            gates.Endpoint(host="127.0.0.1", http_port=ports.http, grpc_port=ports.grpc),
-            None,
-            prompts=[PROMPT],
-            streaming=streams,
-        )
-        assert report.passed, report.failures()
-        skipped = {verdict.gate for verdict in report.verdicts if verdict.outcome == "skip"}
-        assert skipped == {"agreement"} | (set() if streams else {"streaming"})
 
 
 def test_server_ends_in_peace_after_clients_have_gone(serve: Serve) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from include import repository, servers
-from include.gates import Client, Trial, Verdict
+from include.gates import Client, Trial, Verdict, gates_for, validate
 from include.gates import Endpoint as Address
 from include.gates.speed import Speed
+from include.request import ReleaseRequest
 from include.targets.openvino import triton
 from tests.echo import free
 
@@ -55,6 +56,18 @@ def test_slow_engine_is_caught(slow: Endpoint, streaming: Endpoint) -> None:
         "ratio_at_1": True,
         "ratio_at_4": True,
     }
+
+
+def test_slow_engine_fails_no_other_gate(slow: Endpoint, streaming: Endpoint) -> None:
+    gates = gates_for(ReleaseRequest(streaming=True))
+
+    def failed(candidate: Endpoint) -> set[str]:
+        with Client.open(_address(candidate)) as client:
+            trial = Trial(client, ("Hello there.",), streaming=True, live=_address(streaming))
+            others = [gate for gate in gates if gate.name != "speed"]
+            return {verdict.gate for verdict in validate(trial, [*others, GATE]).verdicts if verdict.outcome == "fail"}
+
+    assert failed(slow) == failed(streaming) | {"speed"}
 
 
 def test_faster_engine_passes(slow: Endpoint, streaming: Endpoint) -> None:

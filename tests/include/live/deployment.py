@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,20 +119,25 @@ class Deployment:
         path = self.settings.artifacts / "servers" / "proxy.json"
         processes.stop(processes.find(path, ProcessRecord), path, grace_s=0)
 
-    @contextmanager
-    def load(self) -> Iterator[dict[str, int]]:
-        """Clients at the live address, from a process of its own; filled with the count of each answer at the end."""
-        counts: dict[str, int] = {}
-        argv = [sys.executable, str(HERE / "load.py"), self.live().url]
-        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "asking\n"
-            yield counts
-            counts |= json.loads(process.communicate()[0])
+    def load(self, **first_client: object) -> AbstractContextManager[dict[str, int]]:
+        """Clients at the live address; see `load_on`."""
+        return load_on(self.live().url, **first_client)
 
     def close(self) -> None:
         for path in (self.settings.artifacts / "servers").glob("*.json"):
             if record := processes.find(path, ProcessRecord):
                 processes.stop(record, path, grace_s=0)
+
+
+@contextmanager
+def load_on(url: str, **first_client: object) -> Iterator[dict[str, int]]:
+    """Clients at an address, from a process of its own; filled with the count of each answer at the end."""
+    counts: dict[str, int] = {}
+    argv = [sys.executable, str(HERE / "load.py"), url, json.dumps(first_client)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "asking\n"
+        yield counts
+        counts |= json.loads(process.communicate()[0])
 
 
 def killed_before_change(number: int, action: Callable[..., object], *args: Any, **options: Any) -> bool:

@@ -1,7 +1,7 @@
 """Constant requests to the live address, from a process of its own; says at its end what was counted.
 
 Each client has a connection of its own that it keeps, and sends the next request when it has the answer to the last.
-Ends when its standard input does.
+The requests of the first have what the second argument adds. Ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 from collections import Counter
+from itertools import repeat
 
 import httpx
 
@@ -17,11 +18,11 @@ CLIENTS = 4
 REQUEST = {"text_input": "x", "max_tokens": 20, "top_k": 1}
 
 
-def ask(url: str, done: threading.Event, counts: Counter[str]) -> None:
+def ask(url: str, body: dict[str, object], done: threading.Event, counts: Counter[str]) -> None:
     with httpx.Client(timeout=60, trust_env=False) as client:
         while not done.is_set():
             try:
-                response = client.post(f"{url}/v2/models/ensemble/generate", json=REQUEST)
+                response = client.post(f"{url}/v2/models/ensemble/generate", json=body)
                 said = response.json().get("text_output", f"failed: {response.text}")
             except (httpx.HTTPError, ValueError) as error:
                 said = f"failed: {type(error).__name__} {error}"
@@ -31,7 +32,8 @@ def ask(url: str, done: threading.Event, counts: Counter[str]) -> None:
 def main() -> None:
     done = threading.Event()
     counts = [Counter[str]() for _ in range(CLIENTS)]
-    clients = [threading.Thread(target=ask, args=(sys.argv[1], done, one)) for one in counts]
+    bodies = [REQUEST | json.loads(sys.argv[2]), *[REQUEST] * (CLIENTS - 1)]
+    clients = [threading.Thread(target=ask, args=(sys.argv[1], *one)) for one in zip(bodies, repeat(done), counts)]
     for client in clients:
         client.start()
     print("asking", flush=True)

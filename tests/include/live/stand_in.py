@@ -1,7 +1,7 @@
 """A stand-in for Triton, quick to start: ready at once, answers every prompt with its repository's ``answer.txt``.
 
-It ends at once when it is asked to, whatever it is doing. A file ``broken`` in the repository makes it end as it
-starts; ``mute`` makes it refuse to generate.
+``takes_s`` in a request says how long its answer takes. It ends at once when it is asked to, whatever it is doing. A
+file ``broken`` in the repository makes it end as it starts; ``mute`` makes it refuse to generate.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Handler(BaseHTTPRequestHandler):
         self._reply(200, b"")
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        time.sleep(DELAY_S)
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(asked.get("takes_s", DELAY_S))
         if (self.repository / "mute").exists():
             self._reply(500, b'{"error": "no engine"}')
         else:

@@ -43,7 +43,7 @@ def test_promoting_what_is_live_changes_nothing(deployment: Deployment, first: R
 def test_promotions_and_rollbacks_lose_no_request(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux")
     candidate = deployment.candidate(second, RUN)
-    with deployment.load() as counts:
+    with deployment.load(takes_s=2) as counts:
         deployment.live(RUN).promote(second, candidate=candidate)
         deployment.live(RUN).leave()
         deployment.live().promote(first)

@@ -81,9 +81,7 @@ def prune(deployment: Deployment) -> None:
     ("prepare", "params", "problem"),
     [
         pytest.param(None, {"to": "7"}, "no release 7 of org--name; it has: 1, 2", id="no such number"),
-        pytest.param(
-            None, {"model": "org/x"}, "org--x has no release(.|\\n)*its models with releases: org--name", id="model"
-        ),
+        pytest.param(None, {"model": "org/x"}, r"org--x has no release(.|\n)*with releases: org--name", id="model"),
         pytest.param(None, {"to": "last"}, "to: ", id="neither previous nor a number"),
         pytest.param(reject, {"to": "3"}, "3 was rejected", id="rejected"),
         pytest.param(prune, {"to": "3"}, "3 was pruned: its artifacts are gone", id="pruned"),

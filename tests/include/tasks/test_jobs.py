@@ -32,6 +32,19 @@ def test_a_calibration_takes_as_many_gpus_as_its_target_says(worker: Worker, che
     assert (job.kind, job.gpus) == ("checkpoints", 3)
 
 
+def test_what_the_gates_demand_is_in_no_key(worker: Worker, checked: Checked) -> None:
+    pulled = pull_model.run(worker, checked)
+    stricter = checked.request.model_copy(
+        update={"min_agreement": 0.9, "max_perplexity_increase": 0.01, "test_prompts": ["else"]}
+    )
+    strictly = checked.model_copy(update={"request": stricter})
+    assert calibrate_awq.job(worker, strictly, pulled) == calibrate_awq.job(worker, checked, pulled)
+    target = worker.target("openvino")
+    assert target.build_options(stricter) == target.build_options(checked.request)
+    paths = (checked.config, Path("/c"), Path("/e"))
+    assert target.repository_values(stricter, *paths) == target.repository_values(checked.request, *paths)
+
+
 def test_a_build_takes_as_many_gpus_as_its_target_says(worker: Worker, checked: Checked) -> None:
     with worker.store.claim("checkpoints", {"is": "made up"}, log=worker.log) as claim:
         (claim.partial / "config.json").write_text("{}")
