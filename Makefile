@@ -22,7 +22,7 @@ OPENVINO_TESTS := tests/include/stages tests/include/demo tests/targets_openvino
 DOCKER_TESTS := tests/e2e/test_docker_survival.py tests/e2e/test_openvino_image.py tests/include/runners/test_docker.py \
     tests/plugins/test_docker_stage.py tests/include/targets/test_tensorrt_llm_docker.py \
     tests/include/test_servers_docker.py tests/include/tasks/test_candidate_docker.py \
-    tests/include/proxy/test_proxy_container.py
+    tests/include/proxy/test_proxy_container.py tests/e2e/test_docker.py
 # Minutes: a process is killed before each step of a promotion.
 KILL_TESTS := tests/include/live/test_killed.py
 AIRFLOW_IMAGE := $(or $(HF2TRITON_AIRFLOW_IMAGE),hf2triton/airflow:latest)
@@ -74,10 +74,10 @@ up: init images ## Airflow on Celery, all of it in containers (docker-compose.ya
 compose-down: ## Stops what make up started; releases stay live, the database and the store stay
 	docker compose down
 
-e2e-process: setup demo-model ## The demo's path, end to end, with assertions (runner: process)
-	$(AIRFLOW)/bin/python -m pytest tests/e2e/test_process.py -s
+e2e-process: setup demo-model ## The demo's path, approval and promotions cut off at each step, end to end (runner: process)
+	$(AIRFLOW)/bin/python -m pytest -s tests/e2e/test_process.py tests/e2e/test_approval.py $(KILL_TESTS)
 
-e2e-docker: setup ## Containers that survive, on a real Docker engine; starts one if need be (root, no registry)
+e2e-docker: setup demo-model ## The whole DAG in containers, and what these survive, on a real Docker engine; starts one if need be (root, no registry)
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
 	    $(AIRFLOW)/bin/python -m pytest $(DOCKER_TESTS)
 

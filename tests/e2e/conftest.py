@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
@@ -81,6 +83,19 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, more_settings: dict[str
     made = Deployment({**clean, **variables}, settings)
     yield made
     made.demo("down")
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts that an earlier module's deployment has made; none if no such module ran."""
+    return tmp_path_factory.mktemp("chain")
+
+
+def copy_artifacts(source: Path, store: Path) -> None:
+    """The artifacts that take minutes to make: they are never written to, so links will do."""
+    for kind in ("models", "checkpoints", "engines"):
+        if (source / kind).is_dir():
+            shutil.copytree(source / kind, store / kind, copy_function=os.link)
 
 
 def _names(process: psutil.Process, home: str) -> bool:

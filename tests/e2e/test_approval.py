@@ -1,15 +1,15 @@
 """A person decides, through Airflow's REST API; and the report is where people look for it.
 
-Stages are taken from the project's own store where it has them. The tests of this module tell one story and run in
-their order.
+Artifacts come from the module that ran before, else from the project's own store, where they have them. The tests of
+this module tell one story and run in their order.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,8 +19,8 @@ from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, SEED_REQUEST
 from include.releases import Releases
-from include.settings import PROJECT
-from tests.e2e.conftest import MODEL, Deployment
+from include.settings import Settings
+from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 1800
@@ -71,11 +71,8 @@ class Airflow:
 
 
 @pytest.fixture(scope="module")
-def airflow(deployment: Deployment) -> Airflow:
-    for kind in ("models", "checkpoints", "engines"):
-        known = PROJECT / ".local" / "artifacts" / kind
-        if known.is_dir():
-            shutil.copytree(known, deployment.settings.artifacts / kind)
+def airflow(deployment: Deployment, chain: Path) -> Airflow:
+    copy_artifacts(chain if any(chain.iterdir()) else Settings().artifacts, deployment.settings.artifacts)
     deployment.start_airflow()
     url = url_of(deployment.settings)
     login = httpx.post(f"{url}/auth/token", json={"username": USER, "password": password(deployment.settings)})

@@ -25,7 +25,7 @@ from include.releases import Releases
 from include.request import ReleaseRequest
 from include.store import Artifact, ArtifactStore, sha256_of
 from tests.e2e import faults
-from tests.e2e.conftest import MODEL, Deployment
+from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 from tests.include.live.deployment import load_on
 
 SLUG = f"local--{MODEL.name}"
@@ -33,9 +33,10 @@ MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]
 
 
 @pytest.fixture(scope="module")
-def first(deployment: Deployment) -> str:
+def first(deployment: Deployment, chain: Path) -> str:
     done = deployment.demo("run", "--model", str(MODEL))
     assert done.returncode == 0, done.stdout
+    copy_artifacts(deployment.settings.artifacts, chain)
     return done.stdout
 
 
