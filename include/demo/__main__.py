@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import httpx
 from rich.console import Console
 from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
+from include import report
 from include.demo import airflow, run
 from include.errors import PipelineError
 from include.live import Live
@@ -47,6 +51,7 @@ def _demo(chosen: Settings, model: str, console: Console) -> None:
     if outcome.reused:
         stages = ", ".join(stage for stage in run.STAGES if stage in outcome.reused)
         console.print(f"reused from the artifact store: {stages}", soft_wrap=True)
+    console.print(_gates(Path(released["report"]).parent))
     question = run.SEED_REQUEST["text_input"]
     console.print(Panel(run.ask(released["endpoint"]).strip(), title=str(question), title_align="left"))
     for name, value in {
@@ -57,6 +62,15 @@ def _demo(chosen: Settings, model: str, console: Console) -> None:
         "stop all": "make down",
     }.items():
         console.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
+
+
+def _gates(release: Path) -> Table:
+    """The release's verdicts, in a line each."""
+    table = Table("gate", "verdict", "found", box=None, pad_edge=False)
+    found = report.read(release)
+    for verdict in found.verdicts if found else ():
+        table.add_row(verdict.gate, (verdict.rating or verdict.outcome).lower(), Text(verdict.found.split("; ")[0]))
+    return table
 
 
 def _down(chosen: Settings, console: Console) -> None:
