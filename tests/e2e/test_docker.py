@@ -25,7 +25,7 @@ from include.targets.openvino import image
 from tests.e2e.conftest import MODEL, Deployment
 from tests.engine import client_or_skip
 
-WAIT_S = 300
+WAIT_S = 900
 CALIBRATE = "calibrate_awq"
 
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
+
+from tests.targets_openvino import tiny
 
 PROJECT = Path(__file__).parents[2]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from text import Decoder, Piece, StopWords, Transcript
-from tiny import END, byte_level, sentencepiece
 from tokenizers import Tokenizer
+
+from tests.targets_openvino.tiny import END, byte_level, sentencepiece
 
 ROUNDS = 60
 
