@@ -166,7 +166,9 @@ proxy.point_to(Upstream.model_validate_json({a.model_dump_json()!r}))
     first = pid(tmp_path)
     make().ensure_running()
     assert pid(tmp_path) == first
-    os.kill(first, signal.SIGKILL)
+    envoy = psutil.Process(first)
+    envoy.kill()
+    envoy.wait(10)  # until then it may hold its ports
     make().ensure_running()
     assert pid(tmp_path) != first
     assert answers(ports) == ("a", "a")
