@@ -132,12 +132,12 @@ class Live:
         with self._lock():
             self._step_aside(self._worker.run_id)
 
-    def leave(self) -> None:
-        """This run is over: its candidate is stopped, and the live release answers, had it been away for the run."""
+    def leave(self) -> Release | None:
+        """This run is over: its candidate is stopped, and the live release, which it returns, answers again."""
         with self._lock():
             self._come_back()
             self._worker.pins.drop(self._worker.run_id)
-            self._reconcile()
+            return self._reconcile()
 
     def away(self) -> Away | None:
         """Whether the live server is away on purpose."""

@@ -19,7 +19,9 @@ def run(worker: Worker) -> None:
     """
     if worker.settings.runner == "docker":
         _remove_stages(worker)
-    Live(worker).leave()
+    live = Live(worker)
+    release = live.leave()
+    worker.log(f"release {release.name} is live at {live.url}" if release else "nothing is live")
 
 
 def _remove_stages(worker: Worker) -> None:

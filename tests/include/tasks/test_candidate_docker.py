@@ -92,4 +92,4 @@ def stage_of(worker: Worker, client: Any, run: str) -> str:
 def test_a_run_that_has_left_nothing_ends_quietly(worker: Worker) -> None:
     lines: list[str] = []
     stop_candidate.run(replace(worker, log=lines.append))
-    assert lines == ["no candidate server to stop"]
+    assert lines == ["nothing is live"]
