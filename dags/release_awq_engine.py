@@ -33,7 +33,9 @@ from include.settings import settings
 Stage = stage_operator()
 # Servers run on the GPU host, on ports of that host: what talks to them runs there, too.
 HOST: dict[str, Any] = {"queue": settings().serve_queue}
-GPU: dict[str, Any] = {"queue": "gpu", "pool": settings().gpu_pool}
+# A launch waits for a GPU, too: in the pool, waiting runs leave workers to those that would free one.
+POOL: dict[str, Any] = {"pool": settings().gpu_pool}
+GPU: dict[str, Any] = {"queue": "gpu", **POOL}
 
 with DAG(
     dag_id="release_awq_engine",
@@ -56,7 +58,8 @@ with DAG(
     made = {"checkpoint": calibrate.output, "engine": build.output}
     assemble = TaskOperator(task_id="assemble_repository", inputs={**checked, **made}, **HOST)
 
-    launch = TaskOperator(task_id="launch_triton", inputs={**checked, "repository": assemble.output}, **HOST)
+    served = {**checked, "repository": assemble.output}
+    launch = TaskOperator(task_id="launch_triton", inputs=served, **HOST, **POOL)
 
     validate = ReleaseOperator(
         task_id="validate_generate",
