@@ -121,11 +121,11 @@ def test_a_stage_had_no_network_and_no_rights(
 
 
 def test_a_killed_worker_s_container_is_taken_over(
-    api: AirflowApi, store: ArtifactStore, stages: Callable[[], list[str]]
+    api: AirflowApi, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]]
 ) -> None:
     run_id = api.trigger(run.DAG, {**DEMO, "model": str(MODEL), "calib_size": 31})
     (container,) = wait_for(stages, "the container")
-    wait_for(lambda: api.tasks(run.DAG, run_id)[CALIBRATE].state == "running", "Airflow to say that the task runs")
+    wait_for(lambda: b"check done" in engine.logs(container), "its program to be at work")
     worker = psutil.Process(api.get(f"/api/v2/dags/{run.DAG}/dagRuns/{run_id}/taskInstances/{CALIBRATE}")["pid"])
     supervisor = worker.parent()
     supervisor.kill()
