@@ -23,6 +23,7 @@ from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.store import ArtifactStore
 from include.targets.openvino import image
 from tests.e2e.conftest import MODEL, Deployment
+from tests.e2e.swap import release_and_roll_back
 from tests.engine import client_or_skip
 
 WAIT_S = 900
@@ -101,6 +102,12 @@ def test_every_stage_and_the_server_run_in_containers(first: str, engine: Any, d
     assert not [p for p in psutil.process_iter(["cmdline"]) if _is_triton_of(deployment, p)]
     answer = run.ask(f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate")
     assert "French" in answer
+
+
+def test_a_release_and_its_rollback_lose_no_request(
+    api: AirflowApi, deployment: Deployment, store: ArtifactStore
+) -> None:
+    release_and_roll_back(api, store.root, f"http://127.0.0.1:{deployment.settings.live_http_port}")
 
 
 def test_a_stage_had_no_network_and_no_rights(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from rich.console import Console
 
 from include import servers
 from include.demo import run
-from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
 from include.gates import gates_for
@@ -26,9 +24,8 @@ from include.request import ReleaseRequest
 from include.store import Artifact, ArtifactStore, sha256_of
 from tests.e2e import faults
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
-from tests.include.live.deployment import load_on
+from tests.e2e.swap import SLUG, release_and_roll_back
 
-SLUG = f"local--{MODEL.name}"
 MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]
 
 
@@ -147,19 +144,7 @@ def api(first: str, deployment: Deployment) -> AirflowApi:
 
 
 def test_a_release_and_its_rollback_lose_no_request(api: AirflowApi, store: ArtifactStore, live: str) -> None:
-    releases = Releases(store.root / "releases")
-    with load_on(live) as counts:
-        # Another repository, and so another release, from the same engine.
-        run.release(api, {**DEMO, "model": str(MODEL), "max_batch_size": 8}, Console())
-        assert releases.live().name == f"{SLUG}/2"
-        rollback = api.trigger("rollback_release", {"model": str(MODEL)})
-        while (state := api.run_state("rollback_release", rollback)) not in run.ENDED:
-            time.sleep(0.5)
-        assert state == "success"
-    assert releases.live().name == f"{SLUG}/1"
-    print(f"{sum(counts.values())} requests")
-    assert {said: number for said, number in counts.items() if said.startswith("failed")} == {}
-    assert [releases.state(release) for release in releases.all(SLUG)] == ["live", "retired"]
+    release_and_roll_back(api, store.root, live)
 
 
 REFUSED_AT_THE_TRIGGER: list[tuple[str, dict[str, Any]]] = [

@@ -1,0 +1,34 @@
+"""A release and its rollback, through Airflow, while another process asks the live address all the time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from include.demo import run
+from include.demo.__main__ import DEMO
+from include.demo.api import AirflowApi
+from include.releases import Releases
+from tests.e2e.conftest import MODEL
+from tests.include.live.deployment import load_on
+
+SLUG = f"local--{MODEL.name}"
+
+
+def release_and_roll_back(api: AirflowApi, artifacts: Path, live: str) -> None:
+    """Release 1 of the demo's model is live; 2 takes its place, then 1 again. No request to ``live`` fails."""
+    releases = Releases(artifacts / "releases")
+    with load_on(live) as counts:
+        # Another repository, and so another release, from the same engine.
+        run.release(api, {**DEMO, "model": str(MODEL), "max_batch_size": 8}, Console())
+        assert releases.live().name == f"{SLUG}/2"
+        rollback = api.trigger("rollback_release", {"model": str(MODEL)})
+        while (state := api.run_state("rollback_release", rollback)) not in run.ENDED:
+            time.sleep(0.5)
+        assert state == "success"
+    assert releases.live().name == f"{SLUG}/1"
+    print(f"{sum(counts.values())} requests")
+    assert {said: number for said, number in counts.items() if said.startswith("failed")} == {}
+    assert [releases.state(release) for release in releases.all(SLUG)] == ["live", "retired"]
