@@ -22,7 +22,7 @@ def release_and_roll_back(api: AirflowApi, artifacts: Path, live: str) -> None:
     releases = Releases(artifacts / "releases")
     with load_on(live) as counts:
         # Another repository, and so another release, from the same engine.
-        run.release(api, {**DEMO, "model": str(MODEL), "max_batch_size": 8}, Console())
+        run.release(api, {**DEMO, "model": str(MODEL), "max_batch_size": 4}, Console())
         assert releases.live().name == f"{SLUG}/2"
         rollback = api.trigger("rollback_release", {"model": str(MODEL)})
         while (state := api.run_state("rollback_release", rollback)) not in run.ENDED:
