@@ -78,11 +78,10 @@ class Client:
         """The pieces of the most probable answer, from the streaming endpoint."""
         body = _greedy(prompt) | {"stream": True} | options
         try:
-            with self.http.stream("POST", path_of("generate_stream"), json=body) as response:
-                events = [line.removeprefix("data:") for line in response.iter_lines() if line.startswith("data:")]
+            response = self.http.post(path_of("generate_stream"), json=body)
         except httpx.TransportError as error:
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
-        return [str(read_answer(event, response.status_code)["text_output"]) for event in events]
+        return [str(read_answer(event, response.status_code)["text_output"]) for event in events(response.text)]
 
     def grpc_text(self, prompt: str, max_tokens: int = PROBE_TOKENS) -> str:
         """The answer through tritonclient; its stream call serves every kind of repository."""
@@ -131,6 +130,11 @@ def path_of(kind: str) -> str:
 
 def _greedy(prompt: str) -> dict[str, Any]:
     return {"text_input": prompt, "max_tokens": PROBE_TOKENS, "top_k": 1}
+
+
+def events(stream: str) -> list[str]:
+    """The data of server-sent events. Only a line feed ends a line: an answer may hold U+2028, as JSON allows."""
+    return [line.removeprefix("data:") for line in stream.split("\n") if line.startswith("data:")]
 
 
 def read_answer(text: str, status: int) -> dict[str, Any]:

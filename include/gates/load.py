@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import httpx
 
-from include.gates.client import TIMEOUT_S, Client, Endpoint, NoAnswer, path_of, read_answer
+from include.gates.client import TIMEOUT_S, Client, Endpoint, NoAnswer, events, path_of, read_answer
 from include.gates.verdict import Load, Percentiles
 
 
@@ -146,8 +146,7 @@ async def _ask(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | NoAnsw
 
 def _tokens(text: str, status: int) -> int:
     """Tokens of an answer: of its one response, or of all that were streamed."""
-    streamed = [line.removeprefix("data:") for line in text.split("\n") if line.startswith("data:")]
-    responses = [read_answer(response, status) for response in streamed or [text]]
+    responses = [read_answer(response, status) for response in events(text) or [text]]
     if not all("num_output_tokens" in response for response in responses):
         raise NoAnswer("the endpoint does not count its tokens (num_output_tokens)")
     return sum(int(response["num_output_tokens"]) for response in responses)
