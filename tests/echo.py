@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
 from include import servers
-from include.servers import Ports, ServerRecord
+from include.servers import Ports, ServerPlan, ServerRecord
+from include.settings import PROJECT
 
 CONFIG = """
 name: "echo"
@@ -28,6 +33,18 @@ BROKEN = """
 class TritonPythonModel:
     def initialize(self, args):
         raise RuntimeError("no such engine: 4711")
+"""
+TIMEOUT_S = 120  # a container takes longer to start than a process
+LAUNCH = """
+import os, signal
+from pathlib import Path
+from include import servers
+from include.runners.containers import Containers
+root = Path({root!r})
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+{fault}
+plan = servers.ServerPlan.model_validate_json((root / "plan.json").read_text())
+servers.launch(plan, root / "server.json", timeout_s={timeout_s})
 """
 
 
@@ -51,3 +68,19 @@ def free() -> Ports:
     """Ports that nobody has now."""
     http, grpc, metrics = servers.free_ports(3)
     return Ports(http=http, grpc=grpc, metrics=metrics)
+
+
+def launch(root: Path, fault: str = "") -> int:
+    """Launches the plan of ``root`` from a process of its own; returns its exit code."""
+    code = LAUNCH.format(root=str(root), fault=fault, timeout_s=TIMEOUT_S)
+    return subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False, start_new_session=True).returncode
+
+
+@contextmanager
+def launched(root: Path, plan: ServerPlan) -> Iterator[Path]:
+    """The record of a server that was launched by a process that has ended since; none is left after the block."""
+    (root / "plan.json").write_text(plan.model_dump_json())
+    assert launch(root) == 0
+    yield root / "server.json"
+    if record := servers.find(root / "server.json"):
+        servers.stop(record, root / "server.json", grace_s=0)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +13,9 @@ from include import processes, servers
 from include.errors import HostError, ToolError
 from include.processes import TOKEN_VARIABLE
 from include.servers import ServerPlan, ServerRecord
-from include.settings import PROJECT, Settings
+from include.settings import Settings
 from include.targets.openvino import triton
-from tests.echo import BROKEN, ECHO, ask, free, write_repository
+from tests.echo import BROKEN, ECHO, ask, free, launched, write_repository
 
 PYTHON = Settings().openvino_python
 TIMEOUT_S = 60
@@ -69,18 +67,8 @@ def sleeper(tmp_path: Path) -> Iterator[ServerRecord]:
 def record_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The record of one server that the tests share; it was launched by a process that has ended since."""
     root = tmp_path_factory.mktemp("shared")
-    (root / "plan.json").write_text(_plan(root).model_dump_json())
-    launcher = f"""
-from pathlib import Path
-from include import servers
-root = Path({str(root)!r})
-plan = servers.ServerPlan.model_validate_json((root / "plan.json").read_text())
-servers.launch(plan, root / "server.json", timeout_s={TIMEOUT_S})
-"""
-    subprocess.run([sys.executable, "-c", launcher], check=True, cwd=PROJECT, start_new_session=True)
-    yield root / "server.json"
-    if record := servers.find(root / "server.json"):
-        servers.stop(record, root / "server.json", grace_s=0)
+    with launched(root, _plan(root)) as path:
+        yield path
 
 
 @pytest.fixture

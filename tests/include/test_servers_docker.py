@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,23 +19,12 @@ from include.request import ReleaseRequest
 from include.runners.containers import LABEL_GPUS, Containers
 from include.runners.engine import local_engine
 from include.servers import ServerPlan, ServerRecord
-from include.settings import PROJECT, Settings
+from include.settings import Settings
 from include.targets.openvino import OpenVinoTarget, image, triton
-from tests.echo import BROKEN, ECHO, ask, free, write_repository
+from tests.echo import BROKEN, ECHO, ask, free, launch, launched, write_repository
 from tests.engine import client_or_skip, containers, none_left
 
 TIMEOUT_S = 120
-LAUNCH = """
-import os, signal
-from pathlib import Path
-from include import servers
-from include.runners.containers import Containers
-root = Path({root!r})
-def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-{fault}
-plan = servers.ServerPlan.model_validate_json((root / "plan.json").read_text())
-servers.launch(plan, root / "server.json", timeout_s={timeout_s})
-"""
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +37,6 @@ def client() -> Any:
 
 def plan_of(root: Path, code: str = ECHO) -> ServerPlan:
     return triton.server_in_container(write_repository(root, code), free(), "127.0.0.1", reads=())
-
-
-def launch(root: Path, fault: str = "") -> int:
-    """Launches the plan of ``root`` from a process of its own; returns its exit code."""
-    code = LAUNCH.format(root=str(root), fault=fault, timeout_s=TIMEOUT_S)
-    return subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False, start_new_session=True).returncode
 
 
 def ours(client: Any, record_path: Path) -> list[str]:
@@ -82,11 +63,8 @@ def root(client: Any, tmp_path: Path) -> Iterator[Path]:
 def record_path(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The record of one server that the tests share; it was launched by a process that has ended since."""
     root = tmp_path_factory.mktemp("shared")
-    (root / "plan.json").write_text(plan_of(root).model_dump_json())
-    assert launch(root) == 0
-    yield root / "server.json"
-    if record := servers.find(root / "server.json"):
-        servers.stop(record, root / "server.json", grace_s=0)
+    with launched(root, plan_of(root)) as path:
+        yield path
 
 
 @pytest.fixture
