@@ -27,6 +27,7 @@ TOKEN_VARIABLE = "HF2TRITON_PROCESS"  # noqa: S105 - a name, not a secret
 
 POLL_S = 0.1
 _START_S = 10.0
+_KILLED_S = 10.0
 _LAST_LINES = 15
 GRACE_S = 45.0
 
@@ -133,11 +134,11 @@ def stop(
     if leader and grace_s:
         with contextlib.suppress(psutil.NoSuchProcess):
             leader.send_signal(ask)
-        psutil.wait_procs([leader], timeout=grace_s)
+        _wait_until_ended([leader], grace_s)
     for process in [*members, *_members(record.token)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(members, timeout=10)
+    _wait_until_ended(members, _KILLED_S)
     record_path.unlink(missing_ok=True)
 
 
@@ -170,6 +171,22 @@ def listening(process: psutil.Process) -> set[int]:
     except psutil.Error:
         return set()
     return {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
+
+
+def _wait_until_ended(processes: Sequence[psutil.Process], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while any(_runs(process) for process in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_S / 5)
+
+
+def _runs(process: psutil.Process) -> bool:
+    # psutil.wait_procs takes a zombie for running, and whoever inherited it may take seconds to reap it. But while
+    # other threads of it are still there, so are its ports.
+    try:
+        zombie = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return process.is_running() and not zombie
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _members(token: str) -> list[psutil.Process]:

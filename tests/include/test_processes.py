@@ -105,7 +105,7 @@ def test_one_that_died_is_not_found(path: Path) -> None:
 def test_stop_kills_what_does_not_end_by_itself(path: Path) -> None:
     record = python(path, DEAF)
     processes.stop(record, path, grace_s=0.3)
-    assert not psutil.pid_exists(record.pid)
+    assert processes.process_of(record) is None
     assert not path.exists()
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc as triton  # noqa: TID253
 
-from include import servers
+from include import processes, servers
 
 from .conftest import MAX_INPUT_LEN, MAX_SEQ_LEN, Endpoint, Serve
 
@@ -255,4 +254,4 @@ def test_server_ends_in_peace_after_clients_have_gone(serve: Serve) -> None:
     log = endpoint.record.log.read_text()
     assert "Exit timeout expired" not in log
     assert "successfully unloaded 'tensorrt_llm'" in log
-    assert not psutil.pid_exists(endpoint.record.pid)
+    assert processes.process_of(endpoint.record) is None
