@@ -57,5 +57,9 @@ class Pins:
         """A run that needs that artifact, if there is one."""
         return next((run for run in self.runs() if (self.root / run_slug(run) / kind / name).exists()), None)
 
+    def of_model(self, slug: str) -> list[str]:
+        """The runs that use a model, at whichever commit; a run has pinned it once it begins to pull it."""
+        return [run for run in self.runs() if any((self.root / run_slug(run) / "models").glob(f"{slug}@*"))]
+
     def _record(self, run_id: str) -> Path:
         return self.root / f"{run_slug(run_id)}.run"

@@ -13,11 +13,13 @@ from airflow.dag_processing.dagbag import DagBag
 
 from hf2triton.assets import LIVE_RELEASE
 from include.operations import PruneRequest, RollbackRequest
+from include.rebuild import CatalogueCheck
 from include.request import Form, ReleaseRequest
+from include.settings import settings
 
 AFTER = Path(__file__).parents[2] / "docs" / "after-a-release.md"
 DAGS = Path(__file__).parents[2] / "dags"
-DAG_IDS = {"release_awq_engine", "rollback_release", "prune_artifacts", "check_live_release"}
+DAG_IDS = {"release_awq_engine", "rollback_release", "prune_artifacts", "check_live_release", "rebuild_on_change"}
 HEAVY = ["torch", "transformers", "huggingface_hub", "tritonclient", "docker"]
 
 
@@ -63,7 +65,12 @@ def test_the_candidate_is_stopped_however_the_run_ends(bag: DagBag) -> None:
 
 @pytest.mark.parametrize(
     ("dag_id", "request_type"),
-    [("release_awq_engine", ReleaseRequest), ("rollback_release", RollbackRequest), ("prune_artifacts", PruneRequest)],
+    [
+        ("release_awq_engine", ReleaseRequest),
+        ("rollback_release", RollbackRequest),
+        ("prune_artifacts", PruneRequest),
+        ("rebuild_on_change", CatalogueCheck),
+    ],
 )
 def test_the_form_has_every_field_of_the_request_in_a_section(
     bag: DagBag, dag_id: str, request_type: type[Form]
@@ -78,10 +85,19 @@ def test_the_form_has_every_field_of_the_request_in_a_section(
 
 
 @pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
-def test_every_task_of_the_table_exists(bag: DagBag, dag_id: str) -> None:
+def test_the_docs_have_a_table_of_what_the_tasks_do_and_one_of_what_to_do_when_they_fail(
+    bag: DagBag, dag_id: str
+) -> None:
     dag = bag.dags[dag_id]
-    rows = [line.split("`")[1] for line in dag.doc_md.splitlines() if line.startswith("| `")]
-    assert rows == [t.task_id for t in dag.topological_sort()]
+    stages, triage = dag.doc_md.split("\n## When ")
+    tasks = [t.task_id for t in dag.topological_sort()]
+    assert _rows(stages) == tasks
+    assert "| what to do |\n" in triage
+    assert set(_rows(triage)) <= set(tasks)
+
+
+def _rows(table: str) -> list[str]:
+    return [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
 
 
 @pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda p: p.name)
@@ -103,6 +119,28 @@ def test_a_scheduled_dag_runs_one_at_a_time_and_catches_nothing_up(bag: DagBag, 
     dag = bag.dags[dag_id]
     assert (dag.max_active_runs, dag.catchup) == (1, False)
     assert dag.schedule
+
+
+def test_a_broken_catalogue_is_an_import_error_and_stops_no_dag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text("- {name: good, model: org/good, target: openvino, schedule: '*/5 * * * *'}\n- {name: bad}\n")
+    monkeypatch.setenv("HF2TRITON_CATALOGUE", str(catalogue))
+    settings.cache_clear()
+    bag = DagBag(DAGS)
+    settings.cache_clear()
+    ((file, error),) = bag.import_errors.items()
+    assert Path(file).name == "catalogue_errors.py"
+    assert f"{catalogue}:2: bad: model: Field required" in error
+    assert set(bag.dag_ids) == DAG_IDS
+    dag = bag.dags["rebuild_on_change"]
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert [one.expression for one in dag.timetable.timetables] == ["*/5 * * * *"]
+
+
+def test_the_catalogue_that_comes_along_schedules_nothing(bag: DagBag) -> None:
+    assert bag.dags["rebuild_on_change"].schedule is None
 
 
 def test_assets_are_emitted_where_the_docs_say(bag: DagBag) -> None:

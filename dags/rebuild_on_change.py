@@ -1,0 +1,51 @@
+"""# Release followed models anew when something has changed
+
+Follows the models of the catalogue (`HF2TRITON_CATALOGUE`; docs/schedules.md). Runs whenever the schedule of an entry
+says so, looks at the entries that are due, and starts one run of `release_awq_engine` for each that has changed: a new
+commit upstream, another target (image or locked environment, versions, stage code, GPU), other settings. By hand it
+looks at all entries, or at those named.
+
+| task | does |
+|---|---|
+| `read_catalogue` | reads the catalogue, finds the entries that are due |
+| `rebuild_on_change` | one instance an entry, by its name: compares, and starts a release run if something has changed |
+
+Green: a run was started, its note says what has changed. Pink: nothing to do. Red: an error. The log has one line, which
+begins with *changed*, *new*, *unchanged*, *busy* or *held*. What was asked for once is not asked for again, however it
+ended, until something changes; `force` does it all the same.
+
+## When a task fails
+
+| task | what to do |
+|---|---|
+| `read_catalogue` | a name in `entries` is not in the catalogue, or not enabled: the message proposes one |
+| `rebuild_on_change` | the entry is wrong: the message names file, line and field, as does the import error of `catalogue_errors.py`; the model is gone or gated: check its id, branch and the token; `release_awq_engine` is paused: unpause it. The other entries are followed all the same |
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from hf2triton.form import request_params
+from hf2triton.operators.rebuild import CatalogueOperator, RebuildOperator
+from hf2triton.retries import default_args
+from hf2triton.schedules import catalogue_timetable
+from include.rebuild import CatalogueCheck
+from include.settings import settings
+
+with DAG(
+    dag_id="rebuild_on_change",
+    doc_md=__doc__,
+    schedule=catalogue_timetable(),
+    catchup=False,
+    max_active_runs=1,
+    params=request_params(CatalogueCheck),
+    tags=["hf2triton"],
+    default_args=default_args(),
+):
+    read = CatalogueOperator(task_id="read_catalogue")
+
+    # What the target is, only its host knows.
+    RebuildOperator.partial(
+        task_id="rebuild_on_change", queue=settings().serve_queue, map_index_template="{{ task.due.name }}"
+    ).expand(due=read.output)

@@ -1,0 +1,74 @@
+"""Task ``read_catalogue``: which followed models are to be looked at now."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from include.catalogue import Catalogue, Entry, Problem, load
+from include.errors import UserError
+from include.rebuild import CatalogueCheck
+from include.worker import Worker
+
+
+class Window(BaseModel):
+    """The times of schedules that a run answers for: after ``since``, and not after ``until``."""
+
+    model_config = ConfigDict(frozen=True)
+    since: datetime
+    until: datetime
+
+
+class Due(BaseModel):
+    """An entry to look at, or what is wrong with it."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    entry: Entry | None = None
+    problem: str = ""
+
+
+def run(worker: Worker, params: Mapping[str, Any], window: Window | None) -> list[Due]:
+    """The entries that are due, and all that cannot be read. Without a window, those that the params name.
+
+    Raises:
+        UserError: the params name an entry that is not there or not enabled.
+    """
+    check = CatalogueCheck.parse(dict(params))
+    catalogue = load(worker.settings.catalogue)
+    due = [Due(name=entry.name, entry=entry) for entry in _choose(worker, catalogue, check, window)]
+    return due + [_broken(worker, problem) for problem in catalogue.problems]
+
+
+def _choose(worker: Worker, catalogue: Catalogue, check: CatalogueCheck, window: Window | None) -> Iterable[Entry]:
+    named = _named(catalogue, check.entries)
+    for entry in catalogue.entries:
+        if not entry.enabled:
+            worker.log(f"{entry.name}: not enabled")
+        elif window and not entry.is_due(window.since, window.until):
+            worker.log(f"{entry.name}: not due before {entry.next_look(window.until):%Y-%m-%d %H:%M} UTC")
+        elif entry.name in named:
+            worker.log(f"{entry.name}: due")
+            yield entry
+
+
+def _named(catalogue: Catalogue, names: list[str]) -> set[str]:
+    followed = {entry.name for entry in catalogue.followed}
+    for name in names:
+        if name not in followed:
+            near = difflib.get_close_matches(name, followed, n=1)
+            raise UserError(
+                f"no entry {name!r} is enabled" + (f"; did you mean {near[0]!r}?" if near else ""),
+                where="field entries",
+                fix=f"give names of the catalogue {catalogue.path}, or none",
+            )
+    return set(names) or followed
+
+
+def _broken(worker: Worker, problem: Problem) -> Due:
+    worker.log(f"{problem.name}: error in {problem.where}: {problem.what}")
+    return Due(name=problem.name, problem=str(problem))

@@ -1,0 +1,14 @@
+"""When DAG `rebuild_on_change` runs: whenever an entry of the catalogue is due."""
+
+from __future__ import annotations
+
+from airflow.sdk import MultipleCronTriggerTimetable
+
+from include.catalogue import load
+from include.settings import settings
+
+
+def catalogue_timetable() -> MultipleCronTriggerTimetable | None:
+    """The schedules of all enabled entries together; None if there are none, and the DAG runs by hand only."""
+    crons = sorted({entry.schedule for entry in load(settings().catalogue).followed})
+    return MultipleCronTriggerTimetable(*crons, timezone="UTC") if crons else None
