@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from include import gates, report
+from include import gates
 from include.gates.reference import REFERENCE_FILE
 from include.store import MANIFEST_FILE, ArtifactStore
 from include.tasks import ArtifactRef, LiveRelease
@@ -29,20 +29,10 @@ def engine_event(worker: Worker, made: ArtifactRef) -> dict[str, Any]:
 
 
 def live_event(worker: Worker, made: LiveRelease) -> dict[str, Any]:
-    """``scores`` as for the checkpoint, ``gates`` the outcome of each gate; where it answers, and the downtime."""
-    found = report.read(worker.releases.root / made.model / str(made.release))
-    return {
-        "model": made.model,
-        "release": made.release,
-        "key": made.repository,
-        "digest": ArtifactStore(worker.settings.artifacts).get("repositories", made.repository).content,
-        "new": made.new,
-        "scores": _scores(found.quality if found else None),
-        "gates": {verdict.gate: verdict.outcome for verdict in found.verdicts} if found else {},
-        "report": made.report,
-        "endpoint": made.endpoint,
-        "downtime_s": made.downtime_s,
-    }
+    """What the task returned."""
+    repository = ArtifactStore(worker.settings.artifacts).get("repositories", made.repository)
+    fields = made.model_dump(mode="json", exclude={"repository"})
+    return {**fields, "key": repository.name, "digest": repository.content}
 
 
 def _artifact(worker: Worker, made: ArtifactRef, scores: dict[str, Any], report_file: str) -> dict[str, Any]:

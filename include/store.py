@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,6 +52,7 @@ class Manifest(BaseModel):
     outputs: list[OutputFile]
     report: dict[str, Any] = Field(default_factory=dict, description="The stage's own record (stage.json).")
     host: str = Field(default_factory=platform.node)
+    started_at: datetime | None = Field(default=None, description="When the attempt that made it began.")
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -70,6 +72,16 @@ class Artifact:
     def content(self) -> str:
         """sha256 over the names and hashes of its files, 64 hex digits: equal for equal bytes."""
         return key_of({output.path: output.sha256 for output in self.manifest.outputs})
+
+    @property
+    def summary(self) -> str:
+        """What it is, its size, when it was made and how long that took: one line of a log, so hashes are cut."""
+        made = self.manifest
+        size = sum(output.size for output in made.outputs) / 1e6
+        took = f" in {(made.created_at - made.started_at).total_seconds():.1f} s" if made.started_at else ""
+        name = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}", r"\1", made.name)
+        files = f"{len(made.outputs)} files, {size:.1f} MB"
+        return f"{made.kind}/{name} ({files}; {made.created_at:%Y-%m-%d %H:%M} UTC{took})"
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
@@ -116,6 +128,7 @@ class Claim:
         self._final = directory / name
         self._kind = kind
         self._inputs = dict(inputs)
+        self._started_at = datetime.now(UTC)
         self.artifact = _read(self._final)
         self.hit = self.artifact is not None
         self.resumed = False
@@ -144,7 +157,14 @@ class Claim:
         """Turns the partial directory into the artifact: manifest, sync, rename."""
         report = self._take_report()
         outputs = [_output(self.partial, path) for path in _files(self.partial)]
-        manifest = Manifest(kind=self._kind, name=self._final.name, inputs=self._inputs, outputs=outputs, report=report)
+        manifest = Manifest(
+            kind=self._kind,
+            name=self._final.name,
+            inputs=self._inputs,
+            outputs=outputs,
+            report=report,
+            started_at=self._started_at,
+        )
         (self.partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1))
         for path in [*_files(self.partial), self.partial]:
             sync(path)
@@ -203,12 +223,12 @@ class ArtifactStore:
 
     def explain_miss(self, kind: str, inputs: Mapping[str, Any]) -> str:
         """Why nothing in the store fits ``inputs``: the fields that differ from the nearest artifact."""
-        wanted = _flat(inputs)
-        candidates = [(_differences(wanted, _flat(a.manifest.inputs)), a) for a in self.all(kind)]
+        candidates = [(differences(inputs, a.manifest.inputs), a) for a in self.all(kind)]
         if not candidates:
             return f"miss: the store has no {kind} yet"
         fields, nearest = min(candidates, key=lambda c: len(c[0]))
-        shown = "; ".join(fields[:4]) + ("; ..." if len(fields) > 4 else "")
+        shown = "; ".join(f"{d.field} ({d.here} here, {d.there} there)" for d in fields[:4])
+        shown += "; ..." if len(fields) > 4 else ""
         return f"miss: differs from the nearest, {nearest.name[:12]}, in {shown}"
 
     @contextmanager
@@ -227,8 +247,8 @@ class ArtifactStore:
         with self._lock(kind, name, log):
             self._pin(kind, name)
             claim = Claim(directory, kind, name, inputs)
-            if claim.hit:
-                log(f"hit: {claim.partial.parent / name}, nothing to do")
+            if claim.artifact is not None:
+                log(f"hit: {claim.artifact.summary}: nothing to do")
                 yield claim
                 return
             log(self.explain_miss(kind, inputs))
@@ -238,6 +258,8 @@ class ArtifactStore:
             finally:
                 if claim.artifact is None and not resume:
                     shutil.rmtree(claim.partial, ignore_errors=True)
+            if claim.artifact is not None:
+                log(f"made {claim.artifact.summary}")
 
     def discard(self, claim: Claim) -> None:
         """Removes what a resumable claim has so far: it would not help the next attempt."""
@@ -353,12 +375,21 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(wanted: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    fields = sorted(wanted.keys() | other.keys())
+class Difference(NamedTuple):
+    """A field, by its path, whose values differ; values are shortened to be read."""
+
+    field: str
+    here: str
+    there: str
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Difference]:
+    """The fields that differ, mappings within mappings included, in the order of their names."""
+    ours, theirs = _flat(here), _flat(there)
     return [
-        f"{field} ({_short(wanted.get(field))} here, {_short(other.get(field))} there)"
-        for field in fields
-        if wanted.get(field) != other.get(field)
+        Difference(field, _short(ours.get(field)), _short(theirs.get(field)))
+        for field in sorted(ours.keys() | theirs.keys())
+        if ours.get(field) != theirs.get(field)
     ]
 
 

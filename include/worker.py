@@ -14,6 +14,8 @@ from include.pins import Pins, run_slug
 from include.releases import Releases
 from include.runners.containers import Containers
 from include.runners.engine import local_engine
+from include.runners.registry import FindLogin, no_login
+from include.runs import RunRecord
 from include.servers import ServerPlan, ServerRecord
 from include.settings import Settings
 from include.store import ArtifactStore, Log
@@ -22,9 +24,10 @@ from include.targets import Target, get_target
 
 @dataclass(frozen=True)
 class Worker:
-    """Settings, the store, the log of this task, and how to get the Hub token if the user has given one.
+    """Settings, the store, the log of this task, and how to get the Hub token and the registry's login, if any.
 
-    ``is_over`` tells whether a run of `release_awq_engine` has ended, or is not known.
+    ``run_state`` gives the state of a run of `release_awq_engine` in Airflow's words, None if Airflow does not know it;
+    ``find_run`` gives the record of this run so far.
     """
 
     settings: Settings
@@ -32,7 +35,13 @@ class Worker:
     dag_id: str
     run_id: str
     find_token: Callable[[], str | None] = field(default=lambda: None, repr=False)
-    is_over: Callable[[str], bool] = field(default=lambda run_id: False, repr=False)
+    find_login: FindLogin = field(default=no_login, repr=False)
+    run_state: Callable[[str], str | None] = field(default=lambda run_id: "running", repr=False)
+    find_run: Callable[[], RunRecord | None] = field(default=lambda: None, repr=False)
+
+    def is_over(self, run_id: str) -> bool:
+        """Whether a run of `release_awq_engine` is neither queued nor running; one that was deleted is over, too."""
+        return self.run_state(run_id) not in {"queued", "running"}
 
     @property
     def store(self) -> ArtifactStore:
@@ -54,9 +63,14 @@ class Worker:
         """The user's Hub token; looked up when a task needs it, kept nowhere."""
         return self.find_token()
 
+    @property
+    def run(self) -> RunRecord:
+        """This run, with the tasks that have ended so far."""
+        return self.find_run() or RunRecord(id=self.run_id)
+
     def target(self, name: str) -> Target:
         """A target of this deployment; raises `HostError` if it has none of that name."""
-        return get_target(name, self.settings)
+        return get_target(name, self.settings, self.find_login)
 
     @property
     def live_record(self) -> Path:
@@ -73,8 +87,10 @@ class Worker:
 
         Raises:
             HostError: the host does not have as many GPUs, or another program keeps their memory.
-            PipelineError: as `servers.launch`.
+            PipelineError: as `servers.launch`, or as `include.runners.images.ensure_image`.
         """
+        if box := plan.container:
+            Containers(local_engine, self.log, self.find_login).ensure_image(box.image, box.build)
         return servers.launch(
             plan, record_path, timeout_s=self.settings.launch_timeout_s, log=self.log, gpus=self._gpus(plan)
         )

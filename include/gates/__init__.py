@@ -11,7 +11,7 @@ from include.gates.base import Gate, Trial, validate
 from include.gates.client import Client, Endpoint, NoAnswer
 from include.gates.reference import Continuation, HeldOut, Quality, Reference, read_reference
 from include.gates.speed import Speed
-from include.gates.verdict import Load, Report, Sample, Verdict
+from include.gates.verdict import Load, Outcome, Report, Sample, Verdict
 from include.request import ReleaseRequest
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "HeldOut",
     "Load",
     "NoAnswer",
+    "Outcome",
     "Quality",
     "Reference",
     "Report",

@@ -62,6 +62,11 @@ class Client:
         except httpx.TransportError as error:
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
 
+    def server(self) -> dict[str, str]:
+        """Name and version of the server, as it says itself."""
+        said = self.get("/v2").json()
+        return {str(said["name"]): str(said["version"])}
+
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON answer of the generate endpoint."""
         try:

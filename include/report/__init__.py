@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from include.report.chain import chain_of
-from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_promotions, write
-from include.report.model import ReleaseReport, Stage, Subject
+from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_promotions, record_run, write
+from include.report.model import ReleaseReport, Scores, Stage, Subject
 
 __all__ = [
     "HTML_FILE",
     "JSON_FILE",
     "ReleaseReport",
+    "Scores",
     "Stage",
     "Subject",
     "chain_of",
@@ -20,5 +21,6 @@ __all__ = [
     "find_by_run",
     "read",
     "record_promotions",
+    "record_run",
     "write",
 ]

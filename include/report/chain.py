@@ -35,6 +35,7 @@ def _stage(artifact: Artifact) -> Stage:
         content=artifact.content,
         files=len(manifest.outputs),
         size_bytes=sum(output.size for output in manifest.outputs),
+        started_at=manifest.started_at,
         created_at=manifest.created_at,
         host=manifest.host,
         versions=dict(_versions(manifest.inputs.get("environment", {}))) | manifest.report.get("versions", {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,6 +11,7 @@ from include import gates
 from include.releases import Release
 from include.report.chain import chain_of
 from include.report.model import ReleaseReport, Subject
+from include.runs import RunRecord
 from include.store import ArtifactStore, write_atomic
 
 JSON_FILE = "report.json"
@@ -17,16 +19,20 @@ HTML_FILE = "report.html"
 
 
 def compose(
-    verdicts: gates.Report, release: Release, store: ArtifactStore, run_id: str, known: ReleaseReport | None = None
+    verdicts: gates.Report,
+    release: Release,
+    store: ArtifactStore,
+    run: RunRecord,
+    known: ReleaseReport | None = None,
 ) -> ReleaseReport:
-    """The report on a release. ``run_id``: the DAG run that validated it; ``known``: the report of a run before."""
-    before = tuple(run for run in (known.runs if known else ()) if run != run_id)
+    """The report on a release. ``run``: the DAG run that tried the gates; ``known``: the report of a run before."""
     return ReleaseReport(
         **dict(verdicts),
         subject=Subject(
             model=release.model, number=release.number, target=release.target, source=release.chain["model"]
         ),
-        runs=(*before, run_id),
+        runs=_with(known.runs if known else (), run.id),
+        run=run,
         request=release.request,
         chain=chain_of(release, store),
         promotions=release.promotions,
@@ -40,6 +46,17 @@ def write(directory: Path, report: ReleaseReport) -> None:
 
     write_atomic(directory / JSON_FILE, report.model_dump_json(indent=1))
     write_atomic(directory / HTML_FILE, render_report(report))
+
+
+def record_run(directory: Path, run: RunRecord) -> None:
+    """Writes the report anew: a run came to its release, or has more tasks behind it than the report knows."""
+    known = read(directory)
+    if known is None:
+        return
+    changes: dict[str, Any] = {"runs": _with(known.runs, run.id)}
+    if known.run and known.run.id == run.id:
+        changes["run"] = known.run.model_copy(update={"tasks": run.tasks})
+    write(directory, known.model_copy(update=changes))
 
 
 def record_promotions(directory: Path, release: Release) -> None:
@@ -64,3 +81,7 @@ def find_by_run(releases: Path, run_id: str) -> Path | None:
         if report and run_id in report.runs:
             return path.parent
     return None
+
+
+def _with(runs: tuple[str, ...], run_id: str) -> tuple[str, ...]:
+    return (*(run for run in runs if run != run_id), run_id)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from include import gates
 from include.releases import Promotion
+from include.runs import RunRecord
 
 
 class Subject(BaseModel):
@@ -31,7 +32,8 @@ class Stage(BaseModel):
     content: str = Field(description="sha256 over the names and hashes of its files.")
     files: int
     size_bytes: int
-    created_at: datetime
+    started_at: datetime | None = Field(default=None, description="When the attempt that made it began.")
+    created_at: datetime = Field(description="When it was complete.")
     host: str
     gpu: str | None = None
     timings_s: dict[str, float] = Field(default_factory=dict, description="Seconds of each part of the stage.")
@@ -46,12 +48,44 @@ class Stage(BaseModel):
         return sum(self.timings_s.values()) if self.timings_s else None
 
 
+class Scores(BaseModel):
+    """What the gates measured, in brief; None where they could not. Perplexities are on held-out text.
+
+    ``agreement``: share of the answers' first tokens that are the calibrated checkpoint's. ``tokens_per_s``: output
+    tokens per second of all clients together, by the number of clients.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    agreement: float | None = None
+    perplexity_before: float | None = None
+    perplexity_after: float | None = None
+    tokens_per_s: dict[int, float] = Field(default_factory=dict)
+
+
 class ReleaseReport(gates.Report):
     """The gates' report on a candidate, with where the candidate comes from and what became of it."""
 
     subject: Subject
     made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    runs: tuple[str, ...] = Field((), description="Ids of the DAG runs that validated this release, newest last.")
+    runs: tuple[str, ...] = Field((), description="Ids of the DAG runs that came to this release, newest last.")
+    run: RunRecord | None = Field(default=None, description="The run that tried the gates.")
     request: dict[str, Any]
     chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
+
+    @property
+    def outcomes(self) -> dict[str, gates.Outcome]:
+        """What became of each gate."""
+        return {verdict.gate: verdict.outcome for verdict in self.verdicts}
+
+    @property
+    def scores(self) -> Scores:
+        """The figures that releases are compared by."""
+        measured = {name: value for verdict in self.verdicts for name, value in verdict.measured.items()}
+        loads = (load for verdict in self.verdicts for load in verdict.loads if load.server == "candidate")
+        return Scores(
+            agreement=measured.get("equal_share"),
+            perplexity_before=self.quality.before if self.quality else None,
+            perplexity_after=self.quality.after if self.quality else None,
+            tokens_per_s={load.concurrency: round(load.output_tokens_per_s, 2) for load in loads},
+        )

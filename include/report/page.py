@@ -1,18 +1,20 @@
-"""The pages: a report, and the list of releases. One file each, no script, nothing loaded from elsewhere."""
+"""The pages: a report, the list of releases, the presets. One file each, no script, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.gates import Verdict
+from include.presets import Preset
 from include.releases import Release, State
 from include.report.charts import Axis, speed_plots
 from include.report.model import ReleaseReport
@@ -59,6 +61,12 @@ def render_releases(listed: Sequence[Listed]) -> str:
     return _environment().get_template("releases.html.jinja").render(models=models)
 
 
+def render_presets(presets: Sequence[Preset]) -> str:
+    """The presets, each with its conf to copy."""
+    models = {preset.title: [p for p in presets if p.title == preset.title] for preset in presets}
+    return _environment().get_template("presets.html.jinja").render(models=models, changed=_changed)
+
+
 def render_message(title: str, text: str) -> str:
     """A page that says one thing."""
     return _environment().get_template("message.html.jinja").render(title=title, text=text)
@@ -77,6 +85,7 @@ def _environment() -> Environment:
         "bytes": _bytes,
         "change": _change,
         "figure": _figure,
+        "json": partial(json.dumps, indent=2),
         "number": _number,
         "parted": _parted,
         "seconds": _seconds,
@@ -87,6 +96,11 @@ def _environment() -> Environment:
 
 def _of(verdicts: Sequence[Verdict], gate: str) -> Verdict | None:
     return next((verdict for verdict in verdicts if verdict.gate == gate), None)
+
+
+def _changed(presets: Sequence[Preset]) -> list[str]:
+    """The fields, in their order, in which one of the presets differs from the form's defaults."""
+    return [name for name in presets[0].conf if any(name in preset.changed for preset in presets)]
 
 
 def _bytes(size: float) -> str:

@@ -53,7 +53,9 @@ class StageReport:
 
     def write(self, out: Path) -> None:
         """Writes ``stage.json`` into ``out``; the runner moves it into the artifact's manifest."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Its own or that of the largest program it called, such as trtllm-build.
+        used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        peak = max(used) * 1024
         fields = {
             "timings_s": self.timings_s,
             "versions": self.versions,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from include.errors import HostError
 from include.model_config import ModelConfig
 from include.request import ReleaseRequest
+from include.runners.registry import FindLogin, no_login
 from include.servers import Ports, ServerPlan
 from include.settings import PROJECT, Settings
 from include.store import digest_of_tree
@@ -74,6 +75,9 @@ class Target(Protocol):
     def environment(self) -> dict[str, str]:
         """Versions of all that makes the artifacts' bytes."""
 
+    def host_versions(self) -> dict[str, str]:
+        """Versions of what the host brings along: they change no artifact, but may change how it serves."""
+
     def hardware(self) -> dict[str, str]:
         """What an engine is bound to."""
 
@@ -123,8 +127,8 @@ def stage_code(module: str) -> str:
     return digest_of_tree(package, *sorted(stages.glob("*.py")), PROJECT / "include" / "errors.py")
 
 
-def get_target(name: str, settings: Settings) -> Target:
-    """The target of that name.
+def get_target(name: str, settings: Settings, find_login: FindLogin = no_login) -> Target:
+    """The target of that name; its image is pulled with the login that ``find_login`` finds.
 
     Raises:
         HostError: this deployment does not have it.
@@ -132,11 +136,11 @@ def get_target(name: str, settings: Settings) -> Target:
     if name == "openvino":
         from include.targets.openvino import OpenVinoTarget
 
-        return OpenVinoTarget(settings)
+        return OpenVinoTarget(settings, find_login)
     if name == "tensorrt_llm":
         from include.targets.tensorrt_llm import TensorRTLLMTarget
 
-        return TensorRTLLMTarget(settings)
+        return TensorRTLLMTarget(settings, find_login=find_login)
     raise HostError(
         f"target {name!r} is not available on this host",
         where="field target",

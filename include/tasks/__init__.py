@@ -10,9 +10,11 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from include import report
+from include.gates import Outcome
 from include.model_config import ModelConfig
 from include.releases import Release
-from include.report import HTML_FILE
+from include.report import Scores
 from include.request import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.store import Artifact, ArtifactStore
@@ -64,27 +66,36 @@ class ReleaseRef(BaseModel):
 class LiveRelease(BaseModel):
     """What answers at the live address: ``release`` is its number, ``endpoint`` where it generates.
 
-    ``new``: whether this run made it live.
+    ``new``: whether this run made it live. ``downtime_s``: how long the address had no server before it went live.
+    ``passed``, ``gates`` and ``scores``: what its report says. Programs read this; docs/rest-api.md describes it.
     """
 
     model_config = ConfigDict(frozen=True)
     model: str
     release: int
-    repository: str
     endpoint: str
-    report: str
-    downtime_s: float
     new: bool
+    passed: bool | None
+    gates: dict[str, Outcome]
+    scores: Scores
+    report: str
+    repository: str
+    downtime_s: float
 
     @classmethod
     def of(cls, release: Release, url: str, worker: Worker) -> Self:
         """What a client needs to know of a release that is live at ``url``."""
+        directory = worker.releases.path(release)
+        found = report.read(directory)
         return cls(
             model=release.model,
             release=release.number,
-            repository=release.repository,
             endpoint=f"{url}/v2/models/ensemble/generate",
-            report=str(worker.releases.path(release) / HTML_FILE),
-            downtime_s=release.promotions[-1].downtime_s,
             new=release.promoted_by == worker.run_id,
+            passed=found.passed if found else None,
+            gates=found.outcomes if found else {},
+            scores=found.scores if found else Scores(),
+            report=str(directory / report.HTML_FILE),
+            repository=release.repository,
+            downtime_s=release.promotions[-1].downtime_s,
         )

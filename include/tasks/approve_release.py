@@ -26,7 +26,7 @@ class Question(BaseModel):
 
 
 def question(
-    worker: Worker, release: ReleaseRef, candidate: ServerRecord, params: Mapping[str, Any]
+    worker: Worker, release: ReleaseRef, candidate: ServerRecord | None, params: Mapping[str, Any]
 ) -> Question | None:
     """The question, or None if there is none: the request does not ask for approval, or the release is live."""
     request = ReleaseRequest.parse(dict(params))
@@ -35,9 +35,10 @@ def question(
         return None
     found = report.read(worker.releases.path(chosen))
     scores = found.to_markdown() if found else "Its report cannot be read.\n"
+    where = f"\nUntil the decision the candidate answers at `{candidate.url}`.\n" if candidate else ""
     return Question(
         subject=f"Release {chosen.number} of {chosen.model}: make it live?",
-        body=f"{scores}\nUntil the decision the candidate answers at `{candidate.url}`.\n",
+        body=f"{scores}{where}",
         approvers=tuple(request.approvers),
         timeout=timedelta(hours=request.approval_timeout_h),
     )

@@ -32,16 +32,31 @@ def run(worker: Worker, params: Mapping[str, Any]) -> Checked:
     target = worker.target(request.target)
     target.check_host(request)
     _check_ports(worker, request)
-    _check_calibration_file(request)
+    check_calibration_file(request)
     endpoint = worker.settings.hub_endpoint
     source = sources.resolve(request.model, request.revision, token=worker.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)
     _check_model(request, config)
     target.check_fits(request, config)
-    dataset = _resolve_dataset(worker, request)
+    dataset = resolve_dataset(worker, request)
     _check_disk(worker, source, config, request)
-    worker.log(f"{source.id} at {source.commit}: {config.architecture}, {config.parameters / 1e6:.0f} M parameters")
+    _say_what_is_asked_for(worker, request, source, config)
     return Checked(request=request, source=source, dataset=dataset, config=config)
+
+
+def _say_what_is_asked_for(worker: Worker, request: ReleaseRequest, source: ModelSource, config: ModelConfig) -> None:
+    worker.log(
+        f"model {source.id}, commit {source.commit[:12]}: {config.architecture}, "
+        f"{config.parameters / 1e6:.0f} M parameters, {source.total_bytes / 1e6:.0f} MB"
+    )
+    worker.log(
+        f"target {request.target}: int4 in groups of {request.awq_group_size}, calibrated with {request.calib_size} x "
+        f"{request.calib_seq_len} tokens of {request.calib_data}"
+    )
+    worker.log(
+        f"engine for {request.max_batch_size} requests at once, of at most {request.max_seq_len} tokens, "
+        f"{request.max_input_len} of them prompt"
+    )
 
 
 def _check_model(request: ReleaseRequest, config: ModelConfig) -> None:
@@ -66,7 +81,8 @@ def _check_ports(worker: Worker, request: ReleaseRequest) -> None:
             check_port_free(port)
 
 
-def _check_calibration_file(request: ReleaseRequest) -> None:
+def check_calibration_file(request: ReleaseRequest) -> None:
+    """Raises `UserError` if the request names a file that cannot be calibrated with."""
     if not request.calib_data.startswith("/"):
         return
     path = Path(request.calib_data)
@@ -101,7 +117,8 @@ def _has_text(path: Path) -> bool:
     return found
 
 
-def _resolve_dataset(worker: Worker, request: ReleaseRequest) -> DatasetSource | None:
+def resolve_dataset(worker: Worker, request: ReleaseRequest) -> DatasetSource | None:
+    """The calibration data set as it is now; None if the request names none."""
     if request.calib_data == "builtin" or request.calib_data.startswith("/"):
         return None
     return sources.resolve_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from include import report
 from include.live import Live
 from include.runners.container_job import remove_abandoned
 from include.runners.docker import DockerRunner
@@ -12,7 +13,8 @@ from include.worker import Worker
 def run(worker: Worker) -> None:
     """Stops this run's candidate, lets go of its artifacts, and sees to it that the live release answers.
 
-    Stage containers of the run that no worker waits for any more are removed, too.
+    Stage containers of the run that no worker waits for any more are removed, too. The report of its release gets the
+    times of the run's tasks.
 
     Raises:
         PipelineError: the live release had made room for the candidate, and its server cannot be started again.
@@ -22,6 +24,8 @@ def run(worker: Worker) -> None:
     live = Live(worker)
     release = live.leave()
     worker.log(f"release {release.name} is live at {live.url}" if release else "nothing is live")
+    if found := report.find_by_run(worker.releases.root, worker.run_id):
+        report.record_run(found, worker.run)
 
 
 def _remove_stages(worker: Worker) -> None:

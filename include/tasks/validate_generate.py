@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from include import report, servers
 from include.errors import GateFailure
-from include.gates import Client, Endpoint, Trial, gates_for, read_reference, validate
+from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
 from include.proxy.config import reachable
 from include.releases import Release
+from include.runs import RunRecord
 from include.servers import ServerRecord
 from include.tasks import ArtifactRef, Checked, ReleaseRef
 from include.worker import Worker
@@ -18,9 +21,9 @@ def run(
     checkpoint: ArtifactRef,
     engine: ArtifactRef,
     repository: ArtifactRef,
-    candidate: ServerRecord,
+    candidate: ServerRecord | None,
 ) -> ReleaseRef:
-    """Judges the candidate and writes the report into its release.
+    """Judges the candidate and writes the report into its release; without a candidate, the report that is there holds.
 
     Raises:
         GateFailure: a gate failed; the release is kept, marked rejected, with its report.
@@ -34,12 +37,27 @@ def run(
         request=checked.request.model_dump(mode="json"),
     )
     path = worker.releases.path(release)
+    if candidate is None:
+        worker.log(f"hit: release {release.name} has passed these gates, nothing to try")
+        report.record_run(path, worker.run)
+    else:
+        _judge(worker, checked, candidate, checkpoint, release)
+    worker.log(f"report: {path / report.HTML_FILE}")
+    return ReleaseRef(model=release.model, number=release.number)
+
+
+def _judge(
+    worker: Worker, checked: Checked, candidate: ServerRecord, checkpoint: ArtifactRef, release: Release
+) -> None:
+    path = worker.releases.path(release)
+    worker.log(f"release {release.name}: the gates ask its candidate at {candidate.url}")
     with Client.open(_endpoint(candidate)) as client:
         trial = _trial(worker, checked, client, checkpoint, release)
         verdicts = validate(trial, gates_for(checked.request))
-    worker.log(verdicts.to_markdown())
-    report.write(path, report.compose(verdicts, release, worker.store, worker.run_id, report.read(path)))
-    worker.log(f"report: {path / report.HTML_FILE}")
+        run = _run_on(worker, checked, client)
+    for verdict in verdicts.verdicts:
+        worker.log(f"{verdict.rating or verdict.outcome:<6} {verdict.gate:<14} {' '.join(verdict.found.split())}")
+    report.write(path, report.compose(verdicts, release, worker.store, run, report.read(path)))
     worker.releases.judge(release, "accepted" if verdicts.passed else "rejected")
     if not verdicts.passed:
         raise GateFailure(
@@ -47,7 +65,14 @@ def run(
             where=f"release {release.name}, {path / report.HTML_FILE}",
             fix="compare the answers in the report; calibrate with more or closer data, or a smaller group size",
         )
-    return ReleaseRef(model=release.model, number=release.number)
+
+
+def _run_on(worker: Worker, checked: Checked, client: Client) -> RunRecord:
+    """The run, with the versions of what serves: the server, and what the host has of its own."""
+    run, host = worker.run, worker.target(checked.request.target).host_versions()
+    with suppress(NoAnswer):
+        host |= client.server()
+    return run.model_copy(update={"versions": run.versions | host})
 
 
 def _trial(worker: Worker, checked: Checked, client: Client, checkpoint: ArtifactRef, release: Release) -> Trial:

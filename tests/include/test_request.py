@@ -81,8 +81,43 @@ def test_all_problems_are_told_at_once() -> None:
         ReleaseRequest.parse({"model": "a;b", "calib_size": 0})
 
 
-def test_prompts_may_come_one_a_line() -> None:
-    assert ReleaseRequest.parse({"test_prompts": "one\n\n two \n"}).test_prompts == ["one", "two"]
+@pytest.mark.parametrize(
+    ("field", "value", "taken"),
+    [
+        ("test_prompts", "one\n\n two \n", ["one", "two"]),
+        ("test_prompts", ["one", " two", ""], ["one", "two"]),
+        ("speed_concurrencies", ["1", "8 ", ""], [1, 8]),
+        ("speed_concurrencies", [1, 4, "8"], [1, 4, 8]),
+        ("approvers", None, []),
+    ],
+)
+def test_a_list_may_come_one_a_line(field: str, value: object, taken: list[object]) -> None:
+    assert getattr(ReleaseRequest.parse({field: value}), field) == taken
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"max_sequence_len": 10}, "max_sequence_len: there is no such field; did you mean max_seq_len?"),
+        ({"zzz": 10}, "zzz: there is no such field"),
+        ({"model": "a;b"}, "model: 'a;b' is not a Hub id such as org/name, nor an absolute path"),
+        ({"calib_size": 0}, "calib_size: Input should be greater than or equal to 1"),
+        ({"speed_concurrencies": ["1", "x"]}, "speed_concurrencies.1: Input should be a valid integer"),
+        (
+            {"max_input_len": 2048},
+            "max_input_len (2048) must be below max_seq_len (2048): max_seq_len counts the prompt and the answer",
+        ),
+        (
+            {"swap": "stop_first", "require_approval": True},
+            "swap stop_first cannot be had with require_approval: the live address would be down",
+        ),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
+)
+def test_a_refusal_names_the_field_and_says_what_is_wrong(params: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        ReleaseRequest.parse(params)
+    assert refusal.value.what.startswith(message)
 
 
 @pytest.mark.parametrize(("model", "slug"), [("org/name-1.5B", "org--name-1.5B"), ("/srv/my model", "local--my_model")])

@@ -20,6 +20,7 @@ from include.runners.containers import LABEL_GPUS, Containers
 from include.runners.engine import local_engine
 from include.servers import ServerPlan, ServerRecord
 from include.settings import Settings
+from include.targets import StageImage
 from include.targets.openvino import OpenVinoTarget, image, triton
 from tests.echo import BROKEN, ECHO, ask, free, launch, launched, write_repository
 from tests.engine import client_or_skip, containers, none_left
@@ -36,7 +37,8 @@ def client() -> Any:
 
 
 def plan_of(root: Path, code: str = ECHO) -> ServerPlan:
-    return triton.server_in_container(write_repository(root, code), free(), "127.0.0.1", reads=())
+    found = StageImage(name=image.image(), build=image.BUILD_COMMAND)
+    return triton.server_in_container(found, write_repository(root, code), free(), "127.0.0.1", reads=())
 
 
 def ours(client: Any, record_path: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def test_a_hit_starts_nothing_and_says_so(store: ArtifactStore, log: list[str]) 
     build(store)
     claim = build(store, text="other", log=log)
     assert claim.hit
-    assert log[0].startswith("hit: ")
+    (line,) = log
+    assert line.startswith(f"hit: checkpoints/{key_of(INPUTS)[:12]} (1 files, 0.0 MB; ")
     assert (claim.artifact.path / "sub" / "rank0.safetensors").read_text() == "weights"
     assert len(entries(store)) == 1
 
@@ -66,12 +68,15 @@ def test_a_miss_names_the_field_that_differs_from_the_nearest(store: ArtifactSto
     build(store, {**INPUTS, "model": {"commit": "far"}, "options": {"group_size": 1, "dtype": "x"}})
     build(store)
     build(store, {**INPUTS, "options": {"group_size": 128, "dtype": "float16"}}, log=log)
-    assert log == [f"miss: differs from the nearest, {key_of(INPUTS)[:12]}, in options.group_size (128 here, 64 there)"]
+    nearest = key_of(INPUTS)[:12]
+    assert log[0] == f"miss: differs from the nearest, {nearest}, in options.group_size (128 here, 64 there)"
 
 
-def test_the_first_miss_says_that_the_store_is_empty(store: ArtifactStore, log: list[str]) -> None:
+def test_the_first_miss_says_that_the_store_is_empty_and_what_was_made(store: ArtifactStore, log: list[str]) -> None:
     build(store, log=log)
-    assert log == ["miss: the store has no checkpoints yet"]
+    miss, made = log
+    assert miss == "miss: the store has no checkpoints yet"
+    assert re.fullmatch(r"made checkpoints/[0-9a-f]{12} \(1 files, 0\.0 MB; \d{4}-.* UTC in \d+\.\d s\)", made)
 
 
 def test_a_failed_build_leaves_nothing(store: ArtifactStore) -> None:

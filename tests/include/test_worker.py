@@ -39,7 +39,7 @@ class PlayedTarget:
 @pytest.fixture
 def target(monkeypatch: pytest.MonkeyPatch) -> PlayedTarget:
     played = PlayedTarget()
-    monkeypatch.setattr("include.worker.get_target", lambda name, settings: {"played": played}[name])
+    monkeypatch.setattr("include.worker.get_target", lambda name, *_: {"played": played}[name])
     return played
 
 

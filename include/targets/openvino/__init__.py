@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import subprocess
 from collections.abc import Collection
 from functools import cached_property
@@ -18,6 +19,7 @@ from include.repository import paths
 from include.request import ReleaseRequest
 from include.runners.containers import Containers
 from include.runners.engine import local_engine
+from include.runners.registry import FindLogin, no_login
 from include.servers import Ports, ServerPlan
 from include.settings import PROJECT, Settings
 from include.stages.common import has_native_bfloat16
@@ -54,8 +56,9 @@ class OpenVinoTarget:
     device = "cpu"
     applies_chat_template = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, find_login: FindLogin = no_login) -> None:
         self._settings = settings
+        self._find_login = find_login
         self._python = settings.openvino_python
 
     def check_host(self, request: ReleaseRequest) -> None:
@@ -67,7 +70,8 @@ class OpenVinoTarget:
                 fix="set tp_size to 1, or choose target tensorrt_llm",
             )
         if self._in_containers:
-            Containers(local_engine, log.info).ensure_image(image.image(), image.BUILD_COMMAND)
+            wanted = self.stage_image()
+            Containers(local_engine, log.info, self._find_login).ensure_image(wanted.name, wanted.build)
         elif not self._python.exists():
             raise HostError(
                 f"target openvino is not available: {self._python} does not exist",
@@ -88,6 +92,10 @@ class OpenVinoTarget:
         compute = "bfloat16" if has_native_bfloat16() else "float32"
         return {**versions, "lock": sha256_of(LOCK), "compute": compute}
 
+    def host_versions(self) -> dict[str, str]:
+        """The kernel's: all else is in `environment`."""
+        return {"kernel": platform.release()}
+
     def hardware(self) -> dict[str, str]:
         """An IR runs on any CPU."""
         return {"device": "cpu"}
@@ -100,6 +108,7 @@ class OpenVinoTarget:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "TQDM_MININTERVAL": "5",
+            **triton.NO_TELEMETRY,
         }
         python = "python" if self._in_containers else str(self._python)
         return StageCommand((python, "-m", module, *args), env)
@@ -113,7 +122,9 @@ class OpenVinoTarget:
         return ()
 
     def stage_image(self) -> StageImage:
-        """Debian's Python with the same locked requirements, built on this host."""
+        """Debian's Python with the same locked requirements: built on this host, or from the deployment's registry."""
+        if self._settings.openvino_image:
+            return StageImage(name=image.image(self._settings.openvino_image))
         return StageImage(name=image.image(), build=image.BUILD_COMMAND)
 
     def gpus(self, request: ReleaseRequest) -> int:
@@ -166,7 +177,7 @@ class OpenVinoTarget:
         """Triton out of the nvidia-pytriton wheel, of the local environment or of the image."""
         address = self._settings.bind_address
         if self._in_containers:
-            return triton.server_in_container(repository, ports, address, reads=paths(repository))
+            return triton.server_in_container(self.stage_image(), repository, ports, address, reads=paths(repository))
         return triton.server(triton.ask(self._python), repository, ports, address)
 
     @property

@@ -9,13 +9,14 @@ import hashlib
 from pathlib import Path
 
 HERE = Path(__file__).parent
+REPOSITORY = "hf2triton/openvino"
 BUILD_COMMAND = "docker build -t $(python3 include/targets/openvino/image.py) include/targets/openvino"
 
 
-def image() -> str:
-    """``hf2triton/openvino:<tag>``; the tag is a digest of the Dockerfile and the locked requirements."""
+def image(repository: str = REPOSITORY) -> str:
+    """``<repository>:<tag>``; the tag is a digest of the Dockerfile and the locked requirements."""
     recipe = b"\0".join((HERE / name).read_bytes() for name in ("Dockerfile", "requirements.in", "requirements.txt"))
-    return f"hf2triton/openvino:{hashlib.sha256(recipe).hexdigest()[:12]}"
+    return f"{repository}:{hashlib.sha256(recipe).hexdigest()[:12]}"
 
 
 if __name__ == "__main__":

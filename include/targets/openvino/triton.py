@@ -19,11 +19,15 @@ from pydantic import BaseModel, ConfigDict
 from include.errors import HostError
 from include.servers import ContainerPlan, Ports, ServerPlan
 from include.servers.plan import EVERYWHERE
-from include.targets.openvino import image
+from include.targets import StageImage
 
 STUB = "triton_python_backend_stub"
 SHM_BYTES = 1 << 30
 """Upper limit of the tensors between Triton and its models' stubs; only what is in use takes memory."""
+
+NO_TELEMETRY = {"CI": "true"}
+"""Importing openvino would report to Google Analytics, and so would each conversion. openvino_telemetry 2025.2 has no
+variable of its own to stop that, but keeps silent where it takes itself to be in a CI job."""
 
 _ASK = """
 import importlib.metadata as metadata, importlib.util as util, json, sys, sysconfig
@@ -113,10 +117,12 @@ def server(environment: Environment, repository: Path, ports: Ports, address: st
     )
 
 
-def server_in_container(repository: Path, ports: Ports, address: str, reads: Iterable[Path]) -> ServerPlan:
+def server_in_container(
+    image: StageImage, repository: Path, ports: Ports, address: str, reads: Iterable[Path]
+) -> ServerPlan:
     """The same in the target's image; ``reads`` is what the models need besides the repository."""
     container = ContainerPlan(
-        image=image.image(), build=image.BUILD_COMMAND, reads=(repository, *sorted(reads)), shm_bytes=SHM_BYTES
+        image=image.name, build=image.build, reads=(repository, *sorted(reads)), shm_bytes=SHM_BYTES
     )
     plan = server(IN_IMAGE, repository, ports, EVERYWHERE)
     return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
@@ -186,6 +192,7 @@ def _variables(environment: Environment) -> dict[str, str]:
         # transformers is there for its tokenizers; importing torch with it would cost seconds and 400 MiB a model.
         "USE_TORCH": "0",
         "TRANSFORMERS_VERBOSITY": "error",
+        **NO_TELEMETRY,
     }
     library_dir = environment.library_dir
     if library_dir and not library_dir.is_relative_to("/usr/lib"):

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from include import servers
 from include.errors import HostError, ToolError
 from include.repository import paths
+from include.runners.registry import FindLogin, no_login
 from include.servers import ContainerPlan, Ports, ServerPlan
 from include.servers.plan import EVERYWHERE
 from include.settings import PROJECT, Settings
@@ -48,11 +49,15 @@ class TensorRTLLMTarget:
     applies_chat_template = False
 
     def __init__(
-        self, settings: Settings, own: TensorRTLLMSettings | None = None, docker: DockerImage | None = None
+        self,
+        settings: Settings,
+        own: TensorRTLLMSettings | None = None,
+        docker: DockerImage | None = None,
+        find_login: FindLogin = no_login,
     ) -> None:
         self._settings = settings
         self._own = own or TensorRTLLMSettings()
-        self._docker = docker or DockerImage(self._own.image)
+        self._docker = docker or DockerImage(self._own.image, find_login)
         self.cache = settings.artifacts / "cache" / self.name
 
     def check_host(self, request: ReleaseRequest) -> None:
@@ -98,6 +103,11 @@ class TensorRTLLMTarget:
         """The image, by what cannot move, and the versions in it."""
         found = self.image.versions.model_dump(exclude_none=True)
         return {"image": self.image.digest or self.image.id, **found}
+
+    def host_versions(self) -> dict[str, str]:
+        """The GPUs and their driver, and the image by the name that it was asked for."""
+        found = self.list_gpus()
+        return {"image": self._own.image, "driver": found[0].driver, "gpus": ", ".join(one.name for one in found)}
 
     def hardware(self) -> dict[str, str]:
         """The GPU model: an engine runs on no other."""

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from include.runners.docker_errors import failure
+from include.runners.images import ensure_image
+from include.runners.registry import FindLogin, no_login
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -43,30 +45,35 @@ class Finished:
 
 
 class DockerImage:
-    """One image of the Docker engine that the environment names (``DOCKER_HOST``). Connects when first used."""
+    """One image of the Docker engine that the environment names (``DOCKER_HOST``). Connects when first used.
 
-    def __init__(self, name: str) -> None:
+    ``find_login`` is called if it has to be pulled.
+    """
+
+    def __init__(self, name: str, find_login: FindLogin = no_login) -> None:
         self.name = name
+        self._find_login = find_login
 
     def ensure(self) -> ImageId:
-        """The image's id; pulled if this host does not have it.
+        """The image's id, and its digest in the registry that it was asked from; pulled if this host does not have it.
 
         Raises:
             HostError: no Docker, or the registry refuses, or the disk is full.
             UserError: there is no such image.
             TransientError: the registry cannot be reached.
         """
-        from docker.errors import ImageNotFound
+        from docker.utils import parse_repository_tag
 
         with _failures(self.name):
-            try:
-                image = self._client.images.get(self.name)
-            except ImageNotFound:
-                log.info("pulling %s: about 14 GB, once", self.name)
-                # A tag or digest is part of the name; without either docker-py would pull every tag.
-                image = self._client.images.pull(self.name, all_tags=False)
-        digests = [name.partition("@")[2] for name in image.attrs.get("RepoDigests") or ()]
-        return ImageId(id=str(image.id), digest=digests[0] if digests else None)
+            ensure_image(self._client.api, self.name, "", log.info, self._find_login)
+            image = self._client.images.get(self.name)
+        # Other registries, or this one, may have the same image by other digests.
+        repository = parse_repository_tag(self.name)[0]
+        names = sorted(
+            image.attrs.get("RepoDigests") or (),
+            key=lambda name: (name != self.name, not name.startswith(f"{repository}@")),
+        )
+        return ImageId(id=str(image.id), digest=names[0].partition("@")[2] if names else None)
 
     def run(self, argv: Sequence[str], *, gpus: bool = False) -> Finished:
         """Runs a command in a container of its own, without a network, that is gone afterwards.

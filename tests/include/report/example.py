@@ -8,6 +8,7 @@ from typing import Any
 from include.gates import Endpoint, Load, Quality, Sample, Verdict
 from include.gates.verdict import Percentiles
 from include.report import ReleaseReport, Stage, Subject
+from include.runs import RunRecord, TaskTime
 
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
@@ -69,8 +70,18 @@ def full_report() -> ReleaseReport:
         verdict("ready"),
         verdict("quality", rating="ACCEPT", measured={"ratio": 1.2}),
         verdict("streaming", "skip"),
-        verdict("agreement", "fail", samples=(sample,)),
+        verdict("agreement", "fail", samples=(sample,), measured={"equal_share": 0.5}),
         verdict("speed", loads=loads),
+        run=RunRecord(
+            id="manual__1",
+            queued_at=WHEN,
+            started_at=WHEN,
+            tasks=(
+                TaskTime(task="check_request", state="success", seconds=12.5),
+                TaskTime(task="approve_release", state="skipped"),
+            ),
+            versions={"triton": "2.51.0"},
+        ),
         quality=Quality(before=10.0, after=12.0, samples=8, tokens=4000),
         answers=(sample,),
         chain=(

@@ -9,11 +9,13 @@ import pytest
 
 from include import gates, report
 from include.releases import Promotion, Release, Releases
+from include.runs import RunRecord, TaskTime
 from include.store import ArtifactStore
 from tests.include.report.example import WHEN, full_report, verdict
 from tests.include.report.example import report as example
 
 COMMIT = "c" * 40
+RUN = RunRecord(id="run")
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_a_quality_that_is_no_number_can_be_read_again(tmp_path: Path) -> None:
 
 
 def test_the_chain_leads_from_the_model_to_the_repository(store: ArtifactStore, release: Release) -> None:
-    chain = report.compose(found(), release, store, "run").chain
+    chain = report.compose(found(), release, store, RUN).chain
     assert [(stage.task, stage.name) for stage in chain] == [
         ("pull_model", f"org--model@{COMMIT}"),
         ("calibrate_awq", release.chain["checkpoints"]),
@@ -83,19 +85,19 @@ def test_the_chain_leads_from_the_model_to_the_repository(store: ArtifactStore, 
 
 
 def test_a_stage_has_its_time_its_memory_and_its_versions(store: ArtifactStore, release: Release) -> None:
-    stage = report.compose(found(), release, store, "run").chain[1]
+    stage = report.compose(found(), release, store, RUN).chain[1]
     assert stage.seconds == 10
     assert stage.peak_rss_bytes == 4000
     assert stage.versions == {"torch": "2", "image": "sha256:i"}
 
 
 def test_a_stage_that_measured_nothing_has_no_time(store: ArtifactStore, release: Release) -> None:
-    assert report.compose(found(), release, store, "run").chain[0].seconds is None
+    assert report.compose(found(), release, store, RUN).chain[0].seconds is None
 
 
 def test_an_artifact_that_was_pruned_is_left_out_of_the_chain(store: ArtifactStore, release: Release) -> None:
     store.get("models", f"org--model@{COMMIT}").path.joinpath("manifest.json").unlink()
-    assert [stage.kind for stage in report.compose(found(), release, store, "run").chain] == [
+    assert [stage.kind for stage in report.compose(found(), release, store, RUN).chain] == [
         "checkpoints",
         "engines",
         "repositories",
@@ -105,9 +107,33 @@ def test_an_artifact_that_was_pruned_is_left_out_of_the_chain(store: ArtifactSto
 def test_a_report_names_every_run_once_newest_last(store: ArtifactStore, release: Release) -> None:
     made = None
     for run in ("first", "second", "first"):
-        made = report.compose(found(), release, store, run, made)
+        made = report.compose(found(), release, store, RunRecord(id=run), made)
     assert made
     assert made.runs == ("second", "first")
+
+
+def test_a_stage_says_when_its_making_began_and_ended(store: ArtifactStore, release: Release) -> None:
+    for stage in report.compose(found(), release, store, RUN).chain:
+        assert stage.started_at
+        assert stage.started_at <= stage.created_at
+
+
+def test_the_run_that_tried_the_gates_gets_its_later_tasks(tmp_path: Path) -> None:
+    versions = {"triton": "2.51.0"}
+    report.write(tmp_path, example(runs=("run",), run=RunRecord(id="run", versions=versions)))
+    tasks = (TaskTime(task="promote_release", state="success", seconds=3.5),)
+    report.record_run(tmp_path, RunRecord(id="run", tasks=tasks))
+    read = report.read(tmp_path)
+    assert read
+    assert (read.runs, read.run) == (("run",), RunRecord(id="run", versions=versions, tasks=tasks))
+
+
+def test_a_run_that_found_the_release_proved_leaves_the_record_of_the_one_that_did(tmp_path: Path) -> None:
+    report.write(tmp_path, example(runs=("run",), run=RUN))
+    report.record_run(tmp_path, RunRecord(id="later", tasks=(TaskTime(task="a", state="success"),)))
+    read = report.read(tmp_path)
+    assert read
+    assert (read.runs, read.run) == (("run", "later"), RUN)
 
 
 @pytest.mark.parametrize(
@@ -139,3 +165,13 @@ def test_a_runs_report_is_the_last_that_it_wrote(tmp_path: Path) -> None:
         os.utime(directory / "report.json", (number, number))
     assert report.find_by_run(tmp_path, "again") == tmp_path / "org--model" / "2"
     assert report.find_by_run(tmp_path, "unknown") is None
+
+
+def test_the_scores_are_what_the_gates_measured() -> None:
+    assert full_report().scores == report.Scores(
+        agreement=0.5, perplexity_before=10, perplexity_after=12, tokens_per_s={1: 30, 4: 120}
+    )
+
+
+def test_what_was_not_measured_has_no_score() -> None:
+    assert example().scores == report.Scores()

@@ -92,6 +92,9 @@ def test_failed_gates_come_first_and_are_open() -> None:
         "org/model",
         "manual__1",
         "2026-03-01 12:30 UTC",
+        "check_request success in 12.5 s",
+        "approve_release skipped",
+        "triton 2.51.0",
     ],
 )
 def test_the_page_shows(said: str) -> None:

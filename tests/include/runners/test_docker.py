@@ -240,8 +240,7 @@ def test_an_image_that_cannot_be_pulled_says_what_to_do(runner: DockerRunner, sp
     image = "registry.invalid/org/nothing:1"
     with pytest.raises(HostError, match="cannot be pulled") as raised:
         runner.run(replace(spec("true"), image=image))
-    assert "docker login registry.invalid" in raised.value.fix
-    assert f"docker pull {image}" in raised.value.fix
+    assert "docker load" in raised.value.fix
 
 
 def test_a_program_that_the_image_lacks_is_named(runner: DockerRunner, spec: Spec) -> None:

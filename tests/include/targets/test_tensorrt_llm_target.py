@@ -171,6 +171,12 @@ def test_the_keys_are_made_of_what_cannot_move(tmp_path: Path) -> None:
     assert it.hardware() == {"gpu": "NVIDIA L40S", "sm": "89"}
 
 
+def test_the_record_of_a_run_names_the_driver(tmp_path: Path) -> None:
+    found = target(tmp_path).host_versions()
+    assert found.keys() == {"image", "driver", "gpus"}
+    assert (found["driver"], found["gpus"]) == ("590.44.01", "NVIDIA L40S, NVIDIA L40S")
+
+
 def test_a_stage_runs_with_the_images_interpreter_and_compiles_its_extension_once(tmp_path: Path) -> None:
     it = target(tmp_path)
     command = it.command("include.stages.calibrate", ("--device", it.device, "--tp-size", "2"))

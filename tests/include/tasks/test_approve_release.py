@@ -54,7 +54,7 @@ def test_the_question_has_the_scores_and_where_the_candidate_answers(
     asked = ask(worker, release, candidate, ASKED)
     assert asked
     assert asked.subject == "Release 1 of org--model: make it live?"
-    assert "| quality | ACCEPT | threshold of quality | found by quality |" in asked.body
+    assert "| quality | ACCEPT | found by quality |" in asked.body
     assert "http://127.0.0.1:8123" in asked.body
 
 

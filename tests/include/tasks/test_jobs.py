@@ -23,7 +23,7 @@ class ThreeGpus(OpenVinoTarget):
 
 @pytest.fixture
 def checked(worker: Worker, model: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
-    monkeypatch.setattr("include.worker.get_target", lambda name, settings: ThreeGpus(settings))
+    monkeypatch.setattr("include.worker.get_target", lambda name, *deployment: ThreeGpus(*deployment))
     return check_request.run(worker, {"model": str(model), **PARAMS})
 
 
