@@ -26,7 +26,11 @@ class Settings(BaseSettings):
         default="process", description="How stage programs start: a process on the worker, or a container."
     )
     docker_connection: str | None = Field(
-        default=None, description="Airflow Connection of type docker whose login the target's image is pulled with."
+        default=None, description="Airflow Connection of type docker: the login that images of its registry need."
+    )
+    openvino_image: str | None = Field(
+        default=None,
+        description="Where a registry has the openvino target's image, without its tag. None: it is built on the host.",
     )
     gpu_lease_dir: Path = Field(
         default=Path(tempfile.gettempdir()) / "hf2triton-gpus",
@@ -57,6 +61,10 @@ class Settings(BaseSettings):
     )
     hub_connection: str = Field(
         default="huggingface_default", description="Airflow Connection whose password is the Hub token."
+    )
+    catalogue: Path = Field(
+        default=PROJECT / "include" / "catalogue.yaml",
+        description="The models that are followed: a YAML file, or a directory of them. See schedules.md.",
     )
     drain_timeout_s: float = Field(
         default=120, description="Longest time that a server's last requests may take before it is stopped."

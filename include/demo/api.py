@@ -25,14 +25,15 @@ class AirflowApi:
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=120)
+        self._http = httpx.Client(base_url=url, timeout=120, trust_env=False)
         token = self._http.post("/auth/token", json={"username": username, "password": password})
         token.raise_for_status()
         self._http.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
 
-    def import_errors(self) -> list[str]:
-        """Stack traces of DAG files that could not be parsed."""
-        return [e["stack_trace"] for e in self.get("/api/v2/importErrors")["import_errors"]]
+    def import_errors(self, file: str = "") -> list[str]:
+        """Stack traces of the DAG files that could not be parsed, or of the one of that name."""
+        errors = self.get("/api/v2/importErrors")["import_errors"]
+        return [error["stack_trace"] for error in errors if str(error["filename"]).endswith(file)]
 
     def has_dag(self, dag: str) -> bool:
         """Whether Airflow has parsed the DAG."""
@@ -68,7 +69,7 @@ class AirflowApi:
         """The failed task's own error, out of its log."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{state.task}/logs/{state.try_number}"
         events = self.get(path)["content"]
-        details = [d for e in events for d in e.get("error_detail") or []]
+        details = [e["error_detail"][0] for e in events if e.get("error_detail")]  # what follows are its causes
         if details:
             return f"{details[-1]['exc_type']}: {details[-1]['exc_value']}"
         return "\n".join(str(e.get("event")) for e in events[-10:])

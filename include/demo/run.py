@@ -64,7 +64,7 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
 
 def ask(endpoint: str) -> str:
     """The live endpoint's answer to the seed request."""
-    answer = httpx.post(endpoint, json=SEED_REQUEST, timeout=120)
+    answer = httpx.post(endpoint, json=SEED_REQUEST, timeout=120, trust_env=False)
     answer.raise_for_status()
     return str(answer.json()["text_output"])
 

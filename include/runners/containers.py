@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from include.runners.engine import engine_errors
 from include.runners.images import ensure_image
 from include.runners.process import LAST_LINES
+from include.runners.registry import FindLogin, no_login
 from include.store import Log
 
 if TYPE_CHECKING:
@@ -94,22 +95,23 @@ class Container:
 
 
 class Containers:
-    """Containers of one engine. ``connect`` is called when the engine is first needed.
+    """Containers of one engine. ``connect`` is called when the engine is first needed, ``find_login`` for a pull.
 
     All methods raise `HostError` or `TransientError` if the engine cannot be reached.
     """
 
-    def __init__(self, connect: Callable[[], APIClient], log: Log) -> None:
+    def __init__(self, connect: Callable[[], APIClient], log: Log, find_login: FindLogin = no_login) -> None:
         self._connect = connect
         self._log = log
+        self._find_login = find_login
 
     @cached_property
     def _client(self) -> APIClient:
         return self._connect()
 
     def ensure_image(self, image: str, build: str = "") -> None:
-        """Pulls the image if the engine does not have it; raises `HostError` if it cannot be had."""
-        ensure_image(self._client, image, build, self._log)
+        """As `include.runners.images.ensure_image`."""
+        ensure_image(self._client, image, build, self._log, self._find_login)
 
     def create(self, spec: ContainerSpec) -> str:
         """Makes a container that only has to be started; returns its id.

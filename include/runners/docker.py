@@ -21,6 +21,7 @@ from include.runners.containers import Container, Containers, ContainerSpec
 from include.runners.engine import EngineAway, engine_errors
 from include.runners.lines import Lines
 from include.runners.process import failure
+from include.runners.registry import FindLogin, no_login
 from include.settings import PROJECT
 from include.store import Log
 
@@ -39,8 +40,8 @@ _KILLED = {128 + 9, 128 + 15}
 class DockerRunner(Containers):
     """Stage programs in containers of one engine."""
 
-    def __init__(self, connect: Callable[[], APIClient], log: Log) -> None:
-        super().__init__(connect, log)
+    def __init__(self, connect: Callable[[], APIClient], log: Log, find_login: FindLogin = no_login) -> None:
+        super().__init__(connect, log, find_login)
         self._attached: dict[str, Response] = {}
 
     def run(self, spec: ContainerSpec) -> None:

@@ -6,48 +6,59 @@ from typing import TYPE_CHECKING
 
 from include.errors import HostError
 from include.runners.engine import engine_errors
+from include.runners.registry import FindLogin, no_login, pull_failure
 from include.store import Log
 
 if TYPE_CHECKING:
     from docker import APIClient
 
+_BY_ID = "sha256:"
 
-def ensure_image(client: APIClient, image: str, build: str, log: Log) -> None:
+
+def ensure_image(client: APIClient, image: str, build: str, log: Log, find_login: FindLogin = no_login) -> None:
     """Pulls the image if the engine does not have it; one that has to be built on the host is not looked for.
 
+    Without a login for the image's registry the client sends what ``docker login`` has stored for this user.
+
     Raises:
-        HostError: it is not there and cannot be pulled; the message says what to do.
+        HostError: it is not there and cannot be had; the message says what to do.
+        UserError: the registry has no such image.
+        TransientError: the registry, or the engine, cannot be reached.
     """
+    with engine_errors(image):
+        if _has(client, image):
+            return
+        if build:
+            raise HostError(f"image {image} is not on this host", fix=f"in the project: {build}")
+        if image.startswith(_BY_ID):
+            raise HostError(
+                f"image {image} is gone from this host",
+                fix="trigger release_awq_engine, which gets it by its name; or `docker load` a copy",
+            )
+        _pull(client, image, log, find_login)
+
+
+def _has(client: APIClient, image: str) -> bool:
     from docker.errors import ImageNotFound
 
-    with engine_errors(image):
-        try:
-            client.inspect_image(image)
-        except ImageNotFound:
-            if build:
-                raise HostError(f"image {image} is not on this host", fix=f"in the project: {build}") from None
-            _pull(client, image, log)
+    try:
+        client.inspect_image(image)
+    except ImageNotFound:
+        return False
+    return True
 
 
-def _pull(client: APIClient, image: str, log: Log) -> None:
+def _pull(client: APIClient, image: str, log: Log, find_login: FindLogin) -> None:
     from docker.errors import APIError
 
-    log(f"pulling {image}")
+    login = find_login()
+    auth = login.auth_for(image) if login else None
+    log(f"pulling {image}" + (f" with the login of Connection {login.connection}" if login and auth else ""))
     try:
-        for step in client.pull(image, stream=True, decode=True):
+        for step in client.pull(image, stream=True, decode=True, auth_config=auth):
             if "error" in step:
-                raise _not_pulled(image, step["error"])
+                raise pull_failure(image, step["error"], login)
             if step.get("status") in {"Pull complete", "Already exists"} or "id" not in step:
                 log(f"{step.get('id', '')} {step.get('status', '')}".strip())
     except APIError as error:
-        raise _not_pulled(image, error.explanation) from error
-
-
-def _not_pulled(image: str, reason: object) -> HostError:
-    first = image.split("/")[0]
-    registry = f" {first}" if "/" in image and ("." in first or ":" in first) else ""
-    return HostError(
-        f"image {image} is not on this host and cannot be pulled: {reason}",
-        where="the Docker engine",
-        fix=f"as the worker's user: `docker login{registry}`, then `docker pull {image}`; or `docker load` a copy",
-    )
+        raise pull_failure(image, str(error.explanation or error), login) from error

@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
 from include.sources.files import host_error
 
 if TYPE_CHECKING:
+    import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
     from include.sources.hub_session import Repo
@@ -182,11 +184,27 @@ def _network(error: Exception, repo: Repo) -> PipelineError:
             where=repo.url,
             fix="set SSL_CERT_FILE to a bundle that holds your proxy's certificate",
         )
+    host = _asked(error)
+    if host and host != urlsplit(repo.url).hostname:
+        return TransientError(
+            f"the Hub sends downloads on to {host}, which cannot be reached: {reason}",
+            where=repo.url,
+            fix=f"{_RETRY}; let the worker reach {host}, or use a mirror that serves the files itself",
+        )
     return TransientError(
         f"the Hub cannot be reached: {reason}",
         where=repo.url,
-        fix=f"{_RETRY}; without a network, name a local model directory",
+        fix=f"{_RETRY}; without a network, set HF_ENDPOINT to a mirror or name a local directory or file",
     )
+
+
+def _asked(error: Exception) -> str | None:
+    """The host that a failed request went to."""
+    try:
+        request: httpx2.Request = error.request  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):
+        return None  # as it was never sent
+    return request.url.host
 
 
 def _not_a_hub(error: Exception, repo: Repo) -> PipelineError:

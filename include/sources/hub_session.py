@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 30.0
 """For requests that huggingface_hub sends without a timeout; a Hub that is silent must not hold a worker."""
 
+_OFF = ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")
+
 
 @dataclass(frozen=True)
 class Repo:
@@ -97,7 +99,10 @@ def hub_session(repo: Repo, log: Log = lambda _: None) -> Iterator[None]:
 
 @contextmanager
 def _plain_http() -> Iterator[None]:
-    """No Xet: mirrors pass on its headers without having it, and plain HTTP resumes by Range everywhere."""
+    """No Xet: mirrors pass on its headers without having it, and plain HTTP resumes by Range everywhere.
+
+    No telemetry: it would first ask which AI agents there are, and not ``endpoint`` but what ``HF_ENDPOINT`` was.
+    """
     from huggingface_hub import constants, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
@@ -106,13 +111,13 @@ def _plain_http() -> Iterator[None]:
         made.event_hooks = {"request": [*made.event_hooks["request"], _limit]}
         return made
 
-    before = constants.HF_HUB_DISABLE_XET
-    constants.HF_HUB_DISABLE_XET = True
+    before = {name: getattr(constants, name) for name in _OFF}
+    vars(constants).update(dict.fromkeys(_OFF, True))
     set_client_factory(client)
     try:
         yield
     finally:
-        constants.HF_HUB_DISABLE_XET = before
+        vars(constants).update(before)
         set_client_factory(default_client_factory)
 
 

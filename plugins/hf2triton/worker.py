@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from airflow.sdk import Connection
+from airflow.sdk import Connection, DagRunState
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
+from include.errors import HostError
+from include.runners.registry import RegistryLogin
+from include.runs import RunRecord, TaskTime, versions
 from include.settings import settings
 from include.store import Log
 from include.worker import Worker
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 RELEASE_DAG = "release_awq_engine"
@@ -29,13 +33,30 @@ def worker_of(context: Context, log: Log) -> Worker:
         dag_id=context["ti"].dag_id,
         run_id=context["run_id"],
         find_token=hub_token,
-        is_over=partial(_is_over, context["ti"]),
+        find_login=registry_login,
+        run_state=partial(_run_state, context["ti"]),
+        find_run=partial(_find_run, context),
     )
 
 
-def _is_over(ti: RuntimeTaskInstanceProtocol, run_id: str) -> bool:
-    """Whether a run of the releasing DAG is neither queued nor running; one that was deleted is over, too."""
-    return ti.get_dr_count(RELEASE_DAG, run_ids=[run_id], states=["queued", "running"]) == 0
+def _run_state(ti: RuntimeTaskInstanceProtocol, run_id: str) -> str | None:
+    """The state of a run of the releasing DAG; Airflow answers for runs that it knows only."""
+    if ti.get_dr_count(RELEASE_DAG, run_ids=[run_id]) == 0:
+        return None
+    return DagRunState(ti.get_dagrun_state(RELEASE_DAG, run_id)).value
+
+
+def _find_run(context: Context) -> RunRecord:
+    """The run as far as Airflow tells its tasks: of each that has ended how long it took, not when it was queued."""
+    ti, run = cast("RuntimeTaskInstance", context["ti"]), context["dag_run"]
+    ended = ti.get_task_breadcrumbs(ti.dag_id, run.run_id)
+    return RunRecord(
+        id=run.run_id,
+        queued_at=run.run_after,
+        started_at=run.start_date,
+        tasks=tuple(TaskTime(task=t["task_id"], state=t["state"], seconds=t["duration"]) for t in ended),
+        versions={**versions(), "dag_version": str(ti.dag_version_id)},
+    )
 
 
 def hub_token() -> str | None:
@@ -47,3 +68,31 @@ def hub_token() -> str | None:
     if token:
         mask_secret(token)
     return token or None
+
+
+def registry_login() -> RegistryLogin | None:
+    """The login of the registry that the deployment's images are in, if it names one; masked in every log.
+
+    Raises:
+        HostError: there is no such Airflow Connection, or it is not complete.
+    """
+    name = settings().docker_connection
+    if name is None:
+        return None
+    try:
+        found = Connection.get(name)
+    except AirflowNotFoundException as error:
+        raise _bad_connection(f"there is no Airflow Connection {name}") from error
+    if not (found.host and found.login and found.password):
+        raise _bad_connection(f"Airflow Connection {name} lacks the host, the login or the password of a registry")
+    mask_secret(found.password)
+    host = f"{found.host}:{found.port}" if found.port else found.host
+    return RegistryLogin(name, host, found.login, found.password)
+
+
+def _bad_connection(what: str) -> HostError:
+    return HostError(
+        what,
+        where="HF2TRITON_DOCKER_CONNECTION",
+        fix="make it under Admin, Connections: type docker, host registry.example, login and password",
+    )

@@ -68,6 +68,21 @@ build_base() {
     rm -rf "$root"
 }
 
+# Debian's registry of images, for the tests of a private one: unpacked, so that no service is started.
+unpack_registry() {
+    [ -x "$ENGINE/registry/usr/bin/docker-registry" ] && return
+    if command -v docker-registry >/dev/null || ! command -v apt-get >/dev/null; then return; fi
+    say "unpacking docker-registry"
+    local folder
+    folder=$(mktemp -d "$ENGINE/registry.XXXXXX")
+    if (cd "$folder" && apt-get download -qq docker-registry >/dev/null 2>&1 && dpkg -x docker-registry_*.deb unpacked); then
+        rm -rf "$ENGINE/registry" && mv "$folder/unpacked" "$ENGINE/registry"
+    else
+        say "no docker-registry: the tests of a private registry will be skipped"
+    fi
+    rm -rf "$folder"
+}
+
 # What this machine needs to reach a package index; on a machine that needs nothing the folders stay empty.
 gather_extra() {
     mkdir -p "$1/ca-certificates" "$1/wheels"
@@ -96,6 +111,7 @@ start() {
     mkdir -p "$ENGINE"
     install_tools
     answers || start_engine
+    unpack_registry
     build_base
     build_target
     docker image ls

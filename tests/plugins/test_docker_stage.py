@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,9 @@ from hf2triton.operators.docker_stage import ACTIVE, GONE, SUCCEEDED, DockerStag
 from hf2triton.retries import retry_policy
 from include.errors import HostError, TransientError
 from include.runners.engine import EngineAway
+from include.settings import settings
 from tests.engine import client_or_skip
+from tests.registry import running
 
 INPUTS = {"checked": {"request": {}}}
 
@@ -68,21 +71,15 @@ def test_an_engine_that_is_away_is_retried_a_host_without_one_is_not() -> None:
     assert actions == ["RETRY", "RETRY", "FAIL"]
 
 
-def test_a_login_that_the_registry_refuses_names_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    client_or_skip()
-    monkeypatch.setenv("AIRFLOW_CONN_IMAGES", '{"conn_type": "docker", "host": "registry.invalid", "login": "me"}')
-    operator = DockerStageOperator(task_id="calibrate_awq", docker_conn_id="images")
-    with pytest.raises(HostError, match="Connection images") as raised:
-        operator._connect()
-    assert "HF2TRITON_DOCKER_CONNECTION" in raised.value.fix
-
-
-def test_the_connection_is_a_setting_of_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
-    from include.settings import settings
-
-    monkeypatch.setenv("HF2TRITON_DOCKER_CONNECTION", "ngc")
-    settings.cache_clear()
-    try:
-        assert DockerStageOperator(task_id="calibrate_awq").docker_conn_id == "ngc"
-    finally:
+def test_an_image_is_pulled_with_the_deployment_s_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with running(client_or_skip(), tmp_path) as registry:
+        image = registry.push("nvcr/tritonserver")
+        monkeypatch.setenv("AIRFLOW_CONN_IMAGES", registry.connection())
+        monkeypatch.setenv("HF2TRITON_DOCKER_CONNECTION", "images")
         settings.cache_clear()
+        try:
+            DockerStageOperator(task_id="calibrate_awq")._runner().ensure_image(image)
+        finally:
+            settings.cache_clear()
+        assert registry.has(image)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk import Context, ResumableJobMixin
-from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowException
 
 from hf2triton.operators.task import call_task, describe_events
-from hf2triton.worker import worker_of
-from include.errors import HostError, PipelineError
+from hf2triton.worker import registry_login, worker_of
+from include.errors import PipelineError
 from include.settings import settings
 from include.store import Claim
 
@@ -50,6 +50,9 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
     ``job`` of the module in `include.tasks` that has this task's id says which program that is. The container
     outlives its worker: the next attempt, or another run that needs the same artifact, finds it by its labels,
     follows it and takes its result. Killing the task removes the container.
+
+    The deployment's registry login is no ``docker_conn_id``: Airflow's hook would log in for each attempt, even where
+    the image is on the host and the registry is not there.
     """
 
     template_fields = ("inputs",)
@@ -57,7 +60,6 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
     _attempt: _Attempt | None = None
 
     def __init__(self, *, inputs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
-        kwargs.setdefault("docker_conn_id", settings().docker_connection)
         # Which image is the target's business, and the target is a param of the run.
         super().__init__(image="", mount_tmp_dir=False, **kwargs)
         self.inputs = dict(inputs or {})
@@ -115,9 +117,8 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
 
     def _make(self, stage: StageJob, store: ArtifactStore, claim: Claim, context: Context) -> None:
         from include.runners.container_job import ContainerJob
-        from include.targets import get_target
 
-        target = get_target(stage.target, settings())
+        target = worker_of(context, self.log.info).target(stage.target)
         command = target.command(stage.module, stage.args)
         with (
             ExitStack() as leases,
@@ -176,21 +177,15 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
     def _runner(self) -> DockerRunner:
         from include.runners.docker import DockerRunner
 
-        return DockerRunner(self._connect, self.log.info)
+        return DockerRunner(self._connect, self.log.info, registry_login)
 
     def _connect(self) -> APIClient:
-        from docker.errors import APIError, DockerException
+        from docker.errors import DockerException
 
         from include.runners.engine import unreachable
 
         try:
             return self.hook.api_client
-        except (APIError, AirflowNotFoundException) as error:
-            raise HostError(
-                f"the login of Connection {self.docker_conn_id} failed: {error}",
-                where="field docker_conn_id",
-                fix="correct the Connection's host, login and password, or unset HF2TRITON_DOCKER_CONNECTION",
-            ) from error
         except (AirflowException, DockerException) as error:
             url = self.docker_url
             raise unreachable(url if isinstance(url, str) else url[0]) from error

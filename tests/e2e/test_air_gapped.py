@@ -1,0 +1,142 @@
+"""A whole release of a tiny model where there is no network but loopback: from its directory to the live endpoint.
+
+Every task's own code runs, in this process, and every stage program and server as the process runner starts it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from include.live import Live
+from include.processes import free_ports
+from include.runners.process import ProcessRunner
+from include.settings import PROJECT, Settings
+from include.targets import StageJob
+from include.tasks import (
+    ArtifactRef,
+    LiveRelease,
+    assemble_repository,
+    build_engine,
+    calibrate_awq,
+    check_request,
+    launch_triton,
+    promote_release,
+    pull_model,
+    validate_generate,
+)
+from include.worker import Worker
+from tests.no_network import no_network
+
+SAVE_MODEL = """
+import sys
+from pathlib import Path
+from tests.include.stages.tiny import save_model
+save_model(Path(sys.argv[1]))
+"""
+TEXT = "".join(f"The {n}th document of this file counts to {n} and says no more than that.\n" for n in range(200))
+PARAMS = {
+    "awq_group_size": 16,
+    "calib_size": 4,
+    "calib_seq_len": 32,
+    "max_input_len": 128,
+    "max_seq_len": 192,
+    "max_batch_size": 4,
+    # Random weights say nothing: how well is not what this is about.
+    "min_agreement": 0,
+    "max_repetition": 1,
+    "max_perplexity_increase": 100,
+    "max_perplexity_decrease": 1,
+    "speed_concurrencies": [1],
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run, what its programs said, and how often any of them wanted more than loopback."""
+
+    live: LiveRelease
+    answer: str
+    log: list[str] = field(repr=False)
+    attempts: int
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    python = Settings().openvino_python
+    subprocess.run(
+        [str(python), "-c", SAVE_MODEL, str(path)], cwd=PROJECT, env={"PYTHONPATH": str(PROJECT)}, check=True
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    http, grpc, metrics = free_ports(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF2TRITON_ARTIFACTS", str(tmp_path_factory.mktemp("artifacts")))
+        patch.setenv("HF2TRITON_RUNNER", "process")
+        patch.setenv("HF2TRITON_LIVE_HTTP_PORT", str(http))
+        patch.setenv("HF2TRITON_LIVE_GRPC_PORT", str(grpc))
+        patch.setenv("HF2TRITON_LIVE_METRICS_PORT", str(metrics))
+        settings = Settings()
+    return Worker(settings=settings, log=[].append, dag_id="release_awq_engine", run_id="manual__1")
+
+
+@pytest.fixture(scope="module")
+def outcome(model: Path, worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+    data = tmp_path_factory.mktemp("data") / "calibration.txt"
+    data.write_text(TEXT)
+    log: list[str] = []
+    with no_network() as attempts, pytest.MonkeyPatch.context() as patch:
+        # What would keep programs silent must come from the target, not from who runs the tests.
+        for name in ("CI", "HF_HUB_OFFLINE", "DO_NOT_TRACK"):
+            patch.delenv(name, raising=False)
+        try:
+            live = release(worker, {**PARAMS, "model": str(model), "calib_data": str(data)}, log)
+            body = {"text_input": "Hello", "max_tokens": 8}
+            answer = httpx.post(live.endpoint, json=body, trust_env=False, timeout=60).raise_for_status()
+            yield Outcome(live, answer.json()["text_output"], log, attempts())
+        finally:
+            Live(worker).stop()
+
+
+def release(worker: Worker, params: dict[str, object], log: list[str]) -> LiveRelease:
+    """What the DAG does, task by task."""
+    checked = check_request.run(worker, params)
+    pulled = pull_model.run(worker, checked)
+    checkpoint = make(worker, calibrate_awq.job(worker, checked, pulled), log)
+    engine = make(worker, build_engine.job(worker, checked, checkpoint), log)
+    repository = assemble_repository.run(worker, checked, checkpoint, engine)
+    candidate = launch_triton.run(worker, checked, repository)
+    proven = validate_generate.run(worker, checked, checkpoint, engine, repository, candidate)
+    return promote_release.run(worker, proven, params)
+
+
+def make(worker: Worker, job: StageJob, log: list[str]) -> ArtifactRef:
+    """The artifact of a stage, as `StageOperator` makes it."""
+    with worker.store.claim(job.kind, job.inputs, log=log.append) as claim:
+        ProcessRunner(log.append).run(worker.target(job.target).command(job.module, job.args), claim.partial)
+        claim.commit()
+    return ArtifactRef(kind=job.kind, name=claim.name, reused=claim.hit)
+
+
+def test_the_model_goes_live_and_answers(outcome: Outcome) -> None:
+    assert outcome.live.new
+    assert outcome.answer
+
+
+def test_nothing_tried_to_reach_anything(outcome: Outcome) -> None:
+    """No telemetry, no look-up: where packets are dropped in silence, each would cost its time-out."""
+    assert outcome.attempts == 0, "`strace -f -e trace=connect,execve` shows which program it was"
+
+
+def test_the_calibration_was_on_the_file(outcome: Outcome, worker: Worker) -> None:
+    (checkpoint,) = (worker.settings.artifacts / "checkpoints").glob("*/manifest.json")
+    assert '"calibration_data": "builtin"' not in checkpoint.read_text()
