@@ -32,7 +32,10 @@ def environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__EXECUTOR": "hf2triton.executor.LocalExecutor",
+        # On a busy disk a write lasts longer than the default of 5 s: the scheduler would end, and workers ask twice.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{settings.airflow_home}/airflow.db?timeout=60",
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__API__BASE_URL": url,
@@ -95,7 +98,7 @@ def stop(settings: Settings) -> bool:
 
 def _with_dags(api: AirflowApi, deadline: float) -> AirflowApi:
     while not api.has_dag(DAG):
-        errors = api.import_errors()
+        errors = api.import_errors(f"{DAG}.py")
         if errors or time.monotonic() > deadline:
             raise ToolError("\n".join(errors) or f"Airflow has not parsed {DAG}", where="dags/")
         time.sleep(1)

@@ -19,6 +19,7 @@ from include.processes import free_ports
 from include.settings import PROJECT, Settings
 
 MODEL = PROJECT / ".local" / "models" / "SmolLM2-135M-Instruct"
+CHAIN = PROJECT / ".local" / "e2e" / "artifacts"
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,24 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, more_settings: dict[str
     made.demo("down")
 
 
-@pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Artifacts that an earlier module's deployment has made; none if no such module ran."""
-    return tmp_path_factory.mktemp("chain")
+@pytest.fixture(scope="module")
+def chain() -> Path:
+    """A store that may have the artifacts that take minutes to make: that of test_process, else the project's own."""
+    return CHAIN if CHAIN.is_dir() else Settings().artifacts
 
 
 def copy_artifacts(source: Path, store: Path) -> None:
     """The artifacts that take minutes to make: they are never written to, so links will do."""
     for kind in ("models", "checkpoints", "engines"):
         if (source / kind).is_dir():
-            shutil.copytree(source / kind, store / kind, copy_function=os.link)
+            shutil.copytree(source / kind, store / kind, copy_function=_link)
+
+
+def _link(source: str, copy: str) -> None:
+    try:
+        os.link(source, copy)
+    except OSError:  # another file system
+        shutil.copy2(source, copy)
 
 
 def _names(process: psutil.Process, home: str) -> bool:

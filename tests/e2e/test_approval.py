@@ -19,11 +19,12 @@ from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, SEED_REQUEST
 from include.releases import Releases
-from include.settings import Settings
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 
 SLUG = f"local--{MODEL.name}"
-TIMEOUT_S = 1800
+TIMEOUT_S = 300
+# The first run makes what the store does not have yet.
+FIRST_TIMEOUT_S = 1800
 ASKED = {"require_approval": True, "approvers": [USER]}
 # Another repository, and so another release, from the same engine.
 OTHER = {"max_batch_size": 4}
@@ -43,9 +44,11 @@ class Airflow:
     def states(self, run: str) -> dict[str, str | None]:
         return {task: instance.state for task, instance in self.api.tasks(DAG, run).items()}
 
-    def wait(self, run: str, until: Callable[[dict[str, str | None]], bool]) -> dict[str, str | None]:
+    def wait(
+        self, run: str, until: Callable[[dict[str, str | None]], bool], timeout_s: float = TIMEOUT_S
+    ) -> dict[str, str | None]:
         """The states of the run's tasks, once they are as wanted, or the run has ended."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             states = self.states(run)
             if until(states) or all(state in ENDED for state in states.values()):
@@ -53,8 +56,8 @@ class Airflow:
             time.sleep(0.5)
         raise AssertionError(f"{run}: {states}")
 
-    def wait_for_the_end(self, run: str) -> dict[str, str | None]:
-        return self.wait(run, lambda states: False)
+    def wait_for_the_end(self, run: str, timeout_s: float = TIMEOUT_S) -> dict[str, str | None]:
+        return self.wait(run, lambda states: False, timeout_s)
 
     def wait_for_the_question(self, run: str) -> dict[str, Any]:
         states = self.wait(run, lambda states: states["approve_release"] == "awaiting_input")
@@ -72,7 +75,7 @@ class Airflow:
 
 @pytest.fixture(scope="module")
 def airflow(deployment: Deployment, chain: Path) -> Airflow:
-    copy_artifacts(chain if any(chain.iterdir()) else Settings().artifacts, deployment.settings.artifacts)
+    copy_artifacts(chain, deployment.settings.artifacts)
     deployment.start_airflow()
     url = url_of(deployment.settings)
     login = httpx.post(f"{url}/auth/token", json={"username": USER, "password": password(deployment.settings)})
@@ -83,7 +86,7 @@ def airflow(deployment: Deployment, chain: Path) -> Airflow:
 @pytest.fixture(scope="module")
 def first(airflow: Airflow) -> str:
     run = airflow.trigger()
-    airflow.wait_for_the_end(run)
+    airflow.wait_for_the_end(run, FIRST_TIMEOUT_S)
     return run
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,18 @@ from include.releases import Releases
 from include.request import ReleaseRequest
 from include.store import Artifact, ArtifactStore, sha256_of
 from tests.e2e import faults
-from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
+from tests.e2e.conftest import CHAIN, MODEL, Deployment, copy_artifacts
 from tests.e2e.swap import SLUG, release_and_roll_back
 
 MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]
 
 
 @pytest.fixture(scope="module")
-def first(deployment: Deployment, chain: Path) -> str:
+def first(deployment: Deployment) -> str:
     done = deployment.demo("run", "--model", str(MODEL))
     assert done.returncode == 0, done.stdout
-    copy_artifacts(deployment.settings.artifacts, chain)
+    shutil.rmtree(CHAIN, ignore_errors=True)
+    copy_artifacts(deployment.settings.artifacts, CHAIN)
     return done.stdout
 
 
