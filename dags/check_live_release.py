@@ -4,9 +4,15 @@ Every five minutes: the live server is alive, and answers the seed's prompt as i
 server is started again, once, from its own release. Nothing live is no failure. Runs that ended without their
 teardown are tidied up after.
 
-| task | does | when it fails |
-|---|---|---|
-| `check_live_release` | asks the live release; restarts its server or the proxy if need be | the restart did not help, and the live address does not answer as it should: the server's own last error lines are in the error, its log in `servers/` of the artifact store; `rollback_release` brings back an earlier release |
+| task | does |
+|---|---|
+| `check_live_release` | asks the live release; restarts its server or the proxy if need be |
+
+## When it fails
+
+| what | what to do |
+|---|---|
+| the restart did not help: the live address does not answer as it should | the server's own last error lines are in the error, its log in `servers/` of the artifact store; `rollback_release` brings back an earlier release |
 """
 
 from __future__ import annotations

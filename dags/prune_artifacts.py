@@ -9,9 +9,15 @@ builds, what a server runs on, what is younger than `keep_days`; and all that th
 Once a week, and by hand. Both only tell what they would remove, unless `dry_run` is off; for the weekly run that is
 setting `HF2TRITON_PRUNE_DRY_RUN=false`.
 
-| task | does | when it fails |
-|---|---|---|
-| `prune_artifacts` | removes, or tells; its log names each directory and its size | a directory cannot be deleted: check its owner; what was half deleted is in `.trash` of the artifact store and goes with the next run |
+| task | does |
+|---|---|
+| `prune_artifacts` | removes, or tells; its log names each directory and its size |
+
+## When it fails
+
+| what | what to do |
+|---|---|
+| a directory cannot be deleted | check its owner; what was half deleted is in `.trash` of the artifact store and goes with the next run |
 """
 
 from __future__ import annotations

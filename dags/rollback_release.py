@@ -4,9 +4,19 @@ Makes an earlier release of a model live again, from its own artifacts: nothing 
 The release that was live keeps its artifacts, so the way back is another run of this DAG: with `to: previous`
 two runs end where they began. For a release further back, give its number (page *Releases*).
 
-| task | does | when it fails |
-|---|---|---|
-| `rollback_release` | launches the release's server, asks it, moves the live address to it, stops the server that was live | no such release, rejected or pruned: the message names those there are; the server does not start: its own last error lines are in the error, most often memory for two servers: `swap: stop_first`; it answers otherwise than when it was promoted: the error shows both answers. In each case the release that was live still is |
+| task | does |
+|---|---|
+| `rollback_release` | launches the release's server, asks it, moves the live address to it, stops the server that was live |
+
+## When it fails
+
+The release that was live still is.
+
+| what | what to do |
+|---|---|
+| no such release, rejected or pruned | the message names those there are |
+| the server does not start | its own last error lines are in the error; most often memory for two servers: `swap: stop_first` |
+| it answers otherwise than when it was promoted | the error shows both answers; see the release's report, or take another release |
 """
 
 from __future__ import annotations

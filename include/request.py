@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from include.errors import UserError
 
@@ -46,12 +49,12 @@ class Form(BaseModel):
         try:
             return cls.model_validate(params)
         except ValidationError as error:
-            problems = [_problem(e["loc"], e["msg"], e["type"], e["input"]) for e in error.errors()]
+            problems = [_problem(e, cls.model_fields) for e in error.errors()]
             raise UserError(
                 "; ".join(problems),
                 where="params of the run",
                 fix="correct the field and trigger the DAG again",
-            ) from error
+            ) from None
 
 
 class ReleaseRequest(Form):
@@ -61,7 +64,8 @@ class ReleaseRequest(Form):
         "Model",
         "Model",
         "Hugging Face Hub id, e.g. `NousResearch/Llama-2-7b-hf`, or the absolute path of a local model directory "
-        "(`config.json`, tokenizer, `*.safetensors`) on the worker.",
+        "(`config.json`, tokenizer, `*.safetensors`) on the worker. "
+        "All settings for common models and GPUs: [presets](hf2triton/presets).",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         pattern=MODEL_PATTERN,
         max_length=400,
@@ -76,28 +80,33 @@ class ReleaseRequest(Form):
     target: Literal["openvino", "tensorrt_llm"] = form_field(
         "Model",
         "Target",
-        "`tensorrt_llm`: an engine for this host's NVIDIA GPU. `openvino`: the same int4 weights served on the CPU.",
+        "`openvino`: on the CPU. `tensorrt_llm`: on this host's NVIDIA GPU. Both serve the same int4 weights.",
         "openvino",
     )
     dtype: Literal["float16", "bfloat16"] = form_field(
         "Quantization",
         "Data type",
-        "Type of everything that is not int4: activations, norms, embeddings.",
+        "Type of all that is not int4: activations, norms, embeddings. Best is the one the model was trained in.",
         "float16",
     )
     awq_group_size: Literal[128, 64, 32, 16] = form_field(
         "Quantization",
         "AWQ group size",
-        "Weights that share one scale. Must divide the model's dimensions: 128 is usual, SmolLM2-135M needs 64.",
+        "Weights that share one scale. 128 is usual; it must divide the model's dimensions, SmolLM2-135M needs 64.",
         64,
     )
     calib_size: int = form_field(
-        "Quantization", "Calibration samples", "Token blocks that AWQ looks at.", 32, ge=1, le=1024
+        "Quantization",
+        "Calibration samples",
+        "Samples of text that AWQ looks at; 128 is usual on a GPU.",
+        32,
+        ge=1,
+        le=1024,
     )
     calib_seq_len: int = form_field(
         "Quantization",
         "Calibration length",
-        "Tokens in each calibration sample; 512 is usual on a GPU.",
+        "Tokens in each sample; 512 is usual on a GPU.",
         128,
         ge=16,
         le=8192,
@@ -113,9 +122,11 @@ class ReleaseRequest(Form):
     )
     tp_size: int = form_field("Engine", "Tensor parallel size", "GPUs that share one copy of the model.", 1, ge=1, le=8)
     max_batch_size: int = form_field("Engine", "Max batch size", "Requests served at once.", 8, ge=1, le=256)
-    max_input_len: int = form_field("Engine", "Max input length", "Longest prompt.", 1024, ge=1, le=131072)
+    max_input_len: int = form_field(
+        "Engine", "Max input length", "Tokens of the longest prompt. Below max sequence length.", 1024, ge=1, le=131072
+    )
     max_seq_len: int = form_field(
-        "Engine", "Max sequence length", "Longest prompt and answer together.", 2048, ge=2, le=131072
+        "Engine", "Max sequence length", "Tokens of the longest prompt and answer together.", 2048, ge=2, le=131072
     )
     max_num_tokens: int = form_field(
         "Engine", "Max batched tokens", "Tokens that one engine step may work on.", 2048, ge=16, le=131072
@@ -157,10 +168,11 @@ class ReleaseRequest(Form):
         [SEED_PROMPT],
         min_length=1,
         max_length=20,
+        extra={"items": {"type": "string", "maxLength": 4000}, "contains": {"pattern": r"\S"}},
     )
     min_agreement: float = form_field(
         "Gates",
-        "Least agreement",
+        "Minimum agreement",
         "Least share of first tokens in which the endpoint's answers are those of the calibrated checkpoint, over "
         "all prompts. 0: only measured.",
         0.65,
@@ -169,7 +181,7 @@ class ReleaseRequest(Form):
     )
     max_repetition: float = form_field(
         "Gates",
-        "Most repetition",
+        "Maximum repetition",
         "By how much answers may repeat themselves more than the checkpoint's: the share of sequences of four tokens "
         "that were said before, averaged over the prompts. 1: only measured.",
         0.25,
@@ -178,16 +190,16 @@ class ReleaseRequest(Form):
     )
     max_perplexity_increase: float = form_field(
         "Gates",
-        "Most perplexity increase",
-        "By which share quantization may raise the perplexity on held-out text. SmolLM2-135M rises by 0.21; for 7B "
-        "and more, which rise by 0.02 to 0.03, 0.05 is a better limit.",
+        "Maximum perplexity increase",
+        "By which share quantization may raise the perplexity on held-out text. SmolLM2-135M rises by 0.21, Llama-2-7B "
+        "by 0.02 to 0.03: 0.05 is a better limit for it.",
         0.3,
         ge=0,
         le=100,
     )
     max_perplexity_decrease: float = form_field(
         "Gates",
-        "Most perplexity decrease",
+        "Maximum perplexity decrease",
         "By which share the perplexity may fall before it is taken for a mistake in the measurement.",
         0.02,
         ge=0,
@@ -195,15 +207,17 @@ class ReleaseRequest(Form):
     )
     speed_concurrencies: list[Clients] = form_field(
         "Gates",
-        "Speed: concurrencies",
-        "How many requests at once the speed gate tries, one load after the other, e.g. `[1, 4]`.",
+        "Speed: concurrent requests",
+        "How many requests at once the speed gate tries: one number a line, one load after the other.",
         [1, 4],
         min_length=1,
         max_length=8,
+        # Without a type of items the form shows lines of text, else an editor for JSON.
+        extra={"items": {"multipleOf": 1, "minimum": 1, "maximum": 256, "pattern": r"^\s*[0-9]*\s*$"}},
     )
     min_speed_ratio: float = form_field(
         "Gates",
-        "Speed: least ratio",
+        "Speed: minimum ratio",
         "Least tokens/s at each of these, as a share of the live release's, which is put under the same load beside "
         "the candidate. 0: the live release is left alone, the candidate's speed only measured.",
         0.8,
@@ -212,13 +226,13 @@ class ReleaseRequest(Form):
     )
 
     require_approval: bool = form_field(
-        "Approval",
+        "Promotion",
         "Require approval",
         "Once the gates are passed, a person decides whether the candidate goes live. Off: the gates decide.",
         False,
     )
     approvers: list[Approver] = form_field(
-        "Approval",
+        "Promotion",
         "Approvers",
         "Airflow users who may decide, one a line, by the id that the auth manager gives them (its own: the user "
         "name). Empty: everyone who may act on the run.",
@@ -227,11 +241,11 @@ class ReleaseRequest(Form):
         extra={"type": ["array", "null"]},  # or the form would demand an entry
     )
     approval_timeout_h: float = form_field(
-        "Approval",
+        "Promotion",
         "Approval timeout",
         "Hours until a candidate that nobody has decided on is rejected. It keeps its memory for so long.",
         24,
-        gt=0,
+        ge=0.1,
         le=720,
     )
 
@@ -244,12 +258,17 @@ class ReleaseRequest(Form):
         "beside",
     )
 
-    @field_validator("test_prompts", "approvers", mode="before")
+    @field_validator("test_prompts", "approvers", "speed_concurrencies", mode="before")
     @classmethod
     def _one_a_line(cls, value: object) -> object:
-        if isinstance(value, str):
-            return [line.strip() for line in value.splitlines() if line.strip()]
-        return [] if value is None else value
+        """Blank lines are dropped: people end the last line, too."""
+        if value is None:
+            return []
+        lines = value.splitlines() if isinstance(value, str) else value
+        if not isinstance(lines, list):
+            return value
+        texts = [line.strip() if isinstance(line, str) else line for line in lines]
+        return [text for text in texts if text != ""]
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
@@ -294,8 +313,11 @@ _FORMS = {
 }
 
 
-def _problem(location: tuple[int | str, ...], message: str, kind: str, value: object) -> str:
-    field = ".".join(map(str, location))
-    if kind == "string_pattern_mismatch" and field in _FORMS:
-        return f"{field}: {value!r} is not {_FORMS[field]}"
+def _problem(error: ErrorDetails, fields: Collection[str]) -> str:
+    field, message = ".".join(map(str, error["loc"])), error["msg"]
+    if error["type"] == "string_pattern_mismatch" and field in _FORMS:
+        message = f"{error['input']!r} is not {_FORMS[field]}"
+    elif error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, fields, n=1)
+        message = f"there is no such field{''.join(f'; did you mean {name}?' for name in near)}"
     return f"{field}: {message}" if field else message.removeprefix("Value error, ")

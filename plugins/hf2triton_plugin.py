@@ -1,4 +1,4 @@
-"""What Airflow's web UI gets from hf2triton: the Releases page, and the report of each run."""
+"""What Airflow's web UI gets from hf2triton: the pages Releases and Presets, and the report of each run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ _VIEWS = [
         "href": f"{PREFIX}/releases",
         "destination": "nav",
         "url_route": "hf2triton-releases",
+        "category": "browse",
+    },
+    {
+        "name": "Presets",
+        "href": f"{PREFIX}/presets",
+        "destination": "nav",
+        "url_route": "hf2triton-presets",
         "category": "browse",
     },
     {

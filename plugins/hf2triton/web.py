@@ -1,9 +1,9 @@
-"""The pages that the API server serves: releases and their reports, to users who may see the runs behind them."""
+"""The pages that the API server serves: presets, releases and their reports, to users who may see the DAG's runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
@@ -16,8 +16,9 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from hf2triton.links import root_path
 from hf2triton.worker import RELEASE_DAG
 from include import report
+from include.presets import PRESETS
 from include.releases import Releases
-from include.report.page import Listed, render_message, render_releases
+from include.report.page import Listed, render_message, render_presets, render_releases
 from include.settings import settings
 
 # Reports hold what models and users wrote. All of it is escaped; if a page still held a script, it would not run.
@@ -59,6 +60,18 @@ def releases() -> HTMLResponse:
         for release in newest_first
     ]
     return HTMLResponse(render_releases(listed), headers=_HEADERS)
+
+
+@app.get("/presets")
+def presets() -> HTMLResponse:
+    """The presets, to be copied into the trigger form: Airflow 3.3 has no link that opens it filled in."""
+    return HTMLResponse(render_presets(PRESETS), headers=_HEADERS)
+
+
+@app.get("/presets.json")
+def presets_data() -> list[dict[str, Any]]:
+    """The presets for programs; ``conf`` is the body of a run's trigger."""
+    return [{"name": p.name, "device": p.device, "licence": p.licence, "conf": p.conf} for p in PRESETS]
 
 
 @app.get("/reports/{model}/{number}/report.html")

@@ -28,8 +28,34 @@ def test_defaults_are_the_requests_defaults() -> None:
         ("target", "vllm"),
         ("streaming", "yes"),
         ("test_prompts", [""]),
+        ("test_prompts", []),
+        ("speed_concurrencies", [0]),
+        ("speed_concurrencies", [1.5]),
+        ("speed_concurrencies", ["four"]),
     ],
 )
 def test_a_bad_value_is_refused_at_the_trigger(field: str, value: object) -> None:
     with pytest.raises(ParamValidationError):
         request_params()[field].resolve(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "typed"),
+    [("test_prompts", ["one", "two", ""]), ("speed_concurrencies", [1, 4, "8", ""]), ("approvers", None)],
+)
+def test_what_the_form_makes_of_lines_is_taken(field: str, typed: object) -> None:
+    assert ReleaseRequest.parse({field: request_params()[field].resolve(typed)})
+
+
+def test_descriptions_say_the_limits_and_have_no_code_spans() -> None:
+    texts = {name: param.schema["description_md"] for name, param in request_params().items()}
+    assert texts["max_batch_size"].endswith("Limits: 1 to 256.")
+    assert r"**tensorrt\_llm**" in texts["target"]
+    assert not [name for name, text in texts.items() if "`" in text]
+
+
+def test_lists_are_typed_as_lines_of_text() -> None:
+    """Airflow's form has an editor for JSON where the items of a list have another type."""
+    lists = {name: param.schema for name, param in request_params().items() if "items" in param.schema}
+    assert set(lists) == {"test_prompts", "approvers", "speed_concurrencies"}
+    assert {schema["items"].get("type", "string") for schema in lists.values()} == {"string"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,12 +14,16 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from hf2triton import web
+from hf2triton.form import request_params
 from include import report
+from include.presets import PRESETS
 from include.releases import Release, Releases
 from include.settings import settings
 from tests.include.report.example import report as example
 
 PAGES = [
+    "/presets",
+    "/presets.json",
     "/releases",
     "/reports/org--model/1/report.html",
     "/reports/org--model/1/report.json",
@@ -76,7 +83,9 @@ def test_a_report_is_served_as_it_stands_in_the_store(
     assert answer.content == (root / release.name / name).read_bytes()
 
 
-@pytest.mark.parametrize("page", ["/releases", "/reports/org--model/1/report.html", "/runs/release_awq_engine/none"])
+@pytest.mark.parametrize(
+    "page", ["/presets", "/releases", "/reports/org--model/1/report.html", "/runs/release_awq_engine/none"]
+)
 def test_no_page_may_run_scripts_or_be_framed_by_others(user: TestClient, page: str) -> None:
     policy = user.get(f"/hf2triton{page}").headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -130,3 +139,20 @@ def test_the_list_has_every_release_newest_first(user: TestClient, root: Path, r
 def test_a_store_without_releases_has_a_list(user: TestClient, root: Path, release: Release) -> None:
     root.rename(root.with_name("away"))
     assert "no release yet" in user.get("/hf2triton/releases").text
+
+
+def test_every_preset_can_be_copied_from_its_page(user: TestClient) -> None:
+    page = user.get("/hf2triton/presets").text
+    shown = [json.loads(unescape(conf)) for conf in re.findall(r'<pre class="answer">(.*?)</pre>', page, re.DOTALL)]
+    assert shown == [preset.conf for preset in PRESETS]
+
+
+def test_programs_get_the_presets_by_name(user: TestClient) -> None:
+    by_name = {preset["name"]: preset["conf"] for preset in user.get("/hf2triton/presets.json").json()}
+    assert by_name == {preset.name: preset.conf for preset in PRESETS}
+
+
+def test_the_form_links_to_the_presets(user: TestClient) -> None:
+    description = request_params()["model"].schema["description_md"]
+    (link,) = re.findall(r"\[presets\]\((.*?)\)", description)
+    assert user.get(f"/{link}").is_success

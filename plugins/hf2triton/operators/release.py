@@ -43,6 +43,9 @@ class ReleaseApprovalOperator(ApprovalOperator):
         self.body = f"{question.body}\n[Release report]({report_url(self.dag_id, context['run_id'])})\n"
         self.assigned_users = [{"id": user, "name": user} for user in question.approvers]
         self.response_timeout = question.timeout
+        who = ", ".join(question.approvers) or "everyone who may act on the run"
+        hours = question.timeout.total_seconds() / 3600
+        self.log.info("%s Asked: %s; no answer in %g h is a no", question.subject, who, hours)
         super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ANN401

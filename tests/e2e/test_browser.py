@@ -1,0 +1,256 @@
+"""The web UI as people use it, in Chromium: from the log-in to an approved release that answers.
+
+The tests of this module tell one story and run in their order, on one page. What it looked like after each step is in
+`SCREENSHOTS`. Artifacts are taken from where they are, as in test_approval.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
+
+from include.demo import run
+from include.demo.airflow import DAG, USER, password, url_of
+from include.presets import PRESETS
+from include.releases import Releases
+from include.settings import PROJECT
+from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
+
+SCREENSHOTS = Path(os.environ.get("HF2TRITON_SCREENSHOTS", PROJECT / ".local" / "e2e" / "browser"))
+SLUG = f"local--{MODEL.name}"
+QUESTION = rf"Release \d of {SLUG}: make it live\?"
+VIEWPORT: ViewportSize = {"width": 1440, "height": 900}
+STEP_MS = 60_000
+RUN_MS = 1_800_000
+DAGS = sorted(path.stem for path in (PROJECT / "dags").glob("*.py") if "dag_id=" in path.read_text())
+# What its log says, besides what every task's says.
+LOGS = {
+    "check_request": [
+        rf"model {MODEL}, commit [0-9a-f]{{12}}: LlamaForCausalLM",
+        "target openvino: int4 in groups of 64",
+    ],
+    "pull_model": [rf"(hit: |made )models/{SLUG}@[0-9a-f]{{12}} \("],
+    "calibrate_awq": [r"(hit: |made )checkpoints/[0-9a-f]{12} \("],
+    "build_engine": [r"(hit: |made )engines/[0-9a-f]{12} \("],
+    "assemble_repository": ["miss: ", r"made repositories/[0-9a-f]{12} \("],
+    "launch_triton": [r"candidate answers on http://127\.0\.0\.1:\d+"],
+    "validate_generate": [rf"release {SLUG}/\d: the gates ask", r"ACCEPT quality +perplexity", r"pass +agreement"],
+    "approve_release": [QUESTION + " Asked: everyone who may act on the run; no answer in 24 h is a no", "Approved"],
+    "promote_release": [rf"release {SLUG}/\d is live at http://127\.0\.0\.1:\d+"],
+    "stop_candidate": [rf"release {SLUG}/\d is live at http://127\.0\.0\.1:\d+"],
+}
+
+
+@dataclass
+class Story:
+    """The page on which all of it happens, and the run that it is about."""
+
+    page: Page
+    run: str = ""
+    _steps: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def picture(self, name: str, page: Page | None = None) -> None:
+        (page or self.page).screenshot(path=SCREENSHOTS / f"{next(self._steps):02}-{name}.png")
+
+    def open_form(self) -> Locator:
+        self.page.goto(f"dags/{DAG}")
+        self.page.get_by_test_id("trigger-dag-button").click()
+        form = self.page.get_by_role("dialog")
+        expect(form.get_by_role("button", name="Advanced Options")).to_be_visible()
+        return form
+
+    def open_task(self, task: str, tab: str = "") -> None:
+        self.page.goto(f"dags/{DAG}/runs/{self.run}/tasks/{task}{tab}")
+
+
+def section(form: Locator, name: str) -> None:
+    """Opens a section of the form; the one that was open closes."""
+    form.get_by_role("button", name=name, exact=True).click()
+
+
+def entry(form: Locator, name: str) -> Locator:
+    return form.locator(f"[name=element_{name}]")
+
+
+def trigger(form: Locator) -> Locator:
+    return form.get_by_test_id("trigger-dag-submit")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium as installed, else as `playwright install chromium` has downloaded it."""
+    installed = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        yield playwright.chromium.launch(executable_path=next(filter(None, installed), None), args=options)
+
+
+@pytest.fixture(scope="module")
+def story(deployment: Deployment, chain: Path, browser: Browser) -> Story:
+    copy_artifacts(chain, deployment.settings.artifacts)
+    deployment.start_airflow()
+    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
+    print(f"screenshots: {SCREENSHOTS}")
+    expect.set_options(timeout=STEP_MS)
+    context = browser.new_context(
+        base_url=f"{url_of(deployment.settings)}/",
+        viewport=VIEWPORT,
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    context.set_default_timeout(STEP_MS)
+    return Story(context.new_page())
+
+
+def test_log_in(story: Story, deployment: Deployment) -> None:
+    story.page.goto("")
+    story.page.locator("input[name=username]").fill(USER)
+    story.page.locator("input[name=password]").fill(password(deployment.settings))
+    story.page.get_by_role("button", name="Sign in").click()
+    expect(story.page.get_by_role("heading", name="Welcome")).to_be_visible()
+    story.picture("logged-in")
+
+
+@pytest.mark.parametrize("dag", DAGS)
+def test_the_docs_of_a_dag_fit_their_panel(story: Story, dag: str) -> None:
+    story.page.goto(f"dags/{dag}")
+    story.page.get_by_role("button", name="Dag Docs").click()
+    panel = story.page.get_by_role("dialog")
+    tables = panel.get_by_role("table")
+    expect(tables).to_have_count(2)
+    expect(tables.last).to_contain_text("what to do")
+    for table in tables.all():
+        assert table.evaluate("t => t.scrollWidth") <= panel.evaluate("p => p.clientWidth")
+    tables.last.scroll_into_view_if_needed()
+    story.picture(f"docs-{dag}")
+
+
+def test_a_preset_fills_the_form(story: Story) -> None:
+    form = story.open_form()
+    story.picture("form")
+    section(form, "Model")
+    with story.page.context.expect_page() as opened:
+        form.get_by_role("link", name="presets").click()
+    presets = opened.value
+    preset = PRESETS[0]
+    presets.get_by_text(f"{preset.name} as JSON").click()
+    presets.locator("details[open] pre").click()
+    presets.keyboard.press("ControlOrMeta+C")
+    story.picture("presets", presets)
+    presets.close()
+    section(form, "Advanced Options")
+    form.locator(".monaco-editor").last.click()
+    story.page.keyboard.press("ControlOrMeta+A")
+    story.page.keyboard.press("ControlOrMeta+V")
+    section(form, "Model")
+    for name, value in preset.changed.items():
+        expect(entry(form, name)).to_have_value(str(value))
+    expect(form.get_by_text("Run Parameters")).to_have_count(0)
+    story.picture("form-filled-by-preset")
+
+
+def test_a_field_left_empty_is_marked(story: Story) -> None:
+    form = story.open_form()
+    section(form, "Engine")
+    entry(form, "max_input_len").fill("")
+    expect(form.get_by_text("This field is required")).to_be_visible()
+    expect(trigger(form)).to_be_disabled()
+    story.picture("form-field-empty")
+
+
+def test_a_value_out_of_its_limits_is_refused_by_name(story: Story) -> None:
+    form = story.open_form()
+    section(form, "Model")
+    entry(form, "model").fill("no model;")
+    trigger(form).click()
+    expect(form.get_by_text("Invalid input for param model: 'no model;'")).to_be_visible()
+    story.picture("form-value-refused")
+
+
+def test_fields_that_contradict_each_other_fail_in_the_first_task(story: Story) -> None:
+    form = story.open_form()
+    section(form, "Engine")
+    entry(form, "max_input_len").fill("2048")
+    trigger(form).click()
+    started(story, form)
+    story.open_task("check_request")
+    expect(story.page.get_by_text("max_input_len (2048) must be below max_seq_len (2048)").first).to_be_visible()
+    expect(story.page.get_by_text("do: correct the field and trigger the DAG again").first).to_be_visible()
+    story.picture("check-request-failed")
+
+
+def test_a_run_waits_for_its_approval(story: Story) -> None:
+    form = story.open_form()
+    section(form, "Model")
+    entry(form, "model").fill(str(MODEL))
+    section(form, "Quantization")
+    entry(form, "calib_seq_len").fill("64")
+    section(form, "Gates")
+    entry(form, "speed_concurrencies").fill("1\n2\n")
+    section(form, "Promotion")
+    form.locator("label", has=story.page.locator("[name=element_require_approval]")).click()
+    expect(entry(form, "require_approval")).to_be_checked()
+    story.picture("form-filled")
+    trigger(form).click()
+    started(story, form)
+    expect(story.page.get_by_text("Awaiting Input")).to_be_visible(timeout=RUN_MS)
+    story.page.reload()
+    expect(story.page.locator(f"a[href$='/runs/{story.run}/tasks/approve_release']").first).to_be_visible()
+    expect(story.page.get_by_text("Required Actions")).to_be_visible()
+    story.picture("awaiting-approval")
+
+
+def started(story: Story, form: Locator) -> None:
+    """Takes the id of the run that the form has started."""
+    expect(form).to_have_count(0)
+    story.page.wait_for_url("**/runs/**")
+    story.run = story.page.url.split("/runs/")[1].split("/")[0]
+
+
+def test_the_button_of_a_task_opens_the_report(story: Story) -> None:
+    story.open_task("validate_generate", "/details")
+    story.page.get_by_role("link", name="Release report").click()
+    expect(story.page.get_by_text("Passed its gates")).to_be_visible()
+    story.picture("report")
+
+
+def test_a_person_approves(story: Story) -> None:
+    story.page.goto(f"dags/{DAG}/runs/{story.run}")
+    story.page.get_by_text("Required Actions").click()
+    question = story.page.get_by_role("dialog")
+    expect(question.get_by_text(re.compile(QUESTION))).to_be_visible()
+    reject = question.get_by_role("button", name="Reject")
+    reject.scroll_into_view_if_needed()
+    expect(reject).to_be_in_viewport(ratio=0.9)
+    story.picture("question")
+    question.get_by_role("button", name="Approve").click()
+    expect(story.page.get_by_text("Pending required actions (0)")).to_be_visible()
+
+
+def test_the_release_is_live_and_answers(story: Story, deployment: Deployment) -> None:
+    story.page.goto(f"dags/{DAG}/runs/{story.run}")
+    expect(story.page.get_by_text("Success", exact=True)).to_have_count(1 + len(LOGS))
+    story.picture("run-succeeded")
+    story.page.goto("plugin/hf2triton-releases")
+    page = story.page.frame_locator("iframe[title=Releases]")
+    expect(page.locator(".badge.live")).to_be_visible()
+    story.picture("releases")
+    assert Releases(deployment.settings.artifacts / "releases").live() is not None
+    assert run.ask(f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate")
+
+
+@pytest.mark.parametrize("task", LOGS)
+def test_the_log_of_a_task_says_what_it_did(story: Story, task: str) -> None:
+    story.page.set_viewport_size({**VIEWPORT, "height": 1600})  # only lines in view are in the page
+    story.open_task(task)
+    log = story.page.get_by_test_id("virtualized-list")
+    for line in LOGS[task]:
+        expect(log).to_contain_text(re.compile(line))
+    story.picture(f"log-{task}")
