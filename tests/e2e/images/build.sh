@@ -1,6 +1,6 @@
 #!/bin/bash
-# What test_compose.py needs besides the engine, where no registry can be reached: stand-ins for the images of PostgreSQL
-# and Redis, and Docker Compose. Prints the directory for DOCKER_CONFIG in which Docker finds its Compose plugin.
+# What test_compose.py needs besides the engine, where no registry can be reached: stand-ins for the images of PostgreSQL,
+# Redis and Prometheus, and Docker Compose. Prints the directory for DOCKER_CONFIG in which Docker finds its Compose plugin.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -34,7 +34,7 @@ if ! has_compose; then
     fi
 fi
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
-for image in postgres redis; do
+for image in postgres redis prometheus; do
     say "image hf2triton/e2e-$image"
     docker build -q -t "hf2triton/e2e-$image" "$HERE/$image" >&2
 done
