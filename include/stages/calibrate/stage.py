@@ -136,8 +136,12 @@ def _measure_checkpoint(options: Options, inputs: Inputs, devices: DeviceMap) ->
 
     In another one greedy answers part at near ties, and a faithful engine would not agree with its reference.
     """
+    from transformers import GenerationConfig
+
     dtype = compute_dtype(options.device, options.dtype) if options.device == "cuda" else torch.float32
     model = Checkpoint(options.out).model(dtype, devices)
+    # Else it would have the end token that transformers' configuration of its architecture defaults to.
+    model.generation_config = GenerationConfig.from_pretrained(options.out)
     return measure(model, inputs.tokenizer, inputs.held_out)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from include.stages.calibrate.__main__ import main
@@ -106,6 +107,19 @@ def test_greedy_answers_are_those_of_one_prompt_alone(llama: Path, run: Run) -> 
         answer = model.generate(ids, max_new_tokens=32, do_sample=False, eos_token_id=257, pad_token_id=257)
         expected = [token for token in answer[0, ids.shape[1] :].tolist() if token != 257]
         assert continuation["after_ids"] == expected
+
+
+def test_no_token_but_the_models_own_ends_an_answer(llama: Path, run: Run) -> None:
+    """Token 2 ends an answer where transformers' own defaults for Llama do; in many vocabularies it is a mark."""
+    tensors = tiny.weights(llama)
+    head = tensors["lm_head.weight"]
+    says = head[2].clone()
+    head[:] = 0
+    head[2], head[3] = says, -says
+    save_file(tensors, llama / "model.safetensors", metadata={"format": "pt"})
+    continuations = _json(run(llama)[1] / "reference.json")["continuations"]
+    assert 2 in {token for continuation in continuations for token in continuation["after_ids"]}
+    assert not any(continuation["after_ended"] for continuation in continuations)
 
 
 def _no_safetensors(model: Path) -> None:
