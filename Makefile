@@ -98,7 +98,8 @@ e2e-docker: setup demo-model ## The whole DAG in containers, and what these surv
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
 	    $(AIRFLOW)/bin/python -m pytest $(DOCKER_TESTS)
 
-e2e-compose: setup demo-model ## docker-compose.yaml on a real Docker engine: two workers, one killed, a queue of runs
+e2e-compose: setup ## docker-compose.yaml on a real Docker engine: two workers, one killed, a queue of runs
+	tests/e2e/chromium.sh
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
 	    export DOCKER_CONFIG=$$(tests/e2e/images/build.sh); $(AIRFLOW)/bin/python -m pytest tests/e2e/test_compose.py -s
 

@@ -33,7 +33,7 @@ from tests.e2e import test_browser as web
 from tests.e2e.stack import AIRFLOW_IMAGE, Stack, replacing, stack_in
 from tests.engine import client_or_skip
 
-WAIT_S = 600
+WAIT_S = 900
 CALIBRATE, BUILD = "calibrate_awq", "build_engine"
 CHECK = "rebuild_on_change"
 # A random model's perplexity falls as easily as it rises. Speeds are not compared: neighbours work meanwhile.
@@ -79,12 +79,16 @@ def interrupted(stack: Stack) -> str:
 
 @pytest.fixture(scope="module")
 def followed(stack: Stack) -> str:
-    """An entry of the catalogue, which asks for what the interrupted run has made; the prefix of its runs' ids."""
+    """The prefix of the ids of the runs that an entry of the catalogue starts.
+
+    It asks for what the interrupted run has made, of a copy: the model itself is busy with the queue's runs.
+    """
+    model = shutil.copytree(stack.model, stack.model.with_name("followed"))
     settings = {name: value for name, value in conf(stack, 4).items() if name not in {"model", "target"}}
-    entry = {"name": "tiny", "model": str(stack.model), "target": "openvino", "schedule": "* * * * *"}
-    (stack.data / "catalogue" / "tiny.yaml").write_text(json.dumps([{**entry, "settings": settings}]))
+    entry = {"name": "followed", "model": str(model), "target": "openvino", "schedule": "* * * * *"}
+    (stack.data / "catalogue" / "followed.yaml").write_text(json.dumps([{**entry, "settings": settings}]))
     stack.api.patch(f"/api/v2/dags/{CHECK}", {"is_paused": False})
-    return "rebuild__tiny__"
+    return "rebuild__followed__"
 
 
 def conf(stack: Stack, calib_size: int) -> dict[str, Any]:
@@ -287,11 +291,12 @@ def test_the_schedule_releases_a_followed_model(stack: Stack, followed: str) -> 
 def test_the_form_in_a_browser_releases(stack: Stack, interrupted: str, browser: Browser) -> None:
     """What the interrupted run asked for, once more."""
     page = browser.new_page(base_url=stack.api.url)
+    page.set_default_timeout(web.STEP_MS)
     page.goto("/")
     page.locator("input[name=username]").fill("admin")
     page.locator("input[name=password]").fill(stack.variables["HF2TRITON_ADMIN_PASSWORD"])
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("heading", name="Welcome")).to_be_visible(timeout=WAIT_S * 1000)
+    expect(page.get_by_role("heading", name="Welcome")).to_be_visible(timeout=web.STEP_MS)
     page.goto(f"/dags/{run.DAG}")
     page.get_by_test_id("trigger-dag-button").click()
     form = page.get_by_role("dialog")
