@@ -12,7 +12,7 @@ teardown are tidied up after.
 
 | what | what to do |
 |---|---|
-| the restart did not help: the live address does not answer as it should | the server's own last error lines are in the error, its log in `servers/` of the artifact store; `rollback_release` brings back an earlier release |
+| the restart did not help: the live address does not answer as it should | the server's own last error lines are in the error, its log in *servers/* of the artifact store; *rollback_release* brings back an earlier release |
 """
 
 from __future__ import annotations

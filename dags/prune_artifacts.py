@@ -3,11 +3,11 @@
 Frees the disk of artifacts that nothing needs any more. A release whose artifacts went keeps its record and report,
 and cannot be rolled back to; running its request again builds it anew.
 
-What always stays: the live release, each model's current and previous one, its last `keep_last`; what a run uses or
-builds, what a server runs on, what is younger than `keep_days`; and all that these were made from.
+What always stays: the live release, each model's current and previous one, its last *keep_last*; what a run uses or
+builds, what a server runs on, what is younger than *keep_days*; and all that these were made from.
 
-Once a week, and by hand. Both only tell what they would remove, unless `dry_run` is off; for the weekly run that is
-setting `HF2TRITON_PRUNE_DRY_RUN=false`.
+Once a week, and by hand. Both only tell what they would remove, unless *dry_run* is off; for the weekly run that is
+setting *HF2TRITON_PRUNE_DRY_RUN=false*.
 
 | task | does |
 |---|---|
@@ -17,7 +17,7 @@ setting `HF2TRITON_PRUNE_DRY_RUN=false`.
 
 | what | what to do |
 |---|---|
-| a directory cannot be deleted | check its owner; what was half deleted is in `.trash` of the artifact store and goes with the next run |
+| a directory cannot be deleted | check its owner; what was half deleted is in *.trash* of the artifact store and goes with the next run |
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ takes them from there and starts nothing.
 | `assemble_repository` | the ensemble's model repository, filled and checked |
 | `launch_triton` | a candidate server on its own ports, ready and alive |
 | `validate_generate` | the gates, through the generate endpoint |
-| `approve_release` | a person decides, if `require_approval` is on; skipped else |
+| `approve_release` | a person decides, if *require_approval* is on; skipped else |
 | `promote_release` | the candidate's server becomes the live one, without a request lost |
-| `stop_candidate` | stops a candidate that is not live, whatever happened; with `swap: stop_first`, starts the live server again if nothing replaced it |
+| `stop_candidate` | stops a candidate that is not live, whatever happened; with *swap: stop_first*, starts the live server again if nothing replaced it |
 
 Limits for common models and GPUs: [presets](hf2triton/presets). What has been released: [releases](hf2triton/releases).
 
@@ -26,15 +26,15 @@ The last lines of its log say what, where, and what to do. The live release is u
 | task | what to do |
 |---|---|
 | `check_request` | the message names the field, or what the host lacks: correct it and trigger again |
-| `pull_model` | gated: accept the licence on the Hub and set the token in Connection `huggingface_default`; network: it retries by itself and resumes |
-| `calibrate_awq` | out of memory: smaller `calib_size` or `calib_seq_len`; group size: use the one proposed |
+| `pull_model` | gated: accept the licence on the Hub and set the token in Connection *huggingface_default*; network: it retries by itself and resumes |
+| `calibrate_awq` | out of memory: smaller *calib_size* or *calib_seq_len*; group size: use the one proposed |
 | `build_engine` | the last lines of the tool are in the error |
 | `assemble_repository` | the error names the file and the variable or path |
 | `launch_triton` | the server's own last error lines are in the error |
 | `validate_generate` | its button *Release report* shows each answer: change the request, or the gate's limit |
 | `approve_release` | a no, or no answer in time, rejects the release and skips what follows |
 | `promote_release` | the release before it answers again; the error says what the new one did not |
-| `stop_candidate` | the live server does not start: its own last error lines are in the error; `rollback_release` brings back an earlier release |
+| `stop_candidate` | the live server does not start: its own last error lines are in the error; *rollback_release* brings back an earlier release |
 """
 
 from __future__ import annotations

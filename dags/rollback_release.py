@@ -1,7 +1,7 @@
 """# Roll back to an earlier release
 
 Makes an earlier release of a model live again, from its own artifacts: nothing is built, no request is lost.
-The release that was live keeps its artifacts, so the way back is another run of this DAG: with `to: previous`
+The release that was live keeps its artifacts, so the way back is another run of this DAG: with *to: previous*
 two runs end where they began. For a release further back, give its number (page *Releases*).
 
 | task | does |
@@ -15,7 +15,7 @@ The release that was live still is.
 | what | what to do |
 |---|---|
 | no such release, rejected or pruned | the message names those there are |
-| the server does not start | its own last error lines are in the error; most often memory for two servers: `swap: stop_first` |
+| the server does not start | its own last error lines are in the error; most often memory for two servers: *swap: stop_first* |
 | it answers otherwise than when it was promoted | the error shows both answers; see the release's report, or take another release |
 """
 

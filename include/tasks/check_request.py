@@ -45,9 +45,10 @@ def run(worker: Worker, params: Mapping[str, Any]) -> Checked:
 
 
 def _say_what_is_asked_for(worker: Worker, request: ReleaseRequest, source: ModelSource, config: ModelConfig) -> None:
+    worker.log(f"model {source.id}")
     worker.log(
-        f"model {source.id}, commit {source.commit[:12]}: {config.architecture}, "
-        f"{config.parameters / 1e6:.0f} M parameters, {source.total_bytes / 1e6:.0f} MB"
+        f"commit {source.commit[:12]}: {config.architecture}, {config.parameters / 1e6:.0f} M parameters, "
+        f"{source.total_bytes / 1e6:.0f} MB"
     )
     worker.log(
         f"target {request.target}: int4 in groups of {request.awq_group_size}, calibrated with {request.calib_size} x "

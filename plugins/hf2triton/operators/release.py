@@ -45,7 +45,8 @@ class ReleaseApprovalOperator(ApprovalOperator):
         self.response_timeout = question.timeout
         who = ", ".join(question.approvers) or "everyone who may act on the run"
         hours = question.timeout.total_seconds() / 3600
-        self.log.info("%s Asked: %s; no answer in %g h is a no", question.subject, who, hours)
+        self.log.info(question.subject)
+        self.log.info("asked: %s; no answer in %g h is a no", who, hours)
         super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ANN401
