@@ -16,6 +16,7 @@ import pytest
 from include.demo import airflow
 from include.demo.api import AirflowApi
 from include.processes import free_ports
+from include.releases import Releases
 from include.settings import PROJECT, Settings
 
 MODEL = PROJECT / ".local" / "models" / "SmolLM2-135M-Instruct"
@@ -84,6 +85,16 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, more_settings: dict[str
     made = Deployment({**clean, **variables}, settings)
     yield made
     made.demo("down")
+
+
+@pytest.fixture
+def releases(deployment: Deployment) -> Releases:
+    return Releases(deployment.settings.artifacts / "releases")
+
+
+@pytest.fixture
+def live(deployment: Deployment) -> str:
+    return f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate"
 
 
 @pytest.fixture(scope="module")

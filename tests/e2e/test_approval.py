@@ -97,16 +97,6 @@ def rejected(airflow: Airflow, first: str) -> str:
     return run
 
 
-@pytest.fixture
-def releases(deployment: Deployment) -> Releases:
-    return Releases(deployment.settings.artifacts / "releases")
-
-
-@pytest.fixture
-def live(deployment: Deployment) -> str:
-    return f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate"
-
-
 def state_of(releases: Releases, number: int) -> str:
     return releases.state(releases.get(SLUG, number))
 

@@ -130,16 +130,6 @@ def scene(deployment: Deployment, chain: Path, catalogue: Path, hub: HubServer) 
     return scene
 
 
-@pytest.fixture
-def releases(deployment: Deployment) -> Releases:
-    return Releases(deployment.settings.artifacts / "releases")
-
-
-@pytest.fixture
-def live(deployment: Deployment) -> str:
-    return f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate"
-
-
 def test_the_schedule_brings_a_followed_model_to_the_live_address(scene: Scene, releases: Releases, live: str) -> None:
     run = scene.ended("smollm2", 1)
     assert (run["state"], run["triggered_by"]) == ("success", "operator")
