@@ -18,11 +18,11 @@ AIRFLOW := .venvs/airflow
 OPENVINO := .venvs/openvino
 OPENVINO_LOCK := include/targets/openvino/requirements.txt
 DEMO_MODEL := .local/models/SmolLM2-135M-Instruct
-OPENVINO_TESTS := tests/include/stages tests/include/demo tests/targets_openvino
-DOCKER_TESTS := tests/e2e/test_docker_survival.py tests/e2e/test_openvino_image.py tests/include/runners/test_docker.py \
-    tests/plugins/test_docker_stage.py tests/include/targets/test_tensorrt_llm_docker.py \
-    tests/include/test_servers_docker.py tests/include/tasks/test_candidate_docker.py \
-    tests/include/proxy/test_proxy_container.py tests/include/runners/test_images.py tests/e2e/test_docker.py \
+OPENVINO_TESTS := tests/include/stages tests/include/demo tests/include/targets/openvino/repository
+DOCKER_TESTS := tests/e2e/test_docker_survival.py tests/e2e/test_openvino_image.py tests/include/runners/test_container.py \
+    tests/plugins/test_docker_stage.py tests/include/targets/tensorrt_llm/test_docker.py \
+    tests/include/triton/test_servers_docker.py tests/include/tasks/test_candidate_docker.py \
+    tests/include/live/proxy/test_proxy_container.py tests/include/host/docker/test_images.py tests/e2e/test_docker.py \
     tests/e2e/test_registry.py
 # Minutes: a process is killed before each step of a promotion.
 KILL_TESTS := tests/include/live/test_killed.py
@@ -104,7 +104,7 @@ e2e-compose: setup ## docker-compose.yaml on a real Docker engine: two workers, 
 	    export DOCKER_CONFIG=$$(tests/e2e/images/build.sh); $(AIRFLOW)/bin/python -m pytest tests/e2e/test_compose.py -s
 
 gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorrt_llm, and a dated record of it in docs/proof
-	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.gpu_proof
+	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.demo.gpu_proof
 
 lock: $(UV) ## Resolves the locked requirements anew
 	$(UV) pip compile -q --no-header --universal --python-version 3.11 pyproject.toml -o requirements.txt

@@ -27,10 +27,10 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-from include.gates.client import Endpoint, path_of
 from include.gates.load import Workload, burst, load_of, streams
-from include.request import SEED_PROMPT
+from include.requests.release import SEED_PROMPT
 from include.settings import PROJECT
+from include.triton.client import Endpoint, path_of
 
 AIPERF = "aiperf==0.13.0"
 PROMPTS = (SEED_PROMPT, "Tell me about the sea.", "Write a short story about a robot.", "What is a list in Python?")

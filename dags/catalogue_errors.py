@@ -5,7 +5,7 @@ There is no DAG in here: an import error in the file of `rebuild_on_change` woul
 
 from __future__ import annotations
 
-from include.catalogue import load
+from include.requests.catalogue import load
 from include.settings import settings
 
 load(settings().catalogue).check()

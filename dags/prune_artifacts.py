@@ -29,7 +29,7 @@ from airflow.sdk import DAG
 from hf2triton.form import request_params
 from hf2triton.operators import TaskOperator
 from hf2triton.retries import default_args
-from include.operations import PruneRequest
+from include.requests.operations import PruneRequest
 from include.settings import settings
 
 with DAG(

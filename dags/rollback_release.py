@@ -27,7 +27,7 @@ from hf2triton.assets import LIVE_RELEASE
 from hf2triton.form import request_params
 from hf2triton.operators import TaskOperator
 from hf2triton.retries import default_args
-from include.operations import RollbackRequest
+from include.requests.operations import RollbackRequest
 from include.settings import settings
 
 with DAG(

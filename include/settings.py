@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         default="huggingface_default", description="Airflow Connection whose password is the Hub token."
     )
     catalogue: Path = Field(
-        default=PROJECT / "include" / "catalogue.yaml",
+        default=PROJECT / "include" / "requests" / "catalogue.yaml",
         description="The models that are followed: a YAML file, or a directory of them. See schedules.md.",
     )
     drain_timeout_s: float = Field(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 
-from include import servers
-from include.servers import Ports, ServerPlan, ServerRecord
 from include.settings import PROJECT
+from include.triton import servers
+from include.triton.servers import Ports, ServerPlan, ServerRecord
 
 CONFIG = """
 name: "echo"
@@ -38,8 +38,8 @@ TIMEOUT_S = 120  # a container takes longer to start than a process
 LAUNCH = """
 import os, signal
 from pathlib import Path
-from include import servers
-from include.runners.containers import Containers
+from include.triton import servers
+from include.host.docker.containers import Containers
 root = Path({root!r})
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 {fault}

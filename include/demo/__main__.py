@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from include import report
+from include.context import Worker
 from include.demo import airflow, run
 from include.errors import PipelineError
-from include.live import Live
+from include.live.address import Live
 from include.settings import Settings, settings
-from include.worker import Worker
 
 # Calibration small enough for a laptop's CPU; SmolLM2's hidden size of 576 is a multiple of 64, not of 128.
 DEMO = {"target": "openvino", "awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}

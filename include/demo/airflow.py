@@ -11,10 +11,10 @@ from pathlib import Path
 
 import httpx
 
-from include import processes
 from include.demo.api import AirflowApi
 from include.errors import ToolError
-from include.processes import ProcessRecord
+from include.host import processes
+from include.host.processes import ProcessRecord
 from include.settings import PROJECT, Settings
 
 DAG = "release_awq_engine"

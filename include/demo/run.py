@@ -15,7 +15,7 @@ from rich.table import Table
 from include.demo.airflow import DAG
 from include.demo.api import AirflowApi, TaskState
 from include.errors import ToolError
-from include.request import SEED_PROMPT
+from include.requests.release import SEED_PROMPT
 
 STAGES = (
     "check_request",

@@ -8,11 +8,11 @@ from __future__ import annotations
 from include.gates import probes, quality, serving
 from include.gates.agreement import Agreement, EndToken, Repetition
 from include.gates.base import Gate, Trial, validate
-from include.gates.client import Client, Endpoint, NoAnswer
 from include.gates.reference import Continuation, HeldOut, Quality, Reference, read_reference
 from include.gates.speed import Speed
 from include.gates.verdict import Load, Outcome, Report, Sample, Verdict
-from include.request import ReleaseRequest
+from include.requests.release import ReleaseRequest
+from include.triton.client import Client, Endpoint, NoAnswer
 
 __all__ = [
     "Client",

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from include.gates.client import Client, Endpoint, NoAnswer
 from include.gates.reference import Continuation, Reference
 from include.gates.tokens import Split, special_texts, splitter
 from include.gates.verdict import Outcome, Report, Sample, Verdict
-from include.request import SEED_PROMPT
+from include.requests.release import SEED_PROMPT
+from include.triton.client import Client, Endpoint, NoAnswer
 
 # How far an answer may run beyond the checkpoint's, to see whether it does.
 OVERRUN = 16

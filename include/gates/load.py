@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import httpx
 
-from include.gates.client import TIMEOUT_S, Client, Endpoint, NoAnswer, events, path_of, read_answer
 from include.gates.verdict import Load, Percentiles
+from include.triton.client import TIMEOUT_S, Client, Endpoint, NoAnswer, events, path_of, read_answer
 
 
 @dataclass(frozen=True)

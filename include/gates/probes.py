@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import ClassVar
 
 from include.gates.base import Gate, Trial
-from include.gates.client import NoAnswer
 from include.gates.tokens import common_prefix
 from include.gates.verdict import Sample, Verdict, shown
-from include.request import SEED_PROMPT
+from include.requests.release import SEED_PROMPT
+from include.triton.client import NoAnswer
 
 SEED = 20
 

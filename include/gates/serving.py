@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from httpx import codes
 
-from include import repository
 from include.gates.base import Gate, Trial
-from include.gates.client import MODEL, Client
 from include.gates.verdict import Verdict
+from include.triton import repository
+from include.triton.client import MODEL, Client
 
 
 @dataclass(frozen=True)

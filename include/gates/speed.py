@@ -8,9 +8,9 @@ from statistics import median
 from typing import ClassVar, Literal
 
 from include.gates.base import Gate, Trial
-from include.gates.client import Endpoint, NoAnswer
 from include.gates.load import Burst, Workload, burst, load_of, streams
 from include.gates.verdict import Load, Verdict
+from include.triton.client import Endpoint, NoAnswer
 
 Server = Literal["candidate", "live"]
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from include.gates.client import Endpoint
 from include.gates.reference import Quality
+from include.triton.client import Endpoint
 
 Outcome = Literal["pass", "fail", "skip"]
 _SHOWN = 160

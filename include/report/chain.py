@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from include.releases import Release
+from include.artifacts.store import Artifact, ArtifactStore
+from include.releases.records import Release
 from include.report.model import Stage
-from include.store import Artifact, ArtifactStore
 
 MAKERS = {
     "models": "pull_model",

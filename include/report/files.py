@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from include import gates
-from include.releases import Release
+from include.artifacts.store import ArtifactStore, write_atomic
+from include.releases.records import Release
+from include.releases.run import RunRecord
 from include.report.chain import chain_of
 from include.report.model import ReleaseReport, Subject
-from include.runs import RunRecord
-from include.store import ArtifactStore, write_atomic
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from include import gates
-from include.releases import Promotion
-from include.runs import RunRecord
+from include.releases.records import Promotion
+from include.releases.run import RunRecord
 
 
 class Subject(BaseModel):

@@ -14,10 +14,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.gates import Verdict
-from include.presets import Preset
-from include.releases import Release, State
+from include.releases.records import Release, State
 from include.report.charts import Axis, speed_plots
 from include.report.model import ReleaseReport
+from include.requests.presets import Preset
 
 _ORDER = {"fail": 0, "pass": 1, "skip": 2}
 _KINDS = {"models": "Model", "checkpoints": "Checkpoint", "engines": "Engine", "repositories": "Repository"}

@@ -12,11 +12,11 @@ from shutil import rmtree
 from types import TracebackType
 from typing import Self
 
+from include.artifacts.store import Artifact, ArtifactStore, Claim, Log
 from include.errors import PipelineError, TransientError
-from include.runners.containers import Container, ContainerSpec
-from include.runners.docker import DockerRunner
-from include.runners.engine import EngineAway
-from include.store import Artifact, ArtifactStore, Claim, Log
+from include.host.docker.containers import Container, ContainerSpec
+from include.host.docker.engine import EngineAway
+from include.runners.container import DockerRunner
 
 LABEL_STORE = "hf2triton.store"
 LABEL_KEY = "hf2triton.key"

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from include.artifacts.store import Log
 from include.errors import HostError, PipelineError, ToolError, from_dict
 from include.settings import PROJECT
 from include.stages.common import FAILURE_FILE
-from include.store import Log
 
 if TYPE_CHECKING:
     from include.targets import StageCommand

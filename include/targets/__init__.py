@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from include.artifacts.store import digest_of_tree
 from include.errors import HostError
-from include.model_config import ModelConfig
-from include.request import ReleaseRequest
-from include.runners.registry import FindLogin, no_login
-from include.servers import Ports, ServerPlan
+from include.host.docker.registry import FindLogin, no_login
+from include.model.config import ModelConfig
+from include.requests.release import ReleaseRequest
 from include.settings import PROJECT, Settings
-from include.store import digest_of_tree
+from include.triton.servers import Ports, ServerPlan
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from include import report
+from include.artifacts.store import Artifact, ArtifactStore
+from include.context import Worker
 from include.gates import Outcome
-from include.model_config import ModelConfig
-from include.releases import Release
+from include.model.config import ModelConfig
+from include.releases.records import Release
 from include.report import Scores
-from include.request import ReleaseRequest
+from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
-from include.store import Artifact, ArtifactStore
-from include.worker import Worker
 
 
 class Checked(BaseModel):

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from include import report
-from include.request import ReleaseRequest
-from include.servers import ServerRecord
+from include.context import Worker
+from include.requests.release import ReleaseRequest
 from include.tasks import ReleaseRef
-from include.worker import Worker
+from include.triton.servers import ServerRecord
 
 
 class Question(BaseModel):

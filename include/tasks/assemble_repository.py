@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from include import repository
-from include.store import digest_of_tree
+from include.artifacts.store import digest_of_tree
+from include.context import Worker
 from include.tasks import ArtifactRef, Checked
-from include.worker import Worker
+from include.triton import repository
 
 
 def run(worker: Worker, checked: Checked, checkpoint: ArtifactRef, engine: ArtifactRef) -> ArtifactRef:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from include.events import engine_event
+from include.context import Worker
 from include.targets import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked
-from include.worker import Worker
+from include.tasks.events import engine_event
 
 
 def job(worker: Worker, checked: Checked, checkpoint: ArtifactRef) -> StageJob:

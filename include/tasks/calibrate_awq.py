@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.events import checkpoint_event
-from include.store import Artifact, sha256_of
+from include.artifacts.store import Artifact, sha256_of
+from include.context import Worker
 from include.targets import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked, Pulled
-from include.worker import Worker
+from include.tasks.events import checkpoint_event
 
 MODULE = "include.stages.calibrate"
 

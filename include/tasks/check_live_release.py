@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from include.live import Live
+from include.context import Worker
+from include.live.address import Live
 from include.tasks import LiveRelease
-from include.worker import Worker
 
 
 def run(worker: Worker) -> LiveRelease | None:

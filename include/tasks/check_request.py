@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from include import sources
+from include.context import Worker
 from include.errors import HostError, UserError
-from include.live import Live
-from include.model_config import ModelConfig
-from include.request import ReleaseRequest
-from include.servers import check_port_free
+from include.live.address import Live
+from include.model.config import ModelConfig
+from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.tasks import Checked
-from include.worker import Worker
+from include.triton.servers import check_port_free
 
 _BLOCK = 1 << 20
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from include import report, servers
-from include.live import Live
-from include.releases import Release
-from include.servers import Ports, ServerRecord
+from include import report
+from include.context import Worker
+from include.live.address import Live
+from include.releases.records import Release
 from include.tasks import ArtifactRef, Checked
-from include.worker import Worker
+from include.triton import servers
+from include.triton.servers import Ports, ServerRecord
 
 
 def run(worker: Worker, checked: Checked, repository: ArtifactRef) -> ServerRecord | None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from include import report
-from include.events import live_event
-from include.live import Live
-from include.request import ReleaseRequest
+from include.context import Worker
+from include.live.address import Live
+from include.requests.release import ReleaseRequest
 from include.tasks import LiveRelease, ReleaseRef
-from include.worker import Worker
+from include.tasks.events import live_event
 
 
 def run(worker: Worker, release: ReleaseRef, params: Mapping[str, Any]) -> LiveRelease:

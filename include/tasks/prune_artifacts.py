@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from include.live import Live
-from include.operations import PruneRequest
-from include.prune import Pruner, PruneReport
-from include.store import ArtifactStore
-from include.worker import Worker
+from include.artifacts.store import ArtifactStore
+from include.context import Worker
+from include.live.address import Live
+from include.releases.prune import Pruner, PruneReport
+from include.requests.operations import PruneRequest
 
 
 def run(worker: Worker, params: Mapping[str, Any]) -> PruneReport:
-    """Removes what `include.prune.Pruner` does not keep, or tells what it would remove."""
+    """Removes what `include.releases.prune.Pruner` does not keep, or tells what it would remove."""
     request = PruneRequest.parse(dict(params))
     for run_id in worker.pins.drop_stale(worker.is_over):
         worker.log(f"run {run_id} is over, without its teardown: its pins are dropped")

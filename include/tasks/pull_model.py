@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from include import sources
+from include.context import Worker
 from include.errors import PipelineError
 from include.sources import DatasetSource, ModelSource
 from include.tasks import ArtifactRef, Checked, Pulled
-from include.worker import Worker
 
 
 def run(worker: Worker, checked: Checked) -> Pulled:

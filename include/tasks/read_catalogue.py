@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from include.catalogue import Catalogue, Entry, Problem, load
+from include.context import Worker
 from include.errors import UserError
-from include.rebuild import CatalogueCheck
-from include.worker import Worker
+from include.requests.catalogue import Catalogue, Entry, Problem, load
+from include.tasks.rebuild import CatalogueCheck
 
 
 class Window(BaseModel):

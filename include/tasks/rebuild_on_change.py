@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from include.catalogue import Entry
+from include.context import Worker
 from include.errors import UserError
-from include.rebuild import Asked, CatalogueCheck, Memory, Start, Wanted, changes, look
+from include.requests.catalogue import Entry
 from include.tasks.read_catalogue import Due
-from include.worker import Worker
+from include.tasks.rebuild import Asked, CatalogueCheck, Memory, Start, Wanted, changes, look
 
 
 def run(worker: Worker, due: Due, params: Mapping[str, Any]) -> Start | None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from include import report
+from include.context import Worker
 from include.errors import UserError
-from include.events import live_event
-from include.live import Live
-from include.operations import RollbackRequest
-from include.releases import Release
+from include.live.address import Live
+from include.releases.records import Release
+from include.requests.operations import RollbackRequest
 from include.tasks import LiveRelease
-from include.worker import Worker
+from include.tasks.events import live_event
 
 
 def run(worker: Worker, params: Mapping[str, Any]) -> LiveRelease:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from include import report
-from include.live import Live
+from include.context import Worker
+from include.host.docker.engine import local_engine
+from include.live.address import Live
+from include.runners.container import DockerRunner
 from include.runners.container_job import remove_abandoned
-from include.runners.docker import DockerRunner
-from include.runners.engine import local_engine
-from include.worker import Worker
 
 
 def run(worker: Worker) -> None:

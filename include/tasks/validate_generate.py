@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from include import report, servers
+from include import report
+from include.context import Worker
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
-from include.proxy.config import reachable
-from include.releases import Release
-from include.runs import RunRecord
-from include.servers import ServerRecord
+from include.live.proxy.config import reachable
+from include.releases.records import Release
+from include.releases.run import RunRecord
 from include.tasks import ArtifactRef, Checked, ReleaseRef
-from include.worker import Worker
+from include.triton import servers
+from include.triton.servers import ServerRecord
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Assets: what other DAGs can wait for. The extra of their events is described in `include.events`."""
+"""Assets: what other DAGs can wait for. The extra of their events is described in `include.tasks.events`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from include.request import Form, ReleaseRequest
+from include.requests.release import Form, ReleaseRequest
 
 
 def request_params(request: type[Form] = ReleaseRequest) -> dict[str, Param]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import MultipleCronTriggerTimetable
 
-from include.catalogue import load
+from include.requests.catalogue import load
 from include.settings import settings
 
 

@@ -16,9 +16,9 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from hf2triton.links import root_path
 from hf2triton.worker import RELEASE_DAG
 from include import report
-from include.presets import PRESETS
-from include.releases import Releases
+from include.releases.records import Releases
 from include.report.page import Listed, render_message, render_presets, render_releases
+from include.requests.presets import PRESETS
 from include.settings import settings
 
 # Reports hold what models and users wrote. All of it is escaped; if a page still held a script, it would not run.

@@ -10,12 +10,12 @@ from airflow.sdk import Connection, DagRunState
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
+from include.artifacts.store import Log
+from include.context import Worker
 from include.errors import HostError
-from include.runners.registry import RegistryLogin
-from include.runs import RunRecord, TaskTime, versions
+from include.host.docker.registry import RegistryLogin
+from include.releases.run import RunRecord, TaskTime, versions
 from include.settings import settings
-from include.store import Log
-from include.worker import Worker
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from hf2triton.operators.docker_stage import DockerStageOperator
 from include.errors import PipelineError, from_dict
-from include.runners import docker as docker_runner
+from include.runners import container as docker_runner
 from include.settings import settings
 from include.targets import StageCommand, StageImage, StageJob
 from tests.engine import BASE
@@ -191,7 +191,7 @@ def _deployment(attempt: Attempt) -> Iterator[None]:
     with ExitStack() as patches:
         patches.enter_context(patch.dict("sys.modules", {task.__name__: task}))
         patches.enter_context(patch.dict(os.environ, variables))
-        patches.enter_context(patch("include.worker.get_target", lambda *_: ShellTarget(attempt)))
+        patches.enter_context(patch("include.context.get_target", lambda *_: ShellTarget(attempt)))
         patches.enter_context(patch.object(docker_runner, "ENGINE_WAIT_S", attempt.engine_wait_s))
         if attempt.gpu_driver:
             patches.enter_context(_driver(attempt.gpu_driver))

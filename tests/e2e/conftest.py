@@ -15,8 +15,8 @@ import pytest
 
 from include.demo import airflow
 from include.demo.api import AirflowApi
-from include.processes import free_ports
-from include.releases import Releases
+from include.host.processes import free_ports
+from include.releases.records import Releases
 from include.settings import PROJECT, Settings
 
 MODEL = PROJECT / ".local" / "models" / "SmolLM2-135M-Instruct"

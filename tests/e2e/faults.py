@@ -6,12 +6,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from include import servers
+from include.artifacts.store import Artifact
 from include.gates import Client, Endpoint, Report, Trial, gates_for, read_reference, validate
-from include.request import ReleaseRequest
+from include.requests.release import ReleaseRequest
 from include.settings import PROJECT, Settings
-from include.store import Artifact
 from include.targets.openvino import triton
+from include.triton import servers
 from tests.echo import free
 from tests.planted import swapped_tokenizer
 

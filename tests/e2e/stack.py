@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from include.artifacts.store import ArtifactStore
 from include.demo.api import AirflowApi
 from include.deploy.init import read_env
-from include.processes import free_ports
+from include.host.processes import free_ports
 from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.settings import PROJECT, Settings
-from include.store import ArtifactStore
 
 AIRFLOW_IMAGE = "hf2triton/airflow:e2e"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")

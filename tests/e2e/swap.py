@@ -10,7 +10,7 @@ from rich.console import Console
 from include.demo import run
 from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
-from include.releases import Releases
+from include.releases.records import Releases
 from tests.e2e.conftest import MODEL
 from tests.include.live.deployment import load_on
 

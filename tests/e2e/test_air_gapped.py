@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from include.live import Live
-from include.processes import free_ports
+from include.context import Worker
+from include.host.processes import free_ports
+from include.live.address import Live
 from include.runners.process import ProcessRunner
 from include.settings import PROJECT, Settings
 from include.targets import StageJob
@@ -30,7 +31,6 @@ from include.tasks import (
     pull_model,
     validate_generate,
 )
-from include.worker import Worker
 from tests.no_network import no_network
 
 SAVE_MODEL = """

@@ -18,7 +18,7 @@ import pytest
 from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, SEED_REQUEST
-from include.releases import Releases
+from include.releases.records import Releases
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 
 SLUG = f"local--{MODEL.name}"

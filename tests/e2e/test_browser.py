@@ -19,8 +19,8 @@ from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sy
 
 from include.demo import run
 from include.demo.airflow import DAG, USER, password, url_of
-from include.presets import PRESETS
-from include.releases import Releases
+from include.releases.records import Releases
+from include.requests.presets import PRESETS
 from include.settings import PROJECT
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 

@@ -16,11 +16,11 @@ import httpx
 import psutil
 import pytest
 
+from include.artifacts.store import ArtifactStore
 from include.demo import run
 from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
 from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
-from include.store import ArtifactStore
 from include.targets.openvino import image
 from tests.e2e.conftest import MODEL, Deployment
 from tests.e2e.swap import release_and_roll_back

@@ -14,11 +14,11 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from include.artifacts.store import ArtifactStore, key_of
 from include.errors import HostError, ToolError, TransientError, UserError
+from include.host.docker.engine import local_engine
+from include.runners.container import DockerRunner
 from include.runners.container_job import LABEL_KEY, LABEL_PARTIAL, LABEL_STORE, remove_abandoned
-from include.runners.docker import DockerRunner
-from include.runners.engine import local_engine
-from include.store import ArtifactStore, key_of
 from tests.e2e.attempts import DAG_ID, KIND, Attempt, Worker
 from tests.engine import BASE, client_or_skip, containers
 

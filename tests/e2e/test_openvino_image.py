@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from include.runners.containers import ContainerSpec
-from include.runners.docker import DockerRunner
+from include.host.docker.containers import ContainerSpec
+from include.runners.container import DockerRunner
 from include.settings import PROJECT, Settings
 from include.targets import StageCommand
 from include.targets.openvino import LOCK, OpenVinoTarget

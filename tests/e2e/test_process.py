@@ -15,14 +15,14 @@ import httpx
 import pytest
 from rich.console import Console
 
-from include import servers
+from include.artifacts.store import Artifact, ArtifactStore, sha256_of
 from include.demo import run
 from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
 from include.gates import gates_for
-from include.releases import Releases
-from include.request import ReleaseRequest
-from include.store import Artifact, ArtifactStore, sha256_of
+from include.releases.records import Releases
+from include.requests.release import ReleaseRequest
+from include.triton import servers
 from tests.e2e import faults
 from tests.e2e.conftest import CHAIN, MODEL, Deployment, copy_artifacts
 from tests.e2e.swap import SLUG, release_and_roll_back

@@ -19,7 +19,7 @@ import yaml
 from include.demo.airflow import DAG
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, ask
-from include.releases import Releases
+from include.releases.records import Releases
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 from tests.hub_server import HubServer, Repo, running
 from tests.include.sources import tiny

@@ -23,13 +23,13 @@ import psutil
 import pytest
 from airflow_client import client as airflow
 
-from include import servers
 from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.run import SEED_REQUEST
 from include.gates import gates_for
-from include.releases import Releases
-from include.request import ReleaseRequest
+from include.releases.records import Releases
+from include.requests.release import ReleaseRequest
 from include.settings import PROJECT
+from include.triton import servers
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 
 SLUG = f"local--{MODEL.name}"

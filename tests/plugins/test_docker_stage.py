@@ -14,7 +14,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from hf2triton.operators.docker_stage import ACTIVE, GONE, SUCCEEDED, DockerStageOperator
 from hf2triton.retries import retry_policy
 from include.errors import HostError, TransientError
-from include.runners.engine import EngineAway
+from include.host.docker.engine import EngineAway
 from include.settings import settings
 from tests.engine import client_or_skip
 from tests.registry import running

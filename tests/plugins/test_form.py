@@ -6,7 +6,7 @@ import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
 from hf2triton.form import request_params
-from include.request import ReleaseRequest
+from include.requests.release import ReleaseRequest
 
 
 def test_defaults_are_the_requests_defaults() -> None:

@@ -15,9 +15,9 @@ from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped,
 
 from hf2triton.operators import ReleaseApprovalOperator
 from include import report
-from include.releases import Releases
-from include.servers import Ports, ServerPlan, ServerRecord
+from include.releases.records import Releases
 from include.settings import settings
+from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
 
 RUN = "manual__1"

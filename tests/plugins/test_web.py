@@ -16,8 +16,8 @@ from fastapi.testclient import TestClient
 from hf2triton import web
 from hf2triton.form import request_params
 from include import report
-from include.presets import PRESETS
-from include.releases import Release, Releases
+from include.releases.records import Release, Releases
+from include.requests.presets import PRESETS
 from include.settings import settings
 from tests.include.report.example import report as example
 

@@ -11,7 +11,7 @@ from airflow.sdk.log import redact
 
 from hf2triton.worker import registry_login
 from include.errors import HostError
-from include.runners.registry import RegistryLogin
+from include.host.docker.registry import RegistryLogin
 from include.settings import settings
 
 COMPLETE = {"conn_type": "docker", "host": "registry.example", "login": "puller", "password": "s3cret-0f-m1ne"}

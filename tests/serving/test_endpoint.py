@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton  # noqa: TID253
 
-from include import processes, servers
+from include.host import processes
+from include.triton import servers
 
 from .conftest import MAX_INPUT_LEN, MAX_SEQ_LEN, Endpoint, Serve
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from include import repository, servers
 from include.gates import Client, Continuation, Reference, Report, Trial, gates_for, validate
 from include.gates import Endpoint as Address
-from include.request import ReleaseRequest
+from include.requests.release import ReleaseRequest
 from include.targets.openvino import triton
+from include.triton import repository, servers
 from tests.echo import free
 from tests.planted import swapped_tokenizer
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from include import repository, servers
 from include.gates import Client, Trial, Verdict, gates_for, validate
 from include.gates import Endpoint as Address
 from include.gates.speed import Speed
-from include.request import ReleaseRequest
+from include.requests.release import ReleaseRequest
 from include.targets.openvino import triton
+from include.triton import repository, servers
 from tests.echo import free
 
 from .conftest import PYTHON, TEMPLATES, Endpoint, values

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from include import repository
-from include.processes import free_ports
-from include.releases import Release
+from include.context import Worker
+from include.host.processes import free_ports
+from include.releases.records import Release
 from include.settings import Settings
 from include.targets.openvino import triton
-from include.worker import Worker
+from include.triton import repository
 from tests.include.live.deployment import Deployment
 from tests.serving.conftest import PYTHON, TEMPLATES, values
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from include.errors import HostError
-from include.servers import Ports
 from include.targets.openvino import triton
 from include.targets.openvino.triton import Environment
+from include.triton.servers import Ports
 
 from .conftest import PYTHON
 

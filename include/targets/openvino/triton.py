@@ -17,9 +17,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from include.errors import HostError
-from include.servers import ContainerPlan, Ports, ServerPlan
-from include.servers.plan import EVERYWHERE
 from include.targets import StageImage
+from include.triton.servers import ContainerPlan, Ports, ServerPlan
+from include.triton.servers.plan import EVERYWHERE
 
 STUB = "triton_python_backend_stub"
 SHM_BYTES = 1 << 30

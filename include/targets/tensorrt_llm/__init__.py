@@ -12,26 +12,27 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import text_format
 
-from include import servers
+from include.artifacts.store import write_atomic
 from include.errors import HostError, ToolError
-from include.repository import paths
-from include.runners.registry import FindLogin, no_login
-from include.servers import ContainerPlan, Ports, ServerPlan
-from include.servers.plan import EVERYWHERE
+from include.host import gpus as gpu
+from include.host.docker.registry import FindLogin, no_login
+from include.host.gpus import Gpu
 from include.settings import PROJECT, Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
-from include.store import write_atomic
 from include.targets import StageCommand, StageImage
-from include.targets.tensorrt_llm import engines, gpu, memory, templates
+from include.targets.tensorrt_llm import engines, memory, templates
 from include.targets.tensorrt_llm.containers import DockerImage
-from include.targets.tensorrt_llm.gpu import Gpu
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
+from include.triton import servers
+from include.triton.repository import paths
+from include.triton.servers import ContainerPlan, Ports, ServerPlan
+from include.triton.servers.plan import EVERYWHERE
 
 if TYPE_CHECKING:
-    from include.model_config import ModelConfig
-    from include.request import ReleaseRequest
+    from include.model.config import ModelConfig
+    from include.requests.release import ReleaseRequest
 
 
 _MEMORY_BACK_S = 60.0

@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from include.runners.docker_errors import failure
-from include.runners.images import ensure_image
-from include.runners.registry import FindLogin, no_login
+from include.host.docker.errors import failure
+from include.host.docker.images import ensure_image
+from include.host.docker.registry import FindLogin, no_login
 
 if TYPE_CHECKING:
     from docker import DockerClient

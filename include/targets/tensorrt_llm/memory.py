@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from include.errors import HostError
-from include.targets.tensorrt_llm.gpu import Gpu
+from include.host.gpus import Gpu
 
 if TYPE_CHECKING:
-    from include.model_config import ModelConfig
-    from include.request import ReleaseRequest
+    from include.model.config import ModelConfig
+    from include.requests.release import ReleaseRequest
 
 GIB = 1 << 30
 MIB = 1 << 20

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from include.targets.tensorrt_llm.image import ImageFacts
 
 if TYPE_CHECKING:
-    from include.servers import Ports
+    from include.triton.servers import Ports
 
 ENGINE_MODEL = "tensorrt_llm"
 SHM_BYTES = 2 << 30

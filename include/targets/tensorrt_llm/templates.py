@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from include.errors import ToolError
 
 if TYPE_CHECKING:
-    from include.request import ReleaseRequest
+    from include.requests.release import ReleaseRequest
     from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 
 MODELS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")

@@ -15,18 +15,18 @@ from airflow.sdk.exceptions import AirflowException
 
 from hf2triton.operators.task import call_task, describe_events
 from hf2triton.worker import registry_login, worker_of
+from include.artifacts.store import Claim
 from include.errors import PipelineError
 from include.settings import settings
-from include.store import Claim
 
 if TYPE_CHECKING:
     from docker import APIClient
     from pydantic import JsonValue
 
+    from include.artifacts.store import ArtifactStore
+    from include.host.docker.containers import ContainerSpec
+    from include.runners.container import DockerRunner
     from include.runners.container_job import ContainerJob
-    from include.runners.containers import ContainerSpec
-    from include.runners.docker import DockerRunner
-    from include.store import ArtifactStore
     from include.targets import StageCommand, StageJob, Target
 
 ACTIVE, SUCCEEDED, GONE = "active", "succeeded", "gone"
@@ -132,9 +132,9 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
 
     def _spec(self, context: Context, labels: Mapping[str, str]) -> ContainerSpec:
         """The container of this stage, its GPUs leased."""
-        from include.gpu_leases import lease
-        from include.runners.containers import ContainerSpec
-        from include.servers import gpus_in_use
+        from include.host.docker.containers import ContainerSpec
+        from include.host.leases import lease
+        from include.triton.servers import gpus_in_use
 
         attempt = self._running
         image = attempt.target.stage_image()
@@ -175,14 +175,14 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
         }
 
     def _runner(self) -> DockerRunner:
-        from include.runners.docker import DockerRunner
+        from include.runners.container import DockerRunner
 
         return DockerRunner(self._connect, self.log.info, registry_login)
 
     def _connect(self) -> APIClient:
         from docker.errors import DockerException
 
-        from include.runners.engine import unreachable
+        from include.host.docker.engine import unreachable
 
         try:
             return self.hook.api_client

@@ -15,7 +15,7 @@ from hf2triton.worker import worker_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from include.store import Log
+    from include.artifacts.store import Log
 
 
 class TaskOperator(BaseOperator):

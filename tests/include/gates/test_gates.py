@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from include import servers
 from include.gates import (
     Client,
     Continuation,
@@ -23,7 +22,8 @@ from include.gates import (
     validate,
 )
 from include.gates.probes import Deterministic
-from include.request import SEED_PROMPT, ReleaseRequest
+from include.requests.release import SEED_PROMPT, ReleaseRequest
+from include.triton import servers
 from tests.include.gates.standin import (
     OTHER_CONFIGS,
     SILENT,

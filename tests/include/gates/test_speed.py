@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from include import processes
 from include.gates import Client, Endpoint, Load, Trial, Verdict, validate
 from include.gates.load import Burst, Timing, load_of
 from include.gates.speed import Speed
+from include.host import processes
 
 PROMPTS = ("How do I count to nine in French?", "tell me more")
 QUICK = Speed(concurrencies=(1, 3), max_tokens=4, rounds=2)

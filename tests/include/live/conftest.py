@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from include.processes import free_ports
-from include.releases import Release
+from include.host.processes import free_ports
+from include.releases.records import Release
 from include.settings import Settings
 from tests.include.live.deployment import Deployment
 

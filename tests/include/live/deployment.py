@@ -16,15 +16,16 @@ from typing import Any
 
 import httpx
 
-from include import processes, servers
-from include.live import Live
-from include.processes import ProcessRecord, free_ports
-from include.releases import Release, Releases
-from include.servers import Ports, ServerPlan
+from include.artifacts.store import ArtifactStore
+from include.context import Worker
+from include.host import processes
+from include.host.processes import ProcessRecord, free_ports
+from include.live.address import Live
+from include.releases.records import Release, Releases
 from include.settings import Settings
-from include.store import ArtifactStore
 from include.targets import Target
-from include.worker import Worker
+from include.triton import servers
+from include.triton.servers import Ports, ServerPlan
 
 HERE = Path(__file__).parent
 MODEL = "org--name"

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from include.releases import Release
+from include.releases.records import Release
 from tests.include.live.deployment import Deployment, killed_before_change
 
 

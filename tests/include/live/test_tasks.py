@@ -8,8 +8,8 @@ import pytest
 
 from include import report
 from include.errors import PipelineError, UserError
-from include.releases import Release
-from include.request import ReleaseRequest
+from include.releases.records import Release
+from include.requests.release import ReleaseRequest
 from include.tasks import (
     LiveRelease,
     ReleaseRef,

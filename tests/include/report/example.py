@@ -7,8 +7,8 @@ from typing import Any
 
 from include.gates import Endpoint, Load, Quality, Sample, Verdict
 from include.gates.verdict import Percentiles
+from include.releases.run import RunRecord, TaskTime
 from include.report import ReleaseReport, Stage, Subject
-from include.runs import RunRecord, TaskTime
 
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 

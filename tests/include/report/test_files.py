@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from include import gates, report
-from include.releases import Promotion, Release, Releases
-from include.runs import RunRecord, TaskTime
-from include.store import ArtifactStore
+from include.artifacts.store import ArtifactStore
+from include.releases.records import Promotion, Release, Releases
+from include.releases.run import RunRecord, TaskTime
 from tests.include.report.example import WHEN, full_report, verdict
 from tests.include.report.example import report as example
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from include.gates import Quality, Sample
-from include.releases import Promotion
+from include.releases.records import Promotion
 from include.report import ReleaseReport
 from include.report.page import render_message, render_report
 from tests.include.report.example import WHEN, full_report, load, report, spread, stage, verdict

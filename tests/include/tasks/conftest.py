@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from include.processes import free_ports
+from include.context import Worker
+from include.host.processes import free_ports
 from include.settings import Settings
-from include.worker import Worker
 from tests.include.sources import tiny
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from include import report
-from include.releases import Release
-from include.servers import Ports, ServerPlan, ServerRecord
+from include.context import Worker
+from include.releases.records import Release
 from include.tasks import ReleaseRef, approve_release
 from include.tasks.approve_release import Question
-from include.worker import Worker
+from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
 from tests.include.report.example import verdict
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from include import servers
+from include.context import Worker
 from include.runners.container_job import LABEL_DAG, LABEL_KEY, LABEL_PARTIAL, LABEL_RUN, LABEL_STORE
-from include.servers import ServerRecord
 from include.settings import Settings
 from include.targets.openvino import image
 from include.tasks import ArtifactRef, check_request, launch_triton, stop_candidate
-from include.worker import Worker
+from include.triton import servers
+from include.triton.servers import ServerRecord
 from tests.echo import ask, write_repository
 from tests.engine import BASE, client_or_skip, containers, none_left
 

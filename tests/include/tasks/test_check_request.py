@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from include.context import Worker
 from include.errors import HostError, PipelineError, UserError
 from include.settings import Settings
 from include.tasks import Checked, check_request
-from include.worker import Worker
 from tests.hub_server import HubServer, Repo
 from tests.include.sources import tiny
 

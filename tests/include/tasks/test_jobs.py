@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from include.request import ReleaseRequest
+from include.context import Worker
+from include.requests.release import ReleaseRequest
 from include.targets.openvino import OpenVinoTarget
 from include.tasks import ArtifactRef, Checked, build_engine, calibrate_awq, check_request, pull_model
-from include.worker import Worker
 
 PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}
 
@@ -23,7 +23,7 @@ class ThreeGpus(OpenVinoTarget):
 
 @pytest.fixture
 def checked(worker: Worker, model: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
-    monkeypatch.setattr("include.worker.get_target", lambda name, *deployment: ThreeGpus(*deployment))
+    monkeypatch.setattr("include.context.get_target", lambda name, *deployment: ThreeGpus(*deployment))
     return check_request.run(worker, {"model": str(model), **PARAMS})
 
 

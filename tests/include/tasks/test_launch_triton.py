@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from include import report
-from include.live import Live
-from include.releases import Release
-from include.servers import Ports, ServerPlan, ServerRecord
+from include.context import Worker
+from include.live.address import Live
+from include.releases.records import Release
 from include.targets.openvino import OpenVinoTarget
 from include.tasks import ArtifactRef, Checked, ReleaseRef, check_request, launch_triton, validate_generate
-from include.worker import Worker
+from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
 
 PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256, "swap": "stop_first"}

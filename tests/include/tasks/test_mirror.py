@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from include.context import Worker
 from include.errors import TransientError
 from include.settings import Settings
 from include.tasks import check_request, pull_model
-from include.worker import Worker
 from tests.hub_server import HubServer, Repo
 from tests.include.sources import tiny
 from tests.no_network import no_network

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from include.context import Worker
 from include.errors import PipelineError, TransientError
 from include.settings import Settings
 from include.tasks import Checked, check_request, pull_model
-from include.worker import Worker
 from tests.hub_server import Corrupt, HubServer, Repo, Status
 from tests.include.sources import tiny
 

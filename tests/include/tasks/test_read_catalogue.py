@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from include.context import Worker
 from include.errors import UserError
 from include.settings import Settings
 from include.tasks import read_catalogue
 from include.tasks.read_catalogue import Window
-from include.worker import Worker
 
 CATALOGUE = """\
 - {name: hourly, model: org/a, target: openvino, schedule: "@hourly"}

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from include import targets
-from include.catalogue import Entry
+from include.context import Worker
 from include.errors import TransientError, UserError
-from include.rebuild import Start
-from include.request import ReleaseRequest
+from include.requests.catalogue import Entry
+from include.requests.release import ReleaseRequest
 from include.settings import PROJECT, Settings
 from include.tasks import rebuild_on_change
 from include.tasks.read_catalogue import Due
-from include.worker import Worker
+from include.tasks.rebuild import Start
 from tests.hub_server import HubServer, Repo, running
 from tests.include.sources import tiny
 

@@ -1,0 +1,1 @@
+"""What is kept: the artifact store and its pins."""

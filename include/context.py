@@ -1,0 +1,107 @@
+"""What a task has at hand on the machine that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from include.artifacts.pins import Pins, run_slug
+from include.artifacts.store import ArtifactStore, Log
+from include.host.docker.containers import Containers
+from include.host.docker.engine import local_engine
+from include.host.docker.registry import FindLogin, no_login
+from include.host.leases import lease
+from include.releases.records import Releases
+from include.releases.run import RunRecord
+from include.settings import Settings
+from include.targets import Target, get_target
+from include.triton import servers
+from include.triton.servers import ServerPlan, ServerRecord
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Settings, the store, the log of this task, and how to get the Hub token and the registry's login, if any.
+
+    ``run_state`` gives the state of a run of `release_awq_engine` in Airflow's words, None if Airflow does not know it;
+    ``find_run`` gives the record of this run so far.
+    """
+
+    settings: Settings
+    log: Log
+    dag_id: str
+    run_id: str
+    find_token: Callable[[], str | None] = field(default=lambda: None, repr=False)
+    find_login: FindLogin = field(default=no_login, repr=False)
+    run_state: Callable[[str], str | None] = field(default=lambda run_id: "running", repr=False)
+    find_run: Callable[[], RunRecord | None] = field(default=lambda: None, repr=False)
+
+    def is_over(self, run_id: str) -> bool:
+        """Whether a run of `release_awq_engine` is neither queued nor running; one that was deleted is over, too."""
+        return self.run_state(run_id) not in {"queued", "running"}
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The deployment's artifact store; what this run takes from it is pinned."""
+        return ArtifactStore(self.settings.artifacts, partial(self.pins.add, self.run_id))
+
+    @property
+    def pins(self) -> Pins:
+        """Which artifacts the runs use."""
+        return Pins(self.settings.artifacts / "pins")
+
+    @property
+    def releases(self) -> Releases:
+        """The deployment's releases."""
+        return Releases(self.settings.artifacts / "releases")
+
+    @property
+    def token(self) -> str | None:
+        """The user's Hub token; looked up when a task needs it, kept nowhere."""
+        return self.find_token()
+
+    @property
+    def run(self) -> RunRecord:
+        """This run, with the tasks that have ended so far."""
+        return self.find_run() or RunRecord(id=self.run_id)
+
+    def target(self, name: str) -> Target:
+        """A target of this deployment; raises `HostError` if it has none of that name."""
+        return get_target(name, self.settings, self.find_login)
+
+    @property
+    def live_record(self) -> Path:
+        """Where the live server's record stands."""
+        return servers.live_record(self.settings.artifacts)
+
+    @property
+    def candidate_record(self) -> Path:
+        """Where this run's candidate server's record stands."""
+        return self.live_record.with_name(f"candidate-{run_slug(self.run_id)}.json")
+
+    def launch(self, plan: ServerPlan, record_path: Path) -> ServerRecord:
+        """Starts a server of this deployment, on leased GPUs if it needs any, and waits until it is ready.
+
+        Raises:
+            HostError: the host does not have as many GPUs, or another program keeps their memory.
+            PipelineError: as `servers.launch`, or as `include.host.docker.images.ensure_image`.
+        """
+        if box := plan.container:
+            Containers(local_engine, self.log, self.find_login).ensure_image(box.image, box.build)
+        return servers.launch(
+            plan, record_path, timeout_s=self.settings.launch_timeout_s, log=self.log, gpus=self._gpus(plan)
+        )
+
+    @contextmanager
+    def _gpus(self, plan: ServerPlan) -> Iterator[tuple[str, ...]]:
+        """The GPUs for a server. The live server's may be among them: whether both fit is tried."""
+        target = self.target(plan.target)
+        in_use = partial(servers.gpus_in_use, Containers(local_engine, self.log), self.settings.artifacts)
+        directory = self.settings.gpu_lease_dir
+        with lease(plan.gpus, target.gpu_ids(), directory=directory, in_use=in_use, log=self.log) as leased:
+            live = servers.find(self.live_record)
+            target.wait_for_memory(set(leased).difference(live.gpus if live else ()))
+            yield leased

@@ -1,0 +1,241 @@
+"""Containers of one Docker engine: made, looked at, ended. What they run is the business of others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from include.artifacts.store import Log
+from include.host.docker.engine import engine_errors
+from include.host.docker.images import ensure_image
+from include.host.docker.registry import FindLogin, no_login
+from include.runners.process import LAST_LINES
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+LABEL_GPUS = "hf2triton.gpus"
+_NOBODY = 65534
+_ACTIVE = ("running", "paused", "restarting")
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """A container for one program. Paths are the same inside as outside.
+
+    Of the host it sees ``reads``, and can write only ``out`` and ``caches``. ``gpus`` are device ids. ``ports`` are
+    published on ``address`` under the same numbers. ``build`` is the command that makes the image where no registry
+    has it. ``user`` is ``uid:gid``; None is the caller, or nobody if the caller is root. ``log_options`` are those of
+    the engine's ``json-file`` log.
+    """
+
+    image: str
+    argv: tuple[str, ...]
+    out: Path | None = None
+    reads: tuple[Path, ...] = ()
+    caches: tuple[Path, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+    network: Literal["none", "bridge", "host"] = "none"
+    ports: tuple[int, ...] = ()
+    address: str = "127.0.0.1"
+    shm_bytes: int | None = None
+    ulimits: Mapping[str, int] = field(default_factory=dict)
+    user: str | None = None
+    build: str = ""
+    stop_signal: str | None = None
+    log_options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def writable(self) -> frozenset[Path]:
+        """What the program may write to."""
+        return frozenset([*self.caches, *([self.out] if self.out else [])])
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the engine says of a container. ``started_at`` is in seconds since 1970, 0 if it never was."""
+
+    id: str
+    status: str
+    exit_code: int
+    oom_killed: bool
+    started_at: float
+    labels: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, inspected: Mapping[str, Any]) -> Self:
+        """Out of the engine's answer to ``inspect``."""
+        state = inspected["State"]
+        started = datetime.fromisoformat(state["StartedAt"])
+        return cls(
+            id=inspected["Id"],
+            status=state["Status"],
+            exit_code=state["ExitCode"],
+            oom_killed=state["OOMKilled"],
+            started_at=started.timestamp() if started.year > 1 else 0,
+            labels=inspected["Config"]["Labels"] or {},
+        )
+
+    @property
+    def active(self) -> bool:
+        """Whether its program has yet to end."""
+        return self.status in _ACTIVE
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its program ended with exit code 0."""
+        return self.status == "exited" and self.exit_code == 0
+
+
+class Containers:
+    """Containers of one engine. ``connect`` is called when the engine is first needed, ``find_login`` for a pull.
+
+    All methods raise `HostError` or `TransientError` if the engine cannot be reached.
+    """
+
+    def __init__(self, connect: Callable[[], APIClient], log: Log, find_login: FindLogin = no_login) -> None:
+        self._connect = connect
+        self._log = log
+        self._find_login = find_login
+
+    @cached_property
+    def _client(self) -> APIClient:
+        return self._connect()
+
+    def ensure_image(self, image: str, build: str = "") -> None:
+        """As `include.host.docker.images.ensure_image`."""
+        ensure_image(self._client, image, build, self._log, self._find_login)
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Makes a container that only has to be started; returns its id.
+
+        Raises:
+            HostError: the image is not there and cannot be had, or the engine cannot see a path.
+        """
+        self.ensure_image(spec.image, spec.build)
+        user = spec.user or _hand_over(spec)
+        with engine_errors(spec.image):
+            created = self._client.create_container(
+                spec.image,
+                list(spec.argv),
+                user=user,
+                # The user has no entry in the image's /etc/passwd, which getpass and HOME would come from.
+                environment={"HOME": "/tmp", "USER": "hf2triton", **spec.env},  # noqa: S108 - in the container
+                labels={**spec.labels, **({LABEL_GPUS: ",".join(spec.gpus)} if spec.gpus else {})},
+                working_dir="/tmp",  # noqa: S108 - in the container
+                ports=list(spec.ports),
+                stop_signal=spec.stop_signal,
+                host_config=self._host_config(spec),
+            )
+        return str(created["Id"])
+
+    def start(self, container_id: str) -> None:
+        """Starts a created container; raises `HostError` if the host cannot give it what it asks for."""
+        with engine_errors(f"container {container_id[:12]}"):
+            self._client.start(container_id)
+
+    def restart_always(self, container_id: str) -> None:
+        """From now on the engine starts the container again if it ends, or the host does, unless it was stopped."""
+        with engine_errors(f"container {container_id[:12]}"):
+            self._client.update_container(container_id, restart_policy={"Name": "unless-stopped"})
+
+    def inspect(self, container_id: str) -> Container | None:
+        """What the engine says of a container; None if there is none of that id."""
+        from docker.errors import NotFound
+
+        with engine_errors(f"container {container_id[:12]}"):
+            try:
+                return Container.parse(self._client.inspect_container(container_id))
+            except NotFound:
+                return None
+
+    def find(self, labels: Mapping[str, str]) -> list[Container]:
+        """All containers with these labels, whatever their state."""
+        wanted = [f"{name}={value}" for name, value in labels.items()]
+        with engine_errors("the Docker engine"):
+            listed = self._client.containers(all=True, filters={"label": wanted})
+        found = [self.inspect(summary["Id"]) for summary in listed]
+        return [container for container in found if container]
+
+    def gpus_in_use(self, besides: Collection[str] = ()) -> set[str]:
+        """Device ids that running containers hold, other than those with an id in ``besides``."""
+        with engine_errors("the Docker engine"):
+            running = self._client.containers(filters={"label": LABEL_GPUS, "status": list(_ACTIVE)})
+        counted = (summary for summary in running if summary["Id"] not in besides)
+        return {device for summary in counted for device in summary["Labels"][LABEL_GPUS].split(",")}
+
+    def stop(self, container_id: str, grace_s: float) -> None:
+        """Asks the program to end, and kills it after ``grace_s`` seconds. One that is gone is no error."""
+        from docker.errors import NotFound
+
+        with engine_errors(f"container {container_id[:12]}"):
+            try:
+                self._client.stop(container_id, timeout=round(grace_s))
+            except NotFound:
+                return
+
+    def remove(self, container_id: str) -> None:
+        """Kills the container if it runs, and removes it; one that is gone already is no error."""
+        from docker.errors import APIError
+
+        with engine_errors(f"container {container_id[:12]}"):
+            try:
+                self._client.remove_container(container_id, force=True, v=True)
+            except APIError as error:
+                if error.status_code not in {404, 409}:  # gone, or someone else is removing it
+                    raise
+
+    def last_lines(self, container_id: str) -> list[str]:
+        """The last lines that its program wrote."""
+        with engine_errors(f"container {container_id[:12]}"):
+            text: bytes = self._client.logs(container_id, tail=LAST_LINES)
+        return [line for line in text.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
+
+    def save_log(self, container_id: str, path: Path) -> None:
+        """Writes all that the container has said into a file; of one that is gone, nothing."""
+        from docker.errors import NotFound
+
+        with engine_errors(f"container {container_id[:12]}"):
+            try:
+                output = self._client.logs(container_id, stream=True, follow=False)
+            except NotFound:
+                return
+            with path.open("wb") as file:
+                file.writelines(output)
+
+    def _host_config(self, spec: ContainerSpec) -> dict[str, Any]:
+        from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+
+        mounts = [
+            Mount(str(path), str(path), type="bind", read_only=path not in spec.writable)
+            for path in sorted({*spec.reads, *spec.writable})
+        ]
+        config: dict[str, Any] = self._client.create_host_config(
+            mounts=mounts,
+            network_mode=spec.network,
+            port_bindings={port: (spec.address, port) for port in spec.ports},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            shm_size=spec.shm_bytes,
+            ulimits=[Ulimit(name=name, soft=limit, hard=limit) for name, limit in spec.ulimits.items()],
+            device_requests=[DeviceRequest(device_ids=list(spec.gpus), capabilities=[["gpu"]])] if spec.gpus else None,
+            # The engine's default may be one that cannot be read back.
+            log_config=LogConfig(type="json-file", config=dict(spec.log_options)),
+        )
+        return config
+
+
+def _hand_over(spec: ContainerSpec) -> str:
+    """Who the program runs as. A root caller gives its writable directories away; nothing else can run as root."""
+    if os.getuid() != 0:
+        return f"{os.getuid()}:{os.getgid()}"
+    for path in spec.writable:
+        os.chown(path, _NOBODY, _NOBODY)
+    return f"{_NOBODY}:{_NOBODY}"

@@ -1,0 +1,76 @@
+"""The Docker engine: how it is reached, and what its failures mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include.errors import HostError, PipelineError, TransientError
+from include.host.docker import errors as docker_errors
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+
+class EngineAway(TransientError):
+    """The engine does not answer. A container of ours may run on; it is left to the next attempt."""
+
+
+def local_engine() -> APIClient:
+    """A client of the engine that the environment names (``DOCKER_HOST``), else this host's.
+
+    Raises:
+        HostError: there is none, or this user may not talk to it.
+        TransientError: it does not answer.
+    """
+    from docker import APIClient
+    from docker.errors import DockerException
+
+    url = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    try:
+        return APIClient(url, version="auto")
+    except DockerException as error:
+        raise unreachable(url) from error
+
+
+def unreachable(url: str) -> PipelineError:
+    """Why no engine can be reached at ``url``."""
+    socket = Path("/" + url.removeprefix("unix:").lstrip("/"))
+    if url.startswith("unix:") and not socket.exists():
+        return HostError(
+            "there is no Docker engine on this host",
+            where=url,
+            fix="install and start Docker, set DOCKER_HOST, or set HF2TRITON_RUNNER=process for target openvino",
+        )
+    if url.startswith("unix:") and not os.access(socket, os.R_OK | os.W_OK, effective_ids=True):
+        return HostError(
+            "this user may not talk to the Docker engine",
+            where=url,
+            fix="`sudo usermod -aG docker <user of the worker>`, then log in anew and restart the worker",
+        )
+    return EngineAway("the Docker engine does not answer", where=url, fix="check `docker info` and the engine's log")
+
+
+@contextmanager
+def engine_errors(where: str) -> Iterator[None]:
+    """The engine's and the connection's own errors become failures that name a cause."""
+    from docker.errors import APIError
+    from requests.exceptions import ConnectionError as ConnectionLost
+    from requests.exceptions import Timeout
+
+    try:
+        yield
+    except (ConnectionLost, Timeout) as error:
+        raise EngineAway("the Docker engine does not answer", where=where, fix="none: retried") from error
+    except APIError as error:
+        said = str(error.explanation or error)
+        if "bind source path does not exist" in said:
+            raise HostError(
+                f"the Docker engine does not see a path of this worker: {said}",
+                where=where,
+                fix="the engine must run on the worker's host, and see the store below the same absolute path",
+            ) from error
+        raise docker_errors.failure(said, where=where) from error

@@ -1,0 +1,118 @@
+"""GPU leases: which of a host's GPUs a stage may use. Two holders never share one.
+
+A lease is a lock file of the kernel, which goes with its process, however that ends. A container outlives its
+worker: a device that a running container holds counts as taken as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+
+from include.artifacts.store import Log
+from include.errors import HostError
+
+POLL_S = 1.0
+
+
+@contextmanager
+def lease(
+    count: int,
+    devices: Sequence[str],
+    *,
+    directory: Path,
+    in_use: Callable[[], Collection[str]],
+    log: Log,
+) -> Iterator[tuple[str, ...]]:
+    """Holds ``count`` of ``devices`` (ids of this host's GPUs), all or none; waits until as many are free.
+
+    ``directory`` must be the same for all workers of the host, and no other host's. ``in_use`` names the devices
+    that containers hold.
+
+    Raises:
+        HostError: the host does not have as many, or the directory cannot be written.
+    """
+    if count == 0:
+        yield ()
+        return
+    if count > len(devices):
+        raise HostError(
+            f"{count} GPUs are needed, this host has {len(devices)}",
+            where=", ".join(devices) or "no GPU",
+            fix="set tp_size to what the host has, or run on a host with more GPUs",
+        )
+    _prepare(directory)
+    with ExitStack() as held:
+        # One at a time waits for devices, the others for their turn: a lease of two is not starved by leases of one.
+        with _turn(directory, log):
+            taken = _take(count, devices, directory, in_use, held)
+            if not taken:
+                log(f"waiting for {count} of this host's GPUs {', '.join(devices)}")
+            while not taken:
+                time.sleep(POLL_S)
+                taken = _take(count, devices, directory, in_use, held)
+        log(f"GPUs leased: {', '.join(taken)}")
+        yield taken
+
+
+def _take(
+    count: int, devices: Sequence[str], directory: Path, in_use: Callable[[], Collection[str]], held: ExitStack
+) -> tuple[str, ...]:
+    """``count`` free devices, their locks handed to ``held``; none, and no lock held, if there are not as many."""
+    taken: list[str] = []
+    with ExitStack() as locks:
+        for device in devices:
+            lock = _try_lock(directory / f"{quote(device, safe='')}.lock")
+            if lock is None:
+                continue
+            # Asked with the lock held: from now on no container can start on the device without us.
+            if device in in_use():
+                lock.release()
+                continue
+            locks.callback(lock.release)
+            taken.append(device)
+            if len(taken) == count:
+                held.push(locks.pop_all())
+                return tuple(taken)
+    return ()
+
+
+def _try_lock(path: Path) -> FileLock | None:
+    lock = FileLock(path, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+@contextmanager
+def _turn(directory: Path, log: Log) -> Iterator[None]:
+    lock = FileLock(directory / "turn.lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log("waiting for this host's GPUs: another stage is first in line")
+        lock.acquire(poll_interval=POLL_S)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare(directory: Path) -> None:
+    try:
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o777)  # workers of different users share the host's GPUs
+    except OSError as error:
+        raise HostError(
+            f"cannot create {directory}: {error.strerror}",
+            where="GPU leases",
+            fix="point HF2TRITON_GPU_LEASE_DIR at a directory of this host that its workers can write",
+        ) from error

@@ -1,0 +1,314 @@
+"""The live address: which release answers there, and how that changes without a request lost.
+
+The proxy has the address; behind it is the server of one release. One link says which (see
+`include.releases.records`), and `Live.reconcile` brings proxy and servers in line with it, whoever was cut off while
+changing them. A promotion switches the proxy, asks through it, and only then moves the link. So until the link moves,
+reconciling takes the promotion back, and from then on it finishes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from include.artifacts.store import write_atomic
+from include.context import Worker
+from include.errors import GateFailure, PipelineError, ToolError, UserError
+from include.live.proxy import Proxy, Upstream, container_proxy, process_proxy
+from include.live.proxy.config import reachable
+from include.live.servers import ReleaseServers
+from include.releases.records import Release
+from include.requests.release import SEED_PROMPT
+from include.triton import servers
+from include.triton.client import Client, Endpoint, NoAnswer
+from include.triton.servers import ContainerPlan, Ports, ServerRecord
+
+Swap = Literal["beside", "stop_first"]
+
+# Batched with the requests of others, a greedy answer may round differently: it is asked for anew before it counts.
+_TRIES = 3
+
+
+class Away(BaseModel):
+    """The live server was stopped on purpose, to make room for a candidate of ``run`` (empty: for a rollback)."""
+
+    model_config = ConfigDict(frozen=True)
+    run: str
+    since: datetime
+
+
+class Live:
+    """The deployment's live address. Any process of the host may use it; who changes it waits for the others."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._proxy = _proxy_of(worker, None)
+        self._releases = worker.releases
+        self._servers = ReleaseServers(worker)
+        self._log = worker.log
+        self._note = worker.settings.artifacts / "servers" / "away.json"
+
+    @property
+    def url(self) -> str:
+        """Where the live release answers on this host."""
+        return self._proxy.url
+
+    def is_listening(self) -> bool:
+        """Whether the proxy has the address, with or without a server behind it."""
+        return self._proxy.is_running()
+
+    def stop(self) -> list[str]:
+        """Stops the proxy and every server; returns what they were. `reconcile` brings the live release back."""
+        with self._lock():
+            listening = self.is_listening()
+            self._proxy.stop()
+            return ["proxy"] * listening + [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
+
+    def promote(self, release: Release, *, candidate: Path | None = None, swap: Swap = "beside") -> Release:
+        """Makes a release live, on the server of the ``candidate`` record, else on one that is launched for it.
+
+        If it raises before the release is live, the one before it answers again. Doing it again is harmless.
+
+        Raises:
+            UserError: the release has not passed its gates, or its artifacts were pruned.
+            GateFailure: it does not answer as it did when it was promoted before.
+            PipelineError: its server or the proxy fails, with their own last lines.
+        """
+        with self._lock():
+            release = self._releases.get(release.model, release.number)
+            _check_accepted(release)
+            self._try_reconcile(keep=(self._servers.record_of(release), candidate))
+            try:
+                record = self._server_of(release, candidate, swap)
+                answer = self._ask(record, release.answer)
+                self._point_to(record)
+                self._ask_through_proxy(answer)
+                self._releases.record_proof(release, answer=answer, server=record.plan, by=self._worker.run_id)
+            except BaseException:
+                self._come_back()
+                self._try_reconcile()
+                raise
+            self._releases.make_live(release)
+            self._log(f"release {release.name} is live at {self.url}")
+            self._end_absence()
+            self._reconcile()
+            return self._releases.get(release.model, release.number)
+
+    def reconcile(self) -> Release | None:
+        """Makes the live release answer at the address, and nothing else; returns it.
+
+        Starts its server and the proxy if they do not run; stops servers of other releases, and of candidates whose
+        run is over. A live server that is away on purpose stays away.
+
+        Raises:
+            PipelineError: the live release's server, or the proxy, cannot be started.
+        """
+        with self._lock():
+            return self._reconcile()
+
+    def check(self) -> Release | None:
+        """Asks the live release, restarts its server once if that does not answer as it did when it was promoted.
+
+        Raises:
+            PipelineError: that did not help.
+        """
+        with self._lock():
+            live = self._releases.live()
+            if live and not self.away():
+                self._stop_if_wrong(live)
+            self._reconcile()
+            if live and not self.away():
+                self._ask_through_proxy(live.answer)
+            return live
+
+    def step_aside(self) -> None:
+        """Stops the live server to make room for this run's candidate; `leave` brings it back."""
+        with self._lock():
+            self._step_aside(self._worker.run_id)
+
+    def leave(self) -> Release | None:
+        """This run is over: its candidate is stopped, and the live release, which it returns, answers again."""
+        with self._lock():
+            self._come_back()
+            self._worker.pins.drop(self._worker.run_id)
+            return self._reconcile()
+
+    def away(self) -> Away | None:
+        """Whether the live server is away on purpose."""
+        with suppress(FileNotFoundError, ValidationError):
+            return Away.model_validate_json(self._note.read_text())
+        return None
+
+    @contextmanager
+    def held(self) -> Iterator[frozenset[Path]]:
+        """Nothing goes live within the block; gives the repositories that servers run on."""
+        with self._lock():
+            yield self._servers.repositories()
+
+    def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
+        if record := self._servers.ready(release):
+            return record
+        if candidate and (record := self._servers.adopt(candidate, release)):
+            return record
+        if swap == "stop_first":
+            self._step_aside("")
+        return self._servers.launch(release)
+
+    def _step_aside(self, run: str) -> None:
+        live = self._releases.live()
+        if live is None:
+            return
+        if not self.away():
+            write_atomic(self._note, Away(run=run, since=datetime.now(UTC)).model_dump_json())
+        self._log(f"release {live.name} is stopped to make room: {self.url} refuses requests until the next promotion")
+        self._servers.stop(live)
+
+    def _come_back(self) -> None:
+        if (away := self.away()) and away.run == self._worker.run_id:
+            self._note.unlink()
+
+    def _try_reconcile(self, keep: Collection[Path | None] = ()) -> None:
+        """Before and after a promotion: what is wrong with the release that is live must not keep another from it."""
+        try:
+            self._reconcile(keep)
+        except PipelineError as error:
+            self._log(f"the release that is live cannot be brought back: {error}")
+
+    def _reconcile(self, keep: Collection[Path | None] = ()) -> Release | None:
+        self._drop_stale_note()
+        live = self._releases.settle()
+        kept = {path for path in keep if path}
+        if live is None:
+            self._withdraw()
+        else:
+            kept.add(self._servers.record_of(live))
+            if not self.away():
+                self._point_to(self._servers.ready(live) or self._restart(live, kept))
+        self._stop_others(kept)
+        self._releases.index()
+        return live
+
+    def _end_absence(self) -> None:
+        """The address has a server again."""
+        if away := self.away():
+            self._releases.settle(away_since=away.since)
+            self._log(f"{self.url} had no server from {away.since:%H:%M:%S} until this promotion")
+            self._note.unlink()
+
+    def _drop_stale_note(self) -> None:
+        """The live server is not away any more if a promotion has replaced it, or the run it made room for is over."""
+        away = self.away()
+        if away is None:
+            return
+        live_since = self._releases.live_since()
+        if live_since and live_since > away.since:
+            self._end_absence()
+        elif away.run not in self._worker.pins.runs():
+            self._note.unlink()
+
+    def _restart(self, live: Release, keep: Collection[Path]) -> ServerRecord:
+        """Others go first: there may be memory for one only."""
+        self._log(f"the server of the live release {live.name} does not run, or is not ready: starting it")
+        for path, record in self._servers.others(keep):
+            servers.stop(record, path)
+        return self._servers.launch(live)
+
+    def _stop_others(self, keep: Collection[Path]) -> None:
+        """Once nothing is in flight to them."""
+        others = list(self._servers.others(keep))
+        if not others:
+            return
+        if self._proxy.is_running():
+            limit = self._worker.settings.drain_timeout_s
+            if left := self._proxy.drain(limit):
+                self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
+        for path, record in others:
+            servers.stop(record, path)
+            self._log(f"stopped {path.stem} ({record})")
+
+    def _point_to(self, record: ServerRecord) -> None:
+        # Where the proxy is a container, an image that a server runs from is on the host already.
+        _proxy_of(self._worker, record.plan.container).ensure_running()
+        upstream = Upstream(ports=record.ports, address=record.plan.address)
+        if self._proxy.upstream() != upstream:
+            self._proxy.point_to(upstream)
+
+    def _withdraw(self) -> None:
+        """Nothing is live: what a promotion that was cut off had pointed the proxy at is not, either."""
+        if self._proxy.is_running() and self._proxy.upstream():
+            self._proxy.point_to(None)
+
+    def _stop_if_wrong(self, live: Release) -> None:
+        record = self._servers.ready(live)
+        if record is None:
+            return
+        try:
+            self._ask(record, live.answer)
+        except PipelineError as error:
+            self._log(f"{error}\nrestarting the server of release {live.name}")
+            self._servers.stop(live)
+
+    def _ask(self, record: ServerRecord, expected: str | None) -> str:
+        return _ask(record.plan.address, record.ports, expected)
+
+    def _ask_through_proxy(self, expected: str | None) -> None:
+        chosen = self._worker.settings
+        ports = Ports(http=chosen.live_http_port, grpc=chosen.live_grpc_port, metrics=chosen.live_metrics_port)
+        _ask(chosen.bind_address, ports, expected)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """The kernel's: it goes with its process, however that ends."""
+        path = self._worker.settings.artifacts / ".locks" / "live.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self._log("another run is changing the live release: waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _proxy_of(worker: Worker, container: ContainerPlan | None) -> Proxy:
+    if worker.settings.runner == "process":
+        return process_proxy(worker.settings, worker.log)
+    image, build = (container.image, container.build) if container else ("", "")
+    return container_proxy(worker.settings, image, worker.log, build=build)
+
+
+def _check_accepted(release: Release) -> None:
+    if release.verdict != "accepted":
+        state = "was rejected" if release.verdict == "rejected" else "has not passed its gates"
+        raise UserError(
+            f"release {release.name} {state}: it cannot go live",
+            fix="its report says why; choose another release, or run release_awq_engine again",
+        )
+
+
+def _ask(address: str, ports: Ports, expected: str | None) -> str:
+    """The greedy answer to the seed's prompt; raises `ToolError` if there is none, `GateFailure` if it is another."""
+    endpoint = Endpoint(host=reachable(address), http_port=ports.http, grpc_port=ports.grpc)
+    answer = ""
+    for _ in range(_TRIES):
+        try:
+            with Client.open(endpoint) as client:
+                answer = client.text(SEED_PROMPT)
+        except NoAnswer as error:
+            raise ToolError(f"no answer to {SEED_PROMPT!r}: {error}", where=endpoint.url) from error
+        if expected in (None, answer):
+            return answer
+    raise GateFailure(
+        f"the release answers {answer!r} to {SEED_PROMPT!r}; when it was promoted it said {expected!r}",
+        where=endpoint.url,
+        fix="compare with its report; other hardware or another version of the server rounds differently",
+    )

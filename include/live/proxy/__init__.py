@@ -1,0 +1,262 @@
+"""The stable address: an Envoy in front of whatever server is live.
+
+Clients talk to three ports that never change (HTTP, gRPC, metrics). `Proxy.point_to` moves all three to another
+server in one step: new requests go there, those in flight end where they began, no connection is closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Container
+from contextlib import suppress
+
+import httpx
+from filelock import FileLock
+
+from include.artifacts.store import Log, write_atomic
+from include.errors import HostError, PipelineError, ToolError, UserError
+from include.host.processes import POLL_S, check_port_free
+from include.live.proxy import config
+from include.live.proxy.admin import Admin
+from include.live.proxy.backends import Backend, ContainerBackend, ProcessBackend
+from include.live.proxy.config import Files, Routing, Upstream, reachable
+from include.settings import Settings
+from include.triton.servers import Ports
+
+__all__ = ["Proxy", "Upstream", "container_proxy", "process_proxy"]
+
+_START_S = 20.0
+_ANSWER_S = 5.0
+_SWITCH_S = 10.0
+# Envoy's workers learn of a new routing a moment after its main thread: so long no request may be seen.
+_QUIET_S = 0.5
+_MOST_WORKERS = 4
+_LONGEST_SOCKET = 107  # sun_path of unix(7), less its end
+
+
+class Proxy:
+    """One Envoy and its files. All methods can be called from any process of the host, also at once.
+
+    Without an upstream, and while the upstream is gone, HTTP requests get 503 with Triton's form of an error,
+    and gRPC calls UNAVAILABLE. There is no time limit on requests and none on the size of their bodies.
+    """
+
+    def __init__(self, files: Files, *, address: str, ports: Ports, backend: Backend, log: Log = print) -> None:
+        """``address`` and ``ports`` are what clients talk to.
+
+        Raises:
+            UserError: the address is no IP address.
+            HostError: the path of its files is too long for a unix socket.
+        """
+        self._files = files
+        self._address = address
+        self.ports = ports
+        self._backend = backend
+        self._admin = Admin(self._files.admin)
+        self._log = log
+        self._check()
+
+    @property
+    def url(self) -> str:
+        """Where the HTTP endpoint answers on this host."""
+        host = reachable(self._address)
+        return f"http://[{host}]:{self.ports.http}" if ":" in host else f"http://{host}:{self.ports.http}"
+
+    def ensure_running(self) -> None:
+        """Starts Envoy if it does not run as configured; it goes on with the upstream that it had.
+
+        One that was started with another configuration (ports, address, an older version of this project) is
+        stopped first, once the other ports are known to be free; that cuts its connections.
+
+        Raises:
+            HostError: a port is taken; the message names it and who has it.
+            ToolError: Envoy ended, or took no requests within 20 s; the message holds its last lines.
+        """
+        wanted = config.bootstrap(self._files, self._address, self.ports)
+        digest = hashlib.sha256(wanted.encode()).hexdigest()
+        with self._lock():
+            found = self._backend.find()
+            if found != digest or not self._answers():
+                self._check_ports(config.listening(self._files) if found else ())
+                if found:
+                    self._log("the proxy runs with another configuration, or does not answer: it is started anew")
+                    self._backend.stop()
+                self._start(wanted, digest)
+            self._backend.settle()
+
+    def is_running(self) -> bool:
+        """Whether Envoy runs and takes requests."""
+        return self._backend.find() is not None and self._admin.is_live()
+
+    def is_healthy(self) -> bool:
+        """Whether the server behind the stable address says, through it, that it is ready."""
+        try:
+            return httpx.get(f"{self.url}/v2/health/ready", timeout=5, trust_env=False).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def upstream(self) -> Upstream | None:
+        """Where new requests go; kept when Envoy ends, forgotten by `stop`."""
+        return self._routing().current
+
+    def point_to(self, upstream: Upstream | None) -> None:
+        """Sends new requests to another server, on all ports at once; returns when Envoy does so.
+
+        The upstream before keeps its requests in flight: `drain` waits for them. None: requests are refused.
+
+        Raises:
+            ToolError: Envoy does not run, or did not take it within 10 s: the upstream before is kept.
+        """
+        with self._lock():
+            before = self._routing()
+            wanted = before.moved_to(upstream)
+            try:
+                self._publish(wanted)
+            except PipelineError:
+                config.publish(self._files, before)
+                raise
+        self._log(f"the proxy's upstream is {upstream or 'none: requests are refused'}")
+
+    def active_requests(self) -> int:
+        """Requests and streams in flight to upstreams that new ones do not go to any more.
+
+        Raises:
+            ToolError: Envoy does not answer.
+        """
+        return self._active(self._routing().draining)
+
+    def drain(self, limit_s: float) -> int:
+        """Waits until no request is in flight to any upstream but the current; returns how many still are.
+
+        0: none is, and those servers can be stopped without a request being lost. Otherwise ``limit_s`` is over;
+        what is left are long generations, and gRPC streams, which count for as long as their client keeps them open.
+
+        Raises:
+            ToolError: Envoy does not answer.
+        """
+        left = self._routing().draining
+        deadline = time.monotonic() + limit_s
+        quiet_since = time.monotonic()
+        while left and (now := time.monotonic()) - quiet_since < _QUIET_S:
+            if active := self._active(left):
+                quiet_since = now
+                if now > deadline:
+                    return active
+            time.sleep(POLL_S)
+        with self._lock():
+            self._publish(self._routing().without(left))
+        return 0
+
+    def stop(self) -> None:
+        """Ends Envoy at once, with all connections, and forgets its upstream."""
+        with self._lock():
+            self._backend.stop()
+            if self._files.config.exists():
+                config.publish(self._files, Routing())
+
+    def _start(self, bootstrap: str, digest: str) -> None:
+        self._files.run.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._files.bootstrap, bootstrap)
+        config.publish(self._files, Routing(current=self.upstream()))
+        try:
+            self._backend.start(("--config-path", str(self._files.bootstrap), *_options()), digest)
+            self._await(self._admin.is_live, _START_S, "took no requests")
+        except BaseException:
+            self._backend.stop()
+            raise
+        self._log(f"the proxy listens on {self._address}, ports {', '.join(map(str, self.ports.all))}")
+
+    def _answers(self) -> bool:
+        """Whether it takes requests, if need be in a moment: it may have just started."""
+        with suppress(ToolError):
+            self._await(self._admin.is_live, _ANSWER_S, "did not answer")
+            return True
+        return False
+
+    def _check_ports(self, its_own: Container[int]) -> None:
+        for port in self.ports.all:
+            if port not in its_own:
+                check_port_free(port)
+
+    def _publish(self, routing: Routing) -> None:
+        """Replaces the routing and waits until Envoy goes by it."""
+        config.publish(self._files, routing)
+        self._await(lambda: self._goes_by(routing), _SWITCH_S, "did not take its new upstream")
+
+    def _goes_by(self, routing: Routing) -> bool:
+        with suppress(httpx.HTTPError):
+            return {one.endpoint: one.health for one in self._admin.endpoints()} == routing.endpoints()
+        return False
+
+    def _active(self, upstreams: tuple[Upstream, ...]) -> int:
+        theirs = Routing(draining=upstreams).endpoints()
+        try:
+            return sum(one.active for one in self._admin.endpoints() if one.endpoint in theirs)
+        except httpx.HTTPError as error:
+            raise self._silent() from error
+
+    def _await(self, condition: Callable[[], bool], limit_s: float, failure: str) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            if self._backend.find() is None:
+                raise self._silent()
+            if time.monotonic() > deadline:
+                raise ToolError(f"the proxy {failure} within {limit_s:g} s\n{self._backend.last_lines()}")
+            time.sleep(POLL_S / 5)
+
+    def _silent(self) -> ToolError:
+        said = self._backend.last_lines()
+        return ToolError(f"the proxy does not run\n{said}", where=self.url, fix="its last lines name the cause")
+
+    def _routing(self) -> Routing:
+        return config.published(self._files) or Routing()
+
+    def _lock(self) -> FileLock:
+        self._files.root.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._files.root / "lock")
+
+    def _check(self) -> None:
+        try:
+            reachable(self._address)
+        except ValueError as error:
+            raise UserError(
+                f"the proxy cannot listen on {self._address!r}: it is no IP address",
+                where="setting HF2TRITON_BIND_ADDRESS",
+                fix="127.0.0.1 for this host only, 0.0.0.0 for all its addresses",
+            ) from error
+        if len(os.fsencode(self._files.admin)) > _LONGEST_SOCKET:
+            raise HostError(
+                f"the path of the proxy's admin socket has more than {_LONGEST_SOCKET} bytes",
+                where=str(self._files.admin),
+                fix="choose a shorter HF2TRITON_ARTIFACTS",
+            )
+
+
+def _options() -> tuple[str, ...]:
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
+    # Component main warns of nothing but that connections have no limit; its failures are errors.
+    levels = ("--log-level", "warning", "--component-log-level", "main:error")
+    return ("--concurrency", str(workers), "--disable-hot-restart", *levels)
+
+
+def process_proxy(settings: Settings, log: Log = print) -> Proxy:
+    """The deployment's proxy as a process of this host; its record is ``<artifacts>/servers/proxy.json``."""
+    files = _files(settings)
+    return _proxy(settings, files, ProcessBackend(files), log)
+
+
+def container_proxy(settings: Settings, image: str, log: Log = print, *, build: str = "") -> Proxy:
+    """The deployment's proxy in a container of this host's engine; ``image`` as for `ContainerBackend`."""
+    files = _files(settings)
+    return _proxy(settings, files, ContainerBackend(files, image, log, build=build), log)
+
+
+def _files(settings: Settings) -> Files:
+    return Files(settings.artifacts / "servers" / "proxy")
+
+
+def _proxy(settings: Settings, files: Files, backend: Backend, log: Log) -> Proxy:
+    ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
+    return Proxy(files, address=settings.bind_address, ports=ports, backend=backend, log=log)

@@ -1,0 +1,261 @@
+"""Envoy's configuration: what never changes while it runs (the bootstrap), and where requests go (the routing).
+
+The routing is a directory with one endpoint file for each cluster, behind a link. Envoy reads the files anew when
+the link is renamed, so one rename moves all clusters.
+Field names are those of https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from include.artifacts.store import write_atomic
+from include.triton.servers import Ports
+
+Health = Literal["HEALTHY", "DRAINING"]
+
+_API = "type.googleapis.com/envoy"
+_HCM = f"{_API}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER = f"{_API}.extensions.filters.http.router.v3.Router"
+_HTTP_OPTIONS = f"{_API}.extensions.upstreams.http.v3.HttpProtocolOptions"
+_ENDPOINTS = f"{_API}.config.endpoint.v3.ClusterLoadAssignment"
+
+# None of these three can have reached a server's model: the request is sent again without doing anything twice.
+_RETRY_ON = "connect-failure,refused-stream,reset-before-request"
+_NO_LIMIT = 2**32 - 1
+_TRITONS_ERRORS = {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}}
+_STATE = "routing.json"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a proxy's files are. ``config`` is only read by Envoy, ``run`` is what it writes to."""
+
+    root: Path
+
+    @property
+    def record(self) -> Path:
+        """The record of Envoy's process."""
+        return self.root.with_suffix(".json")
+
+    @property
+    def log(self) -> Path:
+        """What Envoy writes."""
+        return self.root.with_suffix(".log")
+
+    @property
+    def config(self) -> Path:
+        """The directory with all that Envoy reads."""
+        return self.root / "config"
+
+    @property
+    def bootstrap(self) -> Path:
+        """What Envoy is started with."""
+        return self.config / "bootstrap.json"
+
+    @property
+    def routing(self) -> Path:
+        """The link to the routing's directory."""
+        return self.config / "routing"
+
+    @property
+    def run(self) -> Path:
+        """The directory of the admin socket."""
+        return self.root / "run"
+
+    @property
+    def admin(self) -> Path:
+        """The unix socket of Envoy's admin interface."""
+        return self.run / "admin.sock"
+
+
+class Upstream(BaseModel):
+    """A server that requests can go to."""
+
+    model_config = ConfigDict(frozen=True)
+    ports: Ports
+    address: str = "127.0.0.1"
+
+    @field_validator("address")
+    @classmethod
+    def _reachable(cls, address: str) -> str:
+        return reachable(address)
+
+    def __str__(self) -> str:
+        return f"{self.address}, HTTP port {self.ports.http}"
+
+
+class Routing(BaseModel):
+    """Where requests go: new ones to ``current``; those in flight to ``draining`` end there."""
+
+    model_config = ConfigDict(frozen=True)
+    current: Upstream | None = None
+    draining: tuple[Upstream, ...] = ()
+
+    def moved_to(self, upstream: Upstream | None) -> Routing:
+        """The routing with another current upstream; the one before it is draining."""
+        before = dict.fromkeys((self.current, *self.draining))
+        return Routing(current=upstream, draining=tuple(one for one in before if one and one != upstream))
+
+    def without(self, drained: tuple[Upstream, ...]) -> Routing:
+        """The routing that has forgotten these."""
+        return Routing(current=self.current, draining=tuple(one for one in self.draining if one not in drained))
+
+    def endpoints(self) -> dict[Endpoint, Health]:
+        """All that Envoy has to know."""
+        known: dict[Upstream, Health] = dict.fromkeys(self.draining, "DRAINING")
+        if self.current:
+            known[self.current] = "HEALTHY"
+        return {
+            Endpoint(cluster, upstream.address, port): health
+            for upstream, health in known.items()
+            for cluster, port in upstream.ports.model_dump().items()
+        }
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One port of an upstream; ``cluster`` is the name of the listener whose requests it takes."""
+
+    cluster: str
+    address: str
+    port: int
+
+
+def reachable(address: str) -> str:
+    """The address at which this host reaches a server that listens on ``address``.
+
+    Raises:
+        ValueError: it is no IP address, which Envoy needs.
+    """
+    parsed = ipaddress.ip_address(address)
+    if parsed.is_unspecified:
+        return "127.0.0.1" if parsed.version == 4 else "::1"
+    return str(parsed)
+
+
+def bootstrap(files: Files, address: str, ports: Ports) -> str:
+    """The bootstrap: a listener and a cluster for each of the server's ports, and the admin socket."""
+    listeners = ports.model_dump()
+    config = {
+        "node": {"id": "hf2triton", "cluster": "hf2triton"},
+        "admin": {"address": {"pipe": {"path": str(files.admin), "mode": 0o600}}},
+        "static_resources": {
+            "listeners": [_listener(name, address, port) for name, port in listeners.items()],
+            "clusters": [_cluster(name, files) for name in listeners],
+        },
+    }
+    return json.dumps(config, indent=1)
+
+
+def listening(files: Files) -> set[int]:
+    """The ports that stand in the bootstrap that was used last."""
+    listeners = json.loads(files.bootstrap.read_text())["static_resources"]["listeners"]
+    return {one["address"]["socket_address"]["port_value"] for one in listeners}
+
+
+def publish(files: Files, routing: Routing) -> None:
+    """Replaces the routing in one step: Envoy, or a crash, sees the one before or this one."""
+    directory = files.config / f"routing.{secrets.token_hex(4)}"
+    for cluster in Ports.model_fields:
+        write_atomic(directory / f"{cluster}.json", _endpoints(cluster, routing))
+    write_atomic(directory / _STATE, routing.model_dump_json(indent=1))
+    link = files.config / f".{directory.name}"
+    link.symlink_to(directory.name)
+    link.replace(files.routing)
+    for old in files.config.glob("routing.*"):
+        if old != directory:
+            shutil.rmtree(old)
+
+
+def published(files: Files) -> Routing | None:
+    """The routing that was published last."""
+    try:
+        return Routing.model_validate_json((files.routing / _STATE).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _endpoints(cluster: str, routing: Routing) -> str:
+    endpoints = [
+        {"endpoint": {"address": _socket_address(one.address, one.port)}, "health_status": health}
+        for one, health in routing.endpoints().items()
+        if one.cluster == cluster
+    ]
+    resource = {"@type": _ENDPOINTS, "cluster_name": cluster, "endpoints": [{"lb_endpoints": endpoints}]}
+    return json.dumps({"resources": [resource]}, indent=1)
+
+
+def _listener(name: str, address: str, port: int) -> dict[str, Any]:
+    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(name)}
+    return {
+        "name": name,
+        "address": _socket_address(address, port),
+        # Else a second proxy could listen on the same port, and take some of its connections.
+        "enable_reuse_port": False,
+        # No stream is ever too slow, so a client that vanished has to be found out otherwise.
+        "tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 20, "keepalive_probes": 3},
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+def _http(name: str) -> dict[str, Any]:
+    """How requests of one listener are treated: passed on as they are, for as long as they take."""
+    route = {"cluster": name, "timeout": "0s", "retry_policy": {"retry_on": _RETRY_ON, "num_retries": 3}}
+    return {
+        "@type": _HCM,
+        "stat_prefix": name,
+        "codec_type": "HTTP2" if name == "grpc" else "HTTP1",
+        "http_protocol_options": {"accept_http_10": True},  # health checks of older load balancers
+        "stream_idle_timeout": "0s",
+        # Clients cannot steer Envoy by headers of its own.
+        "use_remote_address": True,
+        "skip_xff_append": True,
+        "generate_request_id": False,
+        "server_header_transformation": "PASS_THROUGH",
+        **({} if name == "grpc" else {"local_reply_config": _TRITONS_ERRORS}),
+        "route_config": {
+            "virtual_hosts": [{"name": name, "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": _ROUTER, "suppress_envoy_headers": True},
+            }
+        ],
+    }
+
+
+def _cluster(name: str, files: Files) -> dict[str, Any]:
+    protocol = "http2_protocol_options" if name == "grpc" else "http_protocol_options"
+    source = {"path": str(files.routing / f"{name}.json"), "watched_directory": {"path": str(files.config)}}
+    limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+    return {
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": {"resource_api_version": "V3", "path_config_source": source}},
+        "connect_timeout": "5s",
+        # What drains gets no new request, even when nothing else is there.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # Triton queues; the proxy refuses nothing.
+        "circuit_breakers": {"thresholds": [dict.fromkeys(limits, _NO_LIMIT)]},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _HTTP_OPTIONS,
+                "explicit_http_config": {protocol: {}},
+            }
+        },
+    }
+
+
+def _socket_address(address: str, port: int) -> dict[str, Any]:
+    everywhere = {"ipv4_compat": True} if address == "::" else {}
+    return {"socket_address": {"address": address, "port_value": port, **everywhere}}

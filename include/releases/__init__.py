@@ -1,0 +1,1 @@
+"""What was decided: releases, their runs, and pruning."""

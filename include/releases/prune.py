@@ -1,0 +1,174 @@
+"""Pruning: frees the disk of artifacts that nobody needs any more. Reports and records of releases always stay."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from include.artifacts.pins import Pins
+from include.artifacts.store import Artifact, ArtifactStore, Log
+from include.releases.records import Release, Releases
+
+# What is made from others comes first: a crash in between leaves nothing that looks usable and is not.
+KINDS = ("repositories", "engines", "checkpoints", "datasets", "models")
+_TRASH = ".trash"
+_PARTIAL = ".partial-"
+
+
+class Removed(BaseModel):
+    """A directory that went, or would go. ``bytes`` is what that frees."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: str
+    name: str
+    bytes: int
+
+
+class PruneReport(BaseModel):
+    """What pruning did. ``releases``: those that cannot be rolled back to any more."""
+
+    model_config = ConfigDict(frozen=True)
+    dry_run: bool
+    removed: tuple[Removed, ...]
+    releases: tuple[str, ...]
+
+    @property
+    def freed_bytes(self) -> int:
+        """What all removals free together."""
+        return sum(one.bytes for one in self.removed)
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """Finds and removes what no release, run or server needs.
+
+    It keeps the live release, each model's current and previous one and its last ``keep_last``; what ``served``
+    names (repositories that a server runs on); what a run has pinned or is building; what is younger than
+    ``keep_for``; and all that those were made from. Call it while no release can go live.
+    """
+
+    store: ArtifactStore
+    releases: Releases
+    pins: Pins
+    keep_last: int
+    keep_for: timedelta
+    log: Log
+    served: frozenset[Path] = frozenset()
+
+    def prune(self, *, dry_run: bool) -> PruneReport:
+        """Removes; with ``dry_run`` only tells what it would remove."""
+        releases = [r for r in self.releases.every() if not self.releases.is_pruned(r)]
+        if not dry_run:
+            self._empty_trash()
+        removed = tuple(one for path in self._doomed() if (one := self._remove(path, dry_run)))
+        gone = {one.name for one in removed if one.kind == "repositories"}
+        names = tuple(release.name for release in releases if release.repository in gone)
+        if names and not dry_run:
+            self.releases.rebuild_index()
+        return PruneReport(dry_run=dry_run, removed=removed, releases=names)
+
+    def kept_releases(self) -> list[Release]:
+        """The releases whose artifacts stay."""
+        live = self.releases.live()
+        kept = [] if live is None else [live]
+        for model in self.releases.models():
+            last = self.releases.all(model)[-self.keep_last :] if self.keep_last else []
+            kept += [r for r in (self.releases.current(model), self.releases.previous(model), *last) if r]
+        return kept
+
+    @cached_property
+    def _artifacts(self) -> dict[Path, Artifact]:
+        return {artifact.path: artifact for kind in KINDS for artifact in self.store.all(kind)}
+
+    def _doomed(self) -> Iterator[Path]:
+        kept = self._with_what_they_are_made_from(self._roots())
+        yield from (path for path in self._artifacts if path not in kept)
+        for kind in KINDS:
+            yield from (path for path in (self.store.root / kind).glob(f"*{_PARTIAL}*") if self._is_old(_touched(path)))
+
+    def _roots(self) -> set[Path]:
+        """Artifacts that are needed for themselves."""
+        released = {
+            self.store.root / kind / name
+            for release in self.kept_releases()
+            for kind, name in (*release.chain.items(), ("repositories", release.repository))
+        }
+        return {
+            path
+            for path, artifact in self._artifacts.items()
+            if path in released
+            or path in self.served
+            or self.pins.held_by(path.parent.name, path.name)
+            or not self._is_old(artifact.manifest.created_at)
+        }
+
+    def _with_what_they_are_made_from(self, roots: set[Path]) -> set[Path]:
+        """A manifest's inputs name what it was made from, by the artifact's name or by its content."""
+        kept: set[Path] = set()
+        new = roots
+        while new:
+            kept |= new
+            named = {value for path in new for value in _strings(self._artifacts[path].manifest.inputs)}
+            new = {p for p, a in self._artifacts.items() if {a.name, a.content} & named} - kept
+        return kept
+
+    def _is_old(self, when: datetime) -> bool:
+        return datetime.now(UTC) - when > self.keep_for
+
+    def _remove(self, path: Path, dry_run: bool) -> Removed | None:
+        """Away by one rename, so that nothing half-deleted looks complete; then its files."""
+        kind, name = path.parent.name, path.name.split(_PARTIAL)[0]
+        with self.store.if_unclaimed(kind, name) as free:
+            user = "a run that builds it" if not free else self.pins.held_by(kind, name)
+            if user:
+                self.log(f"kept {kind}/{path.name}: needed by {user}")
+                return None
+            removed = Removed(kind=kind, name=path.name, bytes=_bytes(path))
+            self.log(f"{'would remove' if dry_run else 'removing'} {kind}/{path.name}, {removed.bytes / 1e6:.1f} MB")
+            if dry_run:
+                return removed
+            trash = self._trash / f"{path.name}.{secrets.token_hex(4)}"
+            trash.parent.mkdir(exist_ok=True)
+            path.rename(trash)
+        shutil.rmtree(trash)
+        return removed
+
+    @property
+    def _trash(self) -> Path:
+        return self.store.root / _TRASH
+
+    def _empty_trash(self) -> None:
+        """What a pruning that was cut off had begun to delete."""
+        for path in self._trash.glob("*"):
+            shutil.rmtree(path)
+
+
+def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.values() for text in _strings(item))
+    elif isinstance(value, Iterable):
+        yield from (text for item in value for text in _strings(item))
+
+
+def _bytes(path: Path) -> int:
+    """What deleting a directory frees; a file that has another name elsewhere frees nothing."""
+    files = (file.lstat() for file in path.rglob("*") if not file.is_dir())
+    return sum(file.st_size for file in files if file.st_nlink == 1)
+
+
+def _touched(path: Path) -> datetime:
+    """When a directory or anything in it last changed; now, if it changes as one looks."""
+    try:
+        return datetime.fromtimestamp(max(p.lstat().st_mtime for p in (path, *path.rglob("*"))), UTC)
+    except FileNotFoundError:
+        return datetime.now(UTC)

@@ -1,0 +1,341 @@
+"""Releases: a proven model repository with a number, a report and a history, as files.
+
+``releases/<model>/<n>/`` holds ``release.json`` and the report. Two kinds of links say what is served:
+
+- ``releases/live -> <model>/<n>``: the deployment's live release. Moving it, one rename, commits a promotion.
+- ``releases/<model>/current -> <n>``: the model's last promoted release; it follows the live link.
+
+A release's state is never stored: it follows from the live link, the verdict and the promotions, so that no crash
+leaves two releases live, or none. ``releases/index.json`` is a cache of all states and never asked for the truth.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from include.artifacts.store import MANIFEST_FILE, sync, write_atomic
+from include.errors import UserError
+from include.triton.servers.plan import ServerPlan
+
+Verdict = Literal["candidate", "accepted", "rejected"]
+State = Literal["candidate", "rejected", "live", "retired"]
+RELEASE_FILE = "release.json"
+INDEX_FILE = "index.json"
+LIVE_LINK = "live"
+CURRENT_LINK = "current"
+_RESERVED = (LIVE_LINK, INDEX_FILE)
+
+
+class Promotion(BaseModel):
+    """One time that a release went live. ``downtime_s``: how long the live address had no server before it did."""
+
+    model_config = ConfigDict(frozen=True)
+    at: datetime
+    downtime_s: float = 0
+
+
+class Release(BaseModel):
+    """One release. ``repository`` is the key of the artifact that it serves.
+
+    ``server`` is what its server was started from, and ``answer`` what that said to the seed's prompt, greedily, when
+    the release was first promoted. ``promoted_by``: the DAG run that made it live last.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    schema_version: int = 2
+    model: str
+    number: int
+    verdict: Verdict = "candidate"
+    target: str
+    repository: str
+    chain: dict[str, str] = Field(description="Names of the artifacts it was made from, by kind.")
+    request: dict[str, Any]
+    promotions: tuple[Promotion, ...] = ()
+    answer: str | None = None
+    server: ServerPlan | None = None
+    promoted_by: str | None = None
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 stored a state, and no promotions."""
+        state = fields.get("state")
+        if state is None:
+            return fields
+        promoted = state in ("live", "retired")
+        return {
+            **{name: value for name, value in fields.items() if name != "state"},
+            "schema_version": 2,
+            "verdict": "accepted" if promoted else state,
+            "promotions": [{"at": fields["changed_at"]}] if promoted else [],
+        }
+
+    @property
+    def name(self) -> str:
+        """``<model>/<n>``: its path below the releases, and what people call it."""
+        return f"{self.model}/{self.number}"
+
+    @property
+    def promoted_at(self) -> datetime | None:
+        """When it last went live."""
+        return self.promotions[-1].at if self.promotions else None
+
+
+class ReleaseSummary(BaseModel):
+    """A release in the index. ``pruned``: its artifacts are gone; its report stays."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    number: int
+    state: State
+    pruned: bool
+    current: bool
+    target: str
+    created_at: datetime
+    promotions: tuple[Promotion, ...]
+
+
+class Index(BaseModel):
+    """All releases with their states. ``seen`` is what it was built from; it is stale if that has changed."""
+
+    model_config = ConfigDict(frozen=True)
+    schema_version: int = 1
+    live: str | None
+    releases: tuple[ReleaseSummary, ...]
+    seen: dict[str, str]
+
+
+class Releases:
+    """All releases below one root, a directory for each model, beside the store's ``repositories``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, release: Release) -> Path:
+        """The directory of a release."""
+        return self.root / release.name
+
+    def models(self) -> list[str]:
+        """Every model that has a release."""
+        return sorted({path.parent.parent.name for path in self._files()})
+
+    def all(self, model: str) -> list[Release]:
+        """A model's releases, oldest first."""
+        found = (self.root / model).glob(f"[0-9]*/{RELEASE_FILE}")
+        return sorted((_read(path) for path in found), key=lambda r: r.number)
+
+    def every(self) -> list[Release]:
+        """All models' releases, oldest first within a model."""
+        return [release for model in self.models() for release in self.all(model)]
+
+    def get(self, model: str, number: int) -> Release:
+        """One release; raises `UserError` if there is none of that number."""
+        try:
+            return _read(self.root / model / str(number) / RELEASE_FILE)
+        except FileNotFoundError as error:
+            known = ", ".join(str(r.number) for r in self.all(model)) or "none"
+            raise UserError(
+                f"there is no release {number} of {model}; it has: {known}",
+                where=str(self.root / model),
+                fix=f"choose one of its numbers; models with releases: {', '.join(self.models()) or 'none'}",
+            ) from error
+
+    def live(self) -> Release | None:
+        """The deployment's live release."""
+        return self._linked(self.root / LIVE_LINK)
+
+    def live_since(self) -> datetime | None:
+        """When the live link was last moved."""
+        try:
+            return datetime.fromtimestamp((self.root / LIVE_LINK).lstat().st_mtime, UTC)
+        except FileNotFoundError:
+            return None
+
+    def current(self, model: str) -> Release | None:
+        """The model's last promoted release."""
+        return self._linked(self.root / model / CURRENT_LINK)
+
+    def previous(self, model: str) -> Release | None:
+        """The model's release that was promoted last, of those that are not live."""
+        live = self._live_name()
+        promoted = [r for r in self.all(model) if r.promotions and r.name != live]
+        return max(promoted, key=lambda r: r.promotions[-1].at, default=None)
+
+    def state(self, release: Release) -> State:
+        """Follows from the live link, then the verdict, then whether it has ever been promoted."""
+        if release.name == self._live_name():
+            return "live"
+        if release.verdict == "rejected":
+            return "rejected"
+        return "retired" if release.promotions else "candidate"
+
+    def is_pruned(self, release: Release) -> bool:
+        """Whether the repository that it would serve is gone. Running its request again brings it back."""
+        return not (self.root.parent / "repositories" / release.repository / MANIFEST_FILE).exists()
+
+    def open(
+        self,
+        model: str,
+        *,
+        target: str,
+        repository: str,
+        chain: Mapping[str, str],
+        request: Mapping[str, Any],
+    ) -> Release:
+        """The release of that repository: the one that is there (unless it was rejected), or a new candidate."""
+        if model in _RESERVED:
+            raise UserError(f"a model cannot be called {model!r}: that name has a meaning in {self.root}")
+        known = [r for r in self.all(model) if r.repository == repository and r.verdict != "rejected"]
+        if known:
+            return known[-1]
+        number = 1 + max((r.number for r in self.all(model)), default=0)
+        release = Release(
+            model=model,
+            number=number,
+            target=target,
+            repository=repository,
+            chain=dict(chain),
+            request=dict(request),
+        )
+        return self._create(release)
+
+    def judge(self, release: Release, verdict: Verdict) -> Release:
+        """Keeps a verdict. A release that has been live stays accepted: a later trial of it takes nothing back."""
+        with self._lock():
+            known = _read(self.path(release) / RELEASE_FILE)
+            return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
+
+    def record_proof(self, release: Release, *, answer: str, server: ServerPlan, by: str) -> Release:
+        """Keeps how the release is served, what it answers and which run is promoting it; the first answer stays."""
+        with self._lock():
+            known = _read(self.path(release) / RELEASE_FILE)
+            changes: dict[str, Any] = {"server": server, "answer": answer if known.answer is None else known.answer}
+            if self._live_name() != release.name:
+                changes["promoted_by"] = by
+            return self._write(known.model_copy(update=changes))
+
+    def make_live(self, release: Release) -> None:
+        """Moves the live link to this release: the commit point of a promotion. `settle` does the rest."""
+        if self._live_name() != release.name:
+            _link(self.root / LIVE_LINK, release.name)
+
+    def settle(self, *, away_since: datetime | None = None) -> Release | None:
+        """Brings records in line with the live link, as often as it is called; returns the live release.
+
+        A promotion is dated by the link itself, so that one that was cut off after its commit point is recorded the
+        same later. ``away_since``: from when on the address had no server before that.
+        """
+        live = self.live()
+        if live is None:
+            return None
+        at = self.live_since()
+        if at and live.promoted_at != at:
+            downtime = max((at - away_since).total_seconds(), 0) if away_since else 0
+            live = self._add_promotion(live, Promotion(at=at, downtime_s=downtime))
+        current = self.root / live.model / CURRENT_LINK
+        if not current.is_symlink() or str(current.readlink()) != str(live.number):
+            _link(current, str(live.number))
+        return live
+
+    def index(self) -> Index:
+        """All releases with their states, from the cache if it still holds."""
+        try:
+            index = Index.model_validate_json((self.root / INDEX_FILE).read_text())
+        except (FileNotFoundError, ValidationError):
+            return self.rebuild_index()
+        return index if index.seen == self._seen() else self.rebuild_index()
+
+    def rebuild_index(self) -> Index:
+        """Reads every release and writes ``index.json`` anew."""
+        seen = self._seen()
+        index = Index(live=self._live_name(), releases=tuple(map(self._summary, self.every())), seen=seen)
+        write_atomic(self.root / INDEX_FILE, index.model_dump_json(indent=1))
+        return index
+
+    def _summary(self, release: Release) -> ReleaseSummary:
+        current = self.root / release.model / CURRENT_LINK
+        return ReleaseSummary(
+            model=release.model,
+            number=release.number,
+            state=self.state(release),
+            pruned=self.is_pruned(release),
+            current=current.is_symlink() and str(current.readlink()) == str(release.number),
+            target=release.target,
+            created_at=release.created_at,
+            promotions=release.promotions,
+        )
+
+    def _seen(self) -> dict[str, str]:
+        """What an index depends on: each record's time of change, each link's target, the repositories there are."""
+        links = [self.root / LIVE_LINK, *self.root.glob(f"*/{CURRENT_LINK}")]
+        repositories = (self.root.parent / "repositories").glob(f"*/{MANIFEST_FILE}")
+        return (
+            {str(path.relative_to(self.root)): str(path.stat().st_mtime_ns) for path in self._files()}
+            | {str(link.relative_to(self.root)): str(link.readlink()) for link in links if link.is_symlink()}
+            | {path.parent.name: "" for path in repositories}
+        )
+
+    def _files(self) -> list[Path]:
+        directories = (path for path in self.root.glob("*") if not path.is_symlink())
+        return [file for directory in directories for file in directory.glob(f"[0-9]*/{RELEASE_FILE}")]
+
+    def _linked(self, link: Path) -> Release | None:
+        try:
+            return _read(link / RELEASE_FILE)
+        except FileNotFoundError:
+            return None
+
+    def _live_name(self) -> str | None:
+        try:
+            return str((self.root / LIVE_LINK).readlink())
+        except FileNotFoundError:
+            return None
+
+    def _add_promotion(self, release: Release, promotion: Promotion) -> Release:
+        with self._lock():
+            known = _read(self.path(release) / RELEASE_FILE)
+            changes = {"verdict": "accepted", "promotions": (*known.promotions, promotion)}
+            return self._write(known.model_copy(update=changes))
+
+    def _write(self, release: Release) -> Release:
+        write_atomic(self.path(release) / RELEASE_FILE, release.model_dump_json(indent=1))
+        return release
+
+    def _lock(self) -> FileLock:
+        """Held while a record is read, changed and written: a trial and a promotion may want the same one."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / ".lock")
+
+    def _create(self, release: Release) -> Release:
+        draft = self.root / release.model / f".draft.{secrets.token_hex(4)}"
+        write_atomic(draft / RELEASE_FILE, release.model_dump_json(indent=1))
+        while True:
+            try:
+                draft.rename(self.path(release))
+            except OSError:  # another run took the number: a directory that holds files is never replaced
+                if not self.path(release).exists():
+                    raise
+                release = release.model_copy(update={"number": release.number + 1})
+                write_atomic(draft / RELEASE_FILE, release.model_dump_json(indent=1))
+            else:
+                return release
+
+
+def _read(path: Path) -> Release:
+    return Release.model_validate_json(path.read_text())
+
+
+def _link(link: Path, target: str) -> None:
+    """Points a link at ``target`` in one step: it never is away, and never names two."""
+    draft = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+    draft.symlink_to(target)
+    draft.replace(link)
+    sync(link.parent)

@@ -1,0 +1,1 @@
+"""What is asked: the form of each DAG, the catalogue, the presets."""

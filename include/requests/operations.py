@@ -1,0 +1,72 @@
+"""What people ask of releases that are there already: the fields of the DAGs that roll back and prune."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from include.requests.release import MODEL_PATTERN, Form, form_field, slug_of
+from include.settings import settings
+
+_OR_EMPTY = MODEL_PATTERN.replace("(?:", "(?:|", 1)
+
+
+class RollbackRequest(Form):
+    """One run of `rollback_release`."""
+
+    model: str = form_field(
+        "Release",
+        "Model",
+        "Hub id or directory, as it was released, or its name in the artifact store (`org--name`). "
+        "Empty: the model that is live.",
+        "",
+        pattern=_OR_EMPTY,
+        max_length=400,
+        extra={"type": ["string", "null"]},  # or the form would demand an entry
+    )
+    to: str = form_field(
+        "Release",
+        "To",
+        "`previous`: the release of this model that was live before the one that is live now; or a number.",
+        "previous",
+        pattern=r"^(?:previous|[1-9][0-9]{0,8})$(?!\n)",
+    )
+    swap: Literal["beside", "stop_first"] = form_field(
+        "Promotion",
+        "Swap",
+        "`beside`: no request is lost. `stop_first`, where memory does not hold two servers: the live server stops "
+        "first, and the address answers 503 until the release is live.",
+        "beside",
+    )
+
+    @property
+    def slug(self) -> str:
+        """The model's name in paths; empty for the live one's."""
+        return slug_of(self.model)
+
+
+class PruneRequest(Form):
+    """One run of `prune_artifacts`."""
+
+    keep_last: int = form_field(
+        "Pruning",
+        "Keep last",
+        "How many of each model's newest releases keep their artifacts, besides the live, the current and the "
+        "previous one.",
+        3,
+        ge=0,
+        le=1000,
+    )
+    keep_days: float = form_field(
+        "Pruning",
+        "Keep days",
+        "Whatever was made, or downloaded in part, within so many days stays: a run that failed may be tried again.",
+        7,
+        ge=0,
+        le=3650,
+    )
+    dry_run: bool = form_field(
+        "Pruning",
+        "Dry run",
+        "Only tell what would be removed. What the scheduled run does is setting `HF2TRITON_PRUNE_DRY_RUN`.",
+        settings().prune_dry_run,
+    )

@@ -1,0 +1,209 @@
+"""The docker runner: a stage program in a container of its own.
+
+A container is created, gets the stage code, and is started. The engine never removes it by itself, so that its
+result outlives the worker that asked for it. `include.runners.container_job` ties one to an artifact.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include.artifacts.store import Log
+from include.errors import PipelineError, TransientError
+from include.host.docker.attach import STDERR, STDOUT, frames
+from include.host.docker.containers import Container, Containers, ContainerSpec
+from include.host.docker.engine import EngineAway, engine_errors
+from include.host.docker.lines import Lines
+from include.host.docker.registry import FindLogin, no_login
+from include.runners.process import failure
+from include.settings import PROJECT
+
+if TYPE_CHECKING:
+    from docker import APIClient
+    from requests import Response
+
+CODE_ROOT = "/opt/hf2triton"
+"""Where the stage code is in a container: its PYTHONPATH."""
+
+ENGINE_WAIT_S = 60.0
+_SILENCE_S = 1.0
+_KILLED = {128 + 9, 128 + 15}
+
+
+class DockerRunner(Containers):
+    """Stage programs in containers of one engine."""
+
+    def __init__(self, connect: Callable[[], APIClient], log: Log, find_login: FindLogin = no_login) -> None:
+        super().__init__(connect, log, find_login)
+        self._attached: dict[str, Response] = {}
+
+    def run(self, spec: ContainerSpec) -> None:
+        """Runs a container to its end and removes it.
+
+        Raises:
+            PipelineError: as `failure_of`, or the engine's own failure.
+        """
+        container_id = self.create(spec)
+        try:
+            self.start(container_id)
+            ended = self.follow(container_id)
+            if not ended.succeeded:
+                raise self.failure_of(ended, spec.argv, spec.out)
+        finally:
+            self.remove(container_id)
+
+    def create(self, spec: ContainerSpec) -> str:
+        """As `Containers.create`, with the stage code in it."""
+        # What is stopped is thrown away: nothing is gained by waiting for it.
+        created = super().create(replace(spec, env={**spec.env, "PYTHONPATH": CODE_ROOT}, stop_signal="SIGKILL"))
+        with engine_errors(f"container {created[:12]}"):
+            self._client.put_archive(created, "/", stage_code())
+        return created
+
+    def start(self, container_id: str) -> None:
+        """Starts a created container; raises `HostError` if the host cannot give it what it asks for."""
+        # Attached to before there is anything to miss, or to see twice.
+        self._attached[container_id] = self._attach(container_id, logs=False, stream=True)
+        super().start(container_id)
+
+    def follow(self, container_id: str) -> Container:
+        """Logs all output of a container from its start, returns when its program has ended.
+
+        Of a container that this runner has not started, a line may show twice that comes in the moment of attaching.
+
+        Raises:
+            TransientError: the container is gone, or ended because the engine was restarted.
+            EngineAway: the engine went away and did not come back within `ENGINE_WAIT_S` seconds.
+        """
+        streams = {STDOUT: Lines(self._log), STDERR: Lines(self._log)}
+        restarted, late = False, container_id not in self._attached
+        while True:
+            self._log_output(container_id, streams)
+            try:
+                container = self._ended(container_id)
+            except EngineAway:
+                self.await_engine()
+                container, restarted = self.inspect(container_id), True
+            if container is None or not container.active:
+                if late:  # what it wrote in the moment of attaching, if that was its last
+                    self._log_output(container_id, streams)
+                for lines in streams.values():
+                    lines.close()
+                return _whole(container, restarted)
+
+    def failure_of(self, container: Container, argv: tuple[str, ...], out: Path | None) -> PipelineError:
+        """Why a container's program ended with another exit code than 0.
+
+        137 is what the kernel's killer leaves when memory is short, and what ``docker stop`` and a Docker that
+        shuts down leave: the engine remembers for a while whom it has killed itself.
+        """
+        if container.exit_code in _KILLED and not container.oom_killed and self._killed_by_engine(container):
+            return TransientError(
+                f"container {container.id[:12]} was stopped from outside", where=" ".join(argv[:3]), fix="none: retried"
+            )
+        code = 128 + 9 if container.oom_killed else container.exit_code
+        return failure(argv, code, out, self.last_lines(container.id))
+
+    def _killed_by_engine(self, container: Container) -> bool:
+        with engine_errors(f"container {container.id[:12]}"):
+            events = self._client.events(
+                since=f"{container.started_at:.6f}",
+                until=f"{time.time():.6f}",
+                filters={"container": container.id, "event": "kill"},
+                decode=True,
+            )
+            return any(True for _ in events)
+
+    def _log_output(self, container_id: str, streams: Mapping[int, Lines]) -> None:
+        """Logs the output from its start until it ends, less what the streams have seen."""
+        for lines in streams.values():
+            lines.rewind()
+        try:
+            # The stream of a container that has ended would have no end.
+            output = self._attached.pop(container_id, None) or self._attach(
+                container_id, logs=True, stream=self._is_active(container_id)
+            )
+            for frame in frames(output, _SILENCE_S):
+                for stream, lines in streams.items():
+                    lines.feed(frame.data if stream == frame.stream else b"")
+                if not frame.data and not self._is_active(container_id):
+                    return  # it ended just before the attach, whose stream has no end then
+        except EngineAway:
+            return
+
+    def _attach(self, container_id: str, *, logs: bool, stream: bool) -> Response:
+        """The output so far, what comes, or both. (The engine's logs call has only lines that are complete.)"""
+        with engine_errors(f"container {container_id[:12]}"):
+            response: Response = self._client.post(
+                f"{self._client.base_url}/v{self._client.api_version}/containers/{container_id}/attach",
+                params={"logs": int(logs), "stream": int(stream), "stdout": 1, "stderr": 1},
+                stream=True,
+                timeout=None,
+            )
+        return response
+
+    def _is_active(self, container_id: str) -> bool:
+        container = self.inspect(container_id)
+        return container is not None and container.active
+
+    def _ended(self, container_id: str) -> Container | None:
+        """The container after its output has ended, which may be a moment before its state says so."""
+        from docker.errors import APIError
+        from requests.exceptions import ReadTimeout
+
+        with engine_errors(f"container {container_id[:12]}"), suppress(APIError, ReadTimeout):
+            self._client.wait(container_id, timeout=_SILENCE_S)
+        return self.inspect(container_id)
+
+    def await_engine(self) -> None:
+        """Waits until an engine that went away answers again; raises `EngineAway` after `ENGINE_WAIT_S` seconds."""
+        self._log("the Docker engine does not answer: waiting for it")
+        deadline = time.monotonic() + ENGINE_WAIT_S
+        while True:
+            try:
+                with engine_errors("the Docker engine"):
+                    # An engine that shuts down takes no new connections, but answers on old ones to its very end.
+                    self._client.close()
+                    self._client.ping()
+                return
+            except EngineAway:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_SILENCE_S)
+
+
+def stage_code() -> bytes:
+    """A tar of what stage programs import, as it lies in a container's root directory."""
+    include = PROJECT / "include"
+    files = [include / "__init__.py", include / "errors.py", *sorted((include / "stages").rglob("*"))]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in [include, *files]:
+            if path.name != "__pycache__" and path.suffix != ".pyc":
+                tar.add(path, f"{CODE_ROOT}/{path.relative_to(PROJECT)}", recursive=False, filter=_readable_by_all)
+    return buffer.getvalue()
+
+
+def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o755 if member.isdir() else 0o644
+    return member
+
+
+def _whole(container: Container | None, restarted: bool) -> Container:
+    if container is None:
+        raise TransientError("the container was removed while it ran", fix="none: retried")
+    if restarted and not container.succeeded:
+        raise TransientError(
+            f"the Docker engine was restarted, which ended container {container.id[:12]}",
+            fix='none: retried. `"live-restore": true` in /etc/docker/daemon.json keeps containers running',
+        )
+    return container

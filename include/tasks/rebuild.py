@@ -1,0 +1,157 @@
+"""Whether a followed model has to be released anew: what its entry would be built from now, and what it was last time.
+
+What an entry has asked for last is a file of the artifact store, ``catalogue/<entry>.json``. Releases cannot say it: a
+run that failed early leaves none, a rollback makes an older one live on purpose, and people release by hand, too.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from include import sources
+from include.artifacts.store import differences, digest_of_tree, sha256_of, write_atomic
+from include.context import Worker
+from include.requests.catalogue import Entry
+from include.requests.release import Form, ReleaseRequest, form_field
+from include.targets import stage_code
+from include.tasks import calibrate_awq, check_request
+
+# How a release goes live, not what it is: a change of these waits for the next release.
+_NOT_COMPARED = frozenset(
+    {"revision", "candidate_http_port", "require_approval", "approvers", "approval_timeout_h", "swap"}
+)
+
+
+class CatalogueCheck(Form):
+    """One run of `rebuild_on_change` by hand. The scheduled runs look at the entries that are due, and never force."""
+
+    entries: list[str] = form_field(
+        "Catalogue",
+        "Entries",
+        "Names of the entries to look at, one a line. Empty: all that are enabled, whatever their schedule says.",
+        [],
+        max_length=200,
+        extra={"type": ["array", "null"]},  # or the form would demand an entry
+    )
+    force: bool = form_field(
+        "Catalogue",
+        "Force",
+        "Start a release run of each even if nothing has changed since the last one, e.g. if that failed.",
+        False,
+    )
+
+
+class Asked(BaseModel):
+    """What an entry has asked for last, and the run of `release_awq_engine` that it asked.
+
+    ``started``: Airflow has been seen to know that run. A check that was cut off before it started the run is made up
+    for; a run that was deleted since is not started again.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    inputs: dict[str, Any]
+    run_id: str
+    started: bool = False
+
+
+class Start(BaseModel):
+    """A run to start: its id, its params, and why."""
+
+    model_config = ConfigDict(frozen=True)
+    run_id: str
+    conf: dict[str, Any]
+    why: str
+
+
+class Wanted(BaseModel):
+    """What an entry would be built from now; ``request`` names the commit itself."""
+
+    model_config = ConfigDict(frozen=True)
+    request: ReleaseRequest
+    commit: str
+    inputs: dict[str, Any]
+
+
+class Memory:
+    """What each entry has asked for last."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._root = worker.settings.artifacts / "catalogue"
+        self._worker = worker
+
+    def last(self, entry: Entry) -> Asked | None:
+        """The last run that the entry asked for, if it was started."""
+        asked = self._read(self._path(entry))
+        if asked is None or asked.started:
+            return asked
+        if self._worker.run_state(asked.run_id) is None:
+            return None
+        return self._write(entry, asked.model_copy(update={"started": True}))
+
+    def ask(self, entry: Entry, wanted: Wanted) -> str:
+        """Remembers that a run is about to be started; returns the id that it is to have."""
+        run_id = f"rebuild__{entry.name}__{datetime.now(UTC).isoformat()}"
+        self._write(entry, Asked(model=entry.request.slug, inputs=wanted.inputs, run_id=run_id))
+        return run_id
+
+    def busy(self, entry: Entry) -> str | None:
+        """A run of the entry's model that is queued or running: one that any entry asked for, or one that has pins."""
+        slug = entry.request.slug
+        asked = (self._read(path) for path in self._root.glob("*.json"))
+        runs = [one.run_id for one in asked if one and one.model == slug] + self._worker.pins.of_model(slug)
+        return next((run for run in runs if not self._worker.is_over(run)), None)
+
+    def _path(self, entry: Entry) -> Path:
+        return self._root / f"{entry.name}.json"
+
+    def _read(self, path: Path) -> Asked | None:
+        try:
+            return Asked.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            return None
+
+    def _write(self, entry: Entry, asked: Asked) -> Asked:
+        write_atomic(self._path(entry), asked.model_dump_json(indent=1))
+        return asked
+
+
+def look(worker: Worker, entry: Entry) -> Wanted:
+    """Asks the Hub, or reads the directory; nothing large is fetched.
+
+    Raises:
+        PipelineError: the model, the calibration data or the target cannot be had; the message says which.
+    """
+    request, target = entry.request, worker.target(entry.target)
+    source = sources.resolve(request.model, request.revision, token=worker.token, endpoint=worker.settings.hub_endpoint)
+    inputs = {
+        "commit": source.commit,
+        "calibration_data": _calibration_data(worker, request),
+        "settings": request.model_dump(mode="json", exclude=set(_NOT_COMPARED)),
+        "environment": target.environment(),
+        "hardware": target.hardware(),
+        "code": {
+            "calibrate": stage_code(calibrate_awq.MODULE),
+            "build": stage_code(target.build_module),
+            "templates": digest_of_tree(target.templates()),
+        },
+    }
+    pinned = request if request.is_local else request.model_copy(update={"revision": source.commit})
+    return Wanted(request=pinned, commit=source.commit, inputs=inputs)
+
+
+def changes(wanted: Wanted, last: Asked) -> str:
+    """What has changed since, ``field: old -> new`` each; empty if nothing has."""
+    return "; ".join(f"{d.field}: {d.there} -> {d.here}" for d in differences(wanted.inputs, last.inputs))
+
+
+def _calibration_data(worker: Worker, request: ReleaseRequest) -> str:
+    if request.calib_data.startswith("/"):
+        check_request.check_calibration_file(request)
+        return sha256_of(Path(request.calib_data))
+    dataset = check_request.resolve_dataset(worker, request)
+    return dataset.commit if dataset else request.calib_data

@@ -1,0 +1,1 @@
+"""The server: its repository, its processes, its client."""

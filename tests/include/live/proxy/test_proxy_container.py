@@ -1,0 +1,82 @@
+"""The proxy in a container, against a real Docker engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.errors import HostError, ToolError
+from include.live.proxy import Proxy, container_proxy
+from include.live.proxy.backends import LABEL_PROXY
+from tests.engine import BASE, client_or_skip
+from tests.include.live.proxy.dummies import answers, come_and_go_under_load, server, settings_of, some_ports
+
+
+@pytest.fixture(scope="module")
+def engine() -> Any:
+    return client_or_skip()
+
+
+@pytest.fixture
+def proxy(engine: Any, tmp_path: Path) -> Iterator[Proxy]:
+    proxy = container_proxy(settings_of(tmp_path, some_ports()), BASE)
+    yield proxy
+    proxy.stop()
+
+
+def container(engine: Any, root: Path) -> dict[str, Any]:
+    (found,) = engine.containers(all=True, filters={"label": f"{LABEL_PROXY}={root}/servers/proxy"})
+    return engine.inspect_container(found["Id"])
+
+
+def test_under_load_no_request_fails_while_servers_come_and_go(proxy: Proxy) -> None:
+    proxy.ensure_running()
+    come_and_go_under_load(proxy)
+
+
+def test_it_comes_back_with_its_upstream_when_the_engine_starts_it_again(
+    engine: Any, proxy: Proxy, tmp_path: Path
+) -> None:
+    proxy.ensure_running()
+    with server("a") as a:
+        proxy.point_to(a.upstream)
+        first = container(engine, tmp_path)
+        engine.restart(first["Id"], timeout=0)
+        proxy.ensure_running()
+        assert answers(proxy.ports) == ("a", "a")
+    again = container(engine, tmp_path)
+    assert (again["Id"], again["HostConfig"]["RestartPolicy"]["Name"]) == (first["Id"], "unless-stopped")
+
+
+def test_it_has_no_more_rights_than_it_needs(engine: Any, proxy: Proxy, tmp_path: Path) -> None:
+    proxy.ensure_running()
+    inspected = container(engine, tmp_path)
+    assert inspected["Config"]["User"].split(":")[0] != "0"
+    assert inspected["HostConfig"]["CapDrop"] == ["ALL"]
+    assert inspected["HostConfig"]["SecurityOpt"] == ["no-new-privileges"]
+    mounts = {Path(mount["Source"]).name: mount["RW"] for mount in inspected["Mounts"]}
+    assert mounts == {"config": False, "run": True}
+
+
+def test_stop_leaves_no_container(engine: Any, proxy: Proxy, tmp_path: Path) -> None:
+    proxy.ensure_running()
+    proxy.stop()
+    assert not proxy.is_running()
+    assert not engine.containers(all=True, filters={"label": f"{LABEL_PROXY}={tmp_path}/servers/proxy"})
+
+
+def test_an_envoy_that_dies_as_it_starts_leaves_its_last_lines(engine: Any, tmp_path: Path) -> None:
+    proxy = container_proxy(settings_of(tmp_path, some_ports(), address="203.0.113.1"), BASE)
+    with pytest.raises(ToolError, match="(?s)203.0.113.1.*Cannot assign requested address"):
+        proxy.ensure_running()
+    assert "Cannot assign" in (tmp_path / "servers" / "proxy.log").read_text()
+    assert not engine.containers(all=True, filters={"label": f"{LABEL_PROXY}={tmp_path}/servers/proxy"})
+
+
+def test_an_image_that_is_not_there_says_how_it_is_made(engine: Any, tmp_path: Path) -> None:
+    proxy = container_proxy(settings_of(tmp_path, some_ports()), "hf2triton/none:0", build="make image")
+    with pytest.raises(HostError, match="make image"):
+        proxy.ensure_running()

@@ -1,0 +1,219 @@
+"""Who answers at the live address, through promotions, rollbacks and whatever goes wrong in them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from include.errors import GateFailure, PipelineError, UserError
+from include.releases.records import Release
+from tests.include.live.deployment import Deployment
+
+RUN = "manual__1"
+
+
+def break_repository(deployment: Deployment, release: Release, flaw: str) -> None:
+    (deployment.settings.artifacts / "repositories" / release.repository / flaw).touch()
+
+
+def test_the_candidate_is_the_server_that_goes_live(deployment: Deployment) -> None:
+    release = deployment.release("un")
+    candidate = deployment.candidate(release, RUN)
+    deployment.live(RUN).promote(release, candidate=candidate)
+    assert deployment.answer() == "un"
+    assert deployment.serving() == ["release-org--name-1"]
+    deployment.live(RUN).leave()
+    assert deployment.answer() == "un"
+
+
+def test_a_promotion_is_on_record(deployment: Deployment, first: Release) -> None:
+    assert first.answer == "un"
+    assert [promotion.downtime_s for promotion in first.promotions] == [0]
+    assert deployment.releases.current(first.model) == deployment.releases.live() == first
+
+
+def test_promoting_what_is_live_changes_nothing(deployment: Deployment, first: Release) -> None:
+    before = deployment.log[:]
+    assert deployment.live().promote(first) == first
+    assert deployment.log[len(before) :] == [f"release {first.name} is live at {deployment.live().url}"]
+
+
+def test_promotions_and_rollbacks_lose_no_request(deployment: Deployment, first: Release) -> None:
+    second = deployment.release("deux")
+    candidate = deployment.candidate(second, RUN)
+    with deployment.load(takes_s=2) as counts:
+        deployment.live(RUN).promote(second, candidate=candidate)
+        deployment.live(RUN).leave()
+        deployment.live().promote(first)
+        deployment.live().promote(second)
+    assert set(counts) == {"un", "deux"}
+    assert deployment.serving() == ["release-org--name-2"]
+
+
+def test_promotions_at_once_take_turns(deployment: Deployment) -> None:
+    releases = [deployment.release(answer, model=f"org--{answer}") for answer in ("un", "deux", "trois")]
+    threads = [threading.Thread(target=deployment.live().promote, args=(release,)) for release in releases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(deployment.states()) == ["live", "retired", "retired"]
+    assert deployment.answer() == deployment.releases.live().answer
+    assert len(deployment.serving()) == 1
+
+
+@pytest.mark.parametrize("verdict", ["candidate", "rejected"])
+def test_what_has_not_passed_cannot_go_live(deployment: Deployment, first: Release, verdict: str) -> None:
+    second = deployment.releases.judge(deployment.release("deux"), verdict)
+    with pytest.raises(UserError, match="cannot go live"):
+        deployment.live().promote(second)
+    assert deployment.answer() == "un"
+
+
+def mute_after_the_launch(deployment: Deployment, second: Release) -> None:
+    deployment.candidate(second, RUN)
+    break_repository(deployment, second, "mute")
+
+
+def change_the_answer(deployment: Deployment, second: Release) -> None:
+    candidate = deployment.candidate(second, RUN)
+    deployment.releases.record_proof(second, answer="dix", server=deployment.releases.live().server, by=RUN)
+    assert candidate.exists()
+
+
+def lose_the_server(deployment: Deployment, second: Release) -> None:
+    break_repository(deployment, second, "broken")
+
+
+@pytest.mark.parametrize("spoil", [mute_after_the_launch, change_the_answer, lose_the_server])
+def test_a_release_that_fails_leaves_the_one_before_it_live(
+    deployment: Deployment, first: Release, spoil: Callable[[Deployment, Release], None]
+) -> None:
+    second = deployment.release("deux")
+    spoil(deployment, second)
+    worker = deployment.worker(RUN)
+    with deployment.load() as counts, pytest.raises((PipelineError, GateFailure)):
+        deployment.live(RUN).promote(second, candidate=worker.candidate_record)
+    deployment.live(RUN).leave()
+    assert set(counts) == {"un"}
+    assert deployment.states() == ["live", "candidate"]
+    assert deployment.serving() == ["release-org--name-1"]
+
+
+def test_a_proxy_that_cannot_be_moved_leaves_the_release_before_live(
+    deployment: Deployment, first: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = deployment.release("deux")
+    live = deployment.live()
+    moved = live._ask_through_proxy
+    monkeypatch.setattr(live, "_ask_through_proxy", lambda expected: moved("something else"))
+    with pytest.raises(GateFailure):
+        live.promote(second)
+    assert deployment.answer() == "un"
+    assert deployment.serving() == ["release-org--name-1"]
+
+
+def test_a_first_promotion_that_fails_leaves_nothing_live(deployment: Deployment) -> None:
+    release = deployment.release("un", "mute")
+    with pytest.raises(PipelineError):
+        deployment.live().promote(release)
+    assert deployment.releases.live() is None
+    assert deployment.serving() == []
+
+
+def test_stop_first_says_how_long_nobody_answered(deployment: Deployment, first: Release) -> None:
+    second = deployment.release("deux")
+    deployment.live().promote(second, swap="stop_first")
+    assert deployment.answer() == "deux"
+    (promotion,) = deployment.releases.live().promotions
+    assert 0 < promotion.downtime_s < 60
+    assert any("had no server from" in line for line in deployment.log)
+
+
+def test_stop_first_in_a_run(deployment: Deployment, first: Release) -> None:
+    second = deployment.release("deux")
+    deployment.worker(RUN).store.get("repositories", second.repository)
+    deployment.live(RUN).step_aside()
+    assert deployment.answer() == "HTTP 503"
+    assert deployment.live().check() == first, "what is away on purpose is not brought back"
+    assert deployment.serving() == []
+    candidate = deployment.candidate(second, RUN)
+    promoted = deployment.live(RUN).promote(second, candidate=candidate)
+    deployment.live(RUN).leave()
+    assert promoted.promotions[0].downtime_s > 0
+    assert deployment.live().away() is None
+    assert deployment.answer() == "deux"
+
+
+def test_stop_first_that_fails_brings_the_old_one_back_with_the_run(deployment: Deployment, first: Release) -> None:
+    second = deployment.release("deux", "broken")
+    deployment.worker(RUN).store.get("repositories", second.repository)
+    deployment.live(RUN).step_aside()
+    with pytest.raises(PipelineError, match="no such engine"):
+        deployment.candidate(second, RUN)
+    deployment.live(RUN).leave()
+    assert deployment.answer() == "un"
+
+
+def test_a_rollback_that_stops_first_and_fails_brings_the_old_one_back(deployment: Deployment, first: Release) -> None:
+    second = deployment.release("deux", "broken")
+    with pytest.raises(PipelineError, match="no such engine"):
+        deployment.live().promote(second, swap="stop_first")
+    assert deployment.answer() == "un"
+    assert deployment.live().away() is None
+
+
+def test_a_run_that_vanished_while_the_address_had_no_server(deployment: Deployment, first: Release) -> None:
+    worker = deployment.worker(RUN)
+    worker.pins.add(RUN, "repositories", "x")
+    deployment.live(RUN).step_aside()
+    worker.pins.drop_stale(lambda run: run == RUN)
+    deployment.live().check()
+    assert deployment.answer() == "un"
+
+
+def test_reconcile_stops_candidates_of_runs_that_are_over(deployment: Deployment, first: Release) -> None:
+    second = deployment.release("deux")
+    deployment.candidate(second, RUN)
+    deployment.live().reconcile()
+    assert len(deployment.serving()) == 2
+    deployment.worker().pins.drop(RUN)
+    deployment.live().reconcile()
+    assert deployment.serving() == ["release-org--name-1"]
+
+
+def test_a_dead_live_server_is_started_again_from_its_own_release(deployment: Deployment, first: Release) -> None:
+    deployment.kill_live_server()
+    assert deployment.answer() == "HTTP 503"
+    assert deployment.live().check() == first
+    assert deployment.answer() == "un"
+
+
+def test_a_live_server_that_answers_nonsense_is_started_again(deployment: Deployment, first: Release) -> None:
+    repository = deployment.settings.artifacts / "repositories" / first.repository
+    (repository / "mute").touch()
+    with pytest.raises(PipelineError, match="no engine"):
+        deployment.live().check()
+    (repository / "mute").unlink()
+    deployment.live().check()
+    assert deployment.answer() == "un"
+
+
+def test_a_check_of_a_good_release_changes_nothing(deployment: Deployment, first: Release) -> None:
+    before = deployment.log[:]
+    assert deployment.live().check() == first
+    assert deployment.log == before
+
+
+def test_without_a_live_release_there_is_nothing_to_check(deployment: Deployment) -> None:
+    assert deployment.live().check() is None
+
+
+def test_a_port_that_was_taken_meanwhile_is_not_waited_for(deployment: Deployment, first: Release) -> None:
+    second = deployment.live().promote(deployment.release("deux"))
+    moved = first.server.model_copy(update={"ports": second.server.ports})
+    deployment.releases.record_proof(first, answer="un", server=moved, by=RUN)
+    deployment.live().promote(first)
+    assert deployment.answer() == "un"

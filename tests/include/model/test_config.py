@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.errors import UserError
+from include.model.config import SUPPORTED_ARCHITECTURES, ModelConfig
+
+LLAMA2_7B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "float16",
+}
+SMOLLM2_135M = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "rope_theta": 100000.0,
+    "tie_word_embeddings": True,
+    "dtype": "float16",
+}
+QWEN2_5_0_5B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+    "sliding_window": 32768,
+    "torch_dtype": "bfloat16",
+}
+MISTRAL_NEMO = {
+    "architectures": ["MistralForCausalLM"],
+    "hidden_size": 5120,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 131072,
+    "max_position_embeddings": 131072,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "torch_dtype": "bfloat16",
+}
+MIB = 2**20
+
+
+def config(base: dict[str, Any], *without: str, **changes: object) -> ModelConfig:
+    fields = {name: value for name, value in base.items() if name not in without} | changes
+    return ModelConfig.parse(json.dumps(fields), where="org/model")
+
+
+class TestRead:
+    def test_takes_a_directory_or_its_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps(SMOLLM2_135M))
+        assert ModelConfig.read(tmp_path) == ModelConfig.read(file) == config(SMOLLM2_135M)
+
+    def test_names_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="cannot be read"):
+            ModelConfig.read(tmp_path / "config.json")
+
+    def test_survives_json(self) -> None:
+        read = config(LLAMA2_7B, rope_scaling={"type": "linear", "factor": 2.0})
+        assert ModelConfig.model_validate_json(read.model_dump_json()) == read
+
+    @pytest.mark.parametrize(
+        ("base", "parameters"),
+        [
+            pytest.param(LLAMA2_7B, 6_738_415_616, id="llama-2-7b"),
+            pytest.param(SMOLLM2_135M, 134_515_008, id="smollm2-135m"),
+            pytest.param(QWEN2_5_0_5B, 494_032_768, id="qwen2.5-0.5b"),
+            pytest.param(MISTRAL_NEMO, 12_247_782_400, id="mistral-nemo-12b"),
+        ],
+    )
+    def test_counts_the_parameters_as_the_hub_does(self, base: dict[str, Any], parameters: int) -> None:
+        assert config(base).parameters == parameters
+
+    def test_counts_biases(self) -> None:
+        plain = config(LLAMA2_7B).parameters
+        assert config(LLAMA2_7B, attention_bias=True).parameters == plain + 32 * 4 * 4096
+        assert config(LLAMA2_7B, mlp_bias=True).parameters == plain + 32 * (2 * 11008 + 4096)
+
+    def test_fills_in_what_old_configurations_leave_out(self) -> None:
+        read = config(LLAMA2_7B)
+        assert (read.kv_heads, read.head_dim, read.rope_theta) == (32, 128, 10000.0)
+
+    @pytest.mark.parametrize(
+        ("fields", "dtype"),
+        [
+            ({"dtype": "bfloat16"}, "bfloat16"),
+            ({"torch_dtype": "torch.bfloat16"}, "bfloat16"),
+            ({}, "float32"),
+        ],
+        ids=["transformers-5", "old", "absent"],
+    )
+    def test_knows_the_stored_type(self, fields: dict[str, str], dtype: str) -> None:
+        assert config(LLAMA2_7B, "torch_dtype", **fields).dtype == dtype
+
+
+class TestRope:
+    @pytest.mark.parametrize(
+        ("fields", "theta", "scaling"),
+        [
+            pytest.param({"rope_theta": 5e5}, 5e5, None, id="top-level"),
+            pytest.param({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, 5e5, None, id="parameters"),
+            pytest.param(
+                {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0}},
+                5e5,
+                {"rope_type": "llama3", "factor": 8.0},
+                id="parameters-with-scaling",
+            ),
+            pytest.param(
+                {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+                5e5,
+                None,
+                id="both",
+            ),
+            pytest.param(
+                {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+                5e5,
+                {"rope_type": "linear", "factor": 2.0},
+                id="scaling",
+            ),
+        ],
+    )
+    def test_is_found_wherever_it_stands(self, fields: dict[str, object], theta: float, scaling: object) -> None:
+        read = config(LLAMA2_7B, **fields)
+        assert (read.rope_theta, read.rope_scaling) == (theta, scaling)
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("fields", "named"),
+        [
+            pytest.param({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel", id="architecture"),
+            pytest.param({"architectures": []}, "config.json leaves out", id="no-architecture"),
+            pytest.param({"architectures": "LlamaForCausalLM"}, "config.json leaves out", id="odd-architecture"),
+        ],
+    )
+    def test_an_architecture_that_is_not_supported(self, fields: dict[str, object], named: str) -> None:
+        with pytest.raises(UserError, match=named) as caught:
+            config(LLAMA2_7B, **fields)
+        assert all(name in caught.value.fix for name in SUPPORTED_ARCHITECTURES)
+        assert caught.value.where == "field model"
+
+    @pytest.mark.parametrize(
+        ("fields", "named"),
+        [
+            pytest.param({"hidden_size": "wide"}, "hidden_size", id="text"),
+            pytest.param({"num_hidden_layers": 0}, "num_hidden_layers", id="zero"),
+            pytest.param({"vocab_size": None}, "vocab_size", id="null"),
+            pytest.param({"torch_dtype": "float8_e4m3fn"}, "dtype: float8_e4m3fn", id="dtype"),
+            pytest.param({"rope_parameters": {"rope_theta": "x"}}, "rope_parameters.rope_theta", id="rope"),
+        ],
+    )
+    def test_a_field_that_is_wrong(self, fields: dict[str, object], named: str) -> None:
+        with pytest.raises(UserError, match=named):
+            config(LLAMA2_7B, **fields)
+
+    @pytest.mark.parametrize("field", ["intermediate_size", "max_position_embeddings"])
+    def test_a_field_that_is_missing(self, field: str) -> None:
+        with pytest.raises(UserError, match=f"{field}: Field required"):
+            config(LLAMA2_7B, field)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+    def test_a_file_that_is_no_configuration(self, text: str) -> None:
+        with pytest.raises(UserError, match=r"config\.json of org/model cannot be used"):
+            ModelConfig.parse(text, where="org/model")
+
+    @pytest.mark.parametrize(
+        ("read", "words"),
+        [
+            pytest.param(config(LLAMA2_7B, quantization_config={"quant_method": "awq"}), "already .awq.", id="awq"),
+            pytest.param(config(MISTRAL_NEMO, sliding_window=4096), "window of 4096", id="mistral-window"),
+            pytest.param(config(MISTRAL_NEMO, "sliding_window"), "window of 4096", id="mistral-default-window"),
+            pytest.param(
+                config(QWEN2_5_0_5B, use_sliding_window=True, sliding_window=1024), "window of 1024", id="qwen-window"
+            ),
+        ],
+    )
+    def test_a_model_that_cannot_be_calibrated(self, read: ModelConfig, words: str) -> None:
+        with pytest.raises(UserError, match=words):
+            read.check_supported()
+
+    @pytest.mark.parametrize(
+        "read",
+        [
+            pytest.param(config(LLAMA2_7B), id="llama"),
+            pytest.param(config(QWEN2_5_0_5B, sliding_window=1024), id="qwen-window-switched-off"),
+            pytest.param(config(MISTRAL_NEMO), id="mistral-without-window"),
+            pytest.param(config(MISTRAL_NEMO, sliding_window=131072), id="mistral-window-of-all-positions"),
+        ],
+    )
+    def test_but_not_a_model_that_can(self, read: ModelConfig) -> None:
+        read.check_supported()
+
+
+class TestGroupSize:
+    def test_knows_the_dimensions_of_each_rank(self) -> None:
+        assert config(MISTRAL_NEMO).quantized_input_dims(2) == {
+            "qkv, gate, up": 5120,
+            "attention output": 2048,
+            "down": 7168,
+        }
+
+    @pytest.mark.parametrize(("base", "group", "tp"), [(SMOLLM2_135M, 64, 1), (LLAMA2_7B, 128, 1), (LLAMA2_7B, 128, 2)])
+    def test_accepts_what_divides(self, base: dict[str, Any], group: int, tp: int) -> None:
+        config(base).check_group_size(group, tp)
+
+    @pytest.mark.parametrize(
+        ("base", "group", "tp", "wrong", "fix"),
+        [
+            pytest.param(SMOLLM2_135M, 128, 1, "qkv, gate, up 576, attention output 576", "use 64", id="smollm2"),
+            pytest.param(LLAMA2_7B, 128, 4, "down 2752", "use 64", id="only-a-rank's-share"),
+            pytest.param(SMOLLM2_135M | {"hidden_size": 584}, 64, 1, "584", "no group size fits", id="none-fits"),
+        ],
+    )
+    def test_proposes_one_that_fits(self, base: dict[str, Any], group: int, tp: int, wrong: str, fix: str) -> None:
+        with pytest.raises(UserError, match=wrong) as caught:
+            config(base).check_group_size(group, tp)
+        assert fix in caught.value.fix
+        assert caught.value.where == "field awq_group_size"
+
+    def test_proposes_only_what_the_target_has(self) -> None:
+        with pytest.raises(UserError) as caught:
+            config(QWEN2_5_0_5B, intermediate_size=4896).check_group_size(128, allowed=(128, 64))
+        assert "no group size fits" in caught.value.fix
+
+
+class TestTensorParallel:
+    @pytest.mark.parametrize(("base", "tp"), [(LLAMA2_7B, 8), (SMOLLM2_135M, 3), (MISTRAL_NEMO, 8)])
+    def test_accepts_equal_shares(self, base: dict[str, Any], tp: int) -> None:
+        config(base).check_tp(tp)
+
+    @pytest.mark.parametrize(
+        ("base", "tp", "works"),
+        [
+            pytest.param(SMOLLM2_135M, 2, "1, 3", id="odd-heads"),
+            pytest.param(QWEN2_5_0_5B, 4, "1, 2", id="few-key-value-heads"),
+        ],
+    )
+    def test_names_the_sizes_that_work(self, base: dict[str, Any], tp: int, works: str) -> None:
+        with pytest.raises(UserError) as caught:
+            config(base).check_tp(tp)
+        assert caught.value.fix == f"use one of {works}"
+        assert caught.value.where == "field tp_size"
+
+
+class TestLengths:
+    @pytest.mark.parametrize(("max_input_len", "max_seq_len"), [(4095, 4096), (1, 2)])
+    def test_accepts_room_for_an_answer(self, max_input_len: int, max_seq_len: int) -> None:
+        config(LLAMA2_7B).check_lengths(max_input_len, max_seq_len)
+
+    @pytest.mark.parametrize(
+        ("max_input_len", "max_seq_len", "field", "limit"),
+        [(2048, 4097, "max_seq_len", "4096"), (2048, 2048, "max_input_len", "2047")],
+    )
+    def test_names_the_field_and_its_limit(self, max_input_len: int, max_seq_len: int, field: str, limit: str) -> None:
+        with pytest.raises(UserError, match=field) as caught:
+            config(LLAMA2_7B).check_lengths(max_input_len, max_seq_len)
+        assert caught.value.where == f"field {field}"
+        assert limit in caught.value.fix
+
+
+class TestSizes:
+    """Against sizes that were measured on real artifacts."""
+
+    def test_the_model_is_what_its_safetensors_file_has(self) -> None:
+        assert config(SMOLLM2_135M).model_bytes() == pytest.approx(269_060_280, rel=0.001)
+
+    def test_a_type_can_be_named(self) -> None:
+        read = config(SMOLLM2_135M)
+        assert read.model_bytes("float32") == 2 * read.model_bytes("float16")
+
+    @pytest.mark.parametrize(
+        ("base", "group", "measured"),
+        [
+            pytest.param(LLAMA2_7B, 128, 3783 * MIB, id="llama-2-7b"),
+            pytest.param(SMOLLM2_135M, 64, 173_327_320, id="smollm2-135m-tied"),
+        ],
+    )
+    def test_the_checkpoint_is_what_modelopt_exported(self, base: dict[str, Any], group: int, measured: int) -> None:
+        assert config(base).checkpoint_bytes(group) == pytest.approx(measured, rel=0.001)
+
+    def test_calibration_of_llama_2_7b_is_a_little_above_what_was_measured(self) -> None:
+        estimate = config(LLAMA2_7B).calibration_bytes(32, 512)
+        assert 36 * 1024 * MIB < estimate < 40 * 1024 * MIB
+
+    def test_calibration_grows_with_the_batch_beyond_the_weights(self) -> None:
+        read = config(LLAMA2_7B)
+        one, two = (read.calibration_bytes(batch, 512) - read.model_bytes("float16") for batch in (1, 2))
+        assert two == 2 * one
+
+    def test_a_smaller_group_has_more_scales(self) -> None:
+        read = config(SMOLLM2_135M)
+        assert read.checkpoint_bytes(32) > read.checkpoint_bytes(64)
+        assert read.engine_bytes(32) > read.engine_bytes(64)
+
+    def test_a_run_needs_room_for_checkpoint_and_engine(self) -> None:
+        read = config(LLAMA2_7B)
+        assert read.pipeline_disk_bytes(128) > read.checkpoint_bytes(128) + read.engine_bytes(128)
+
+    @pytest.mark.parametrize(
+        ("base", "expected"), [(LLAMA2_7B, 524_288), (SMOLLM2_135M, 23_040), (QWEN2_5_0_5B, 12_288)]
+    )
+    def test_the_kv_cache_counts_key_value_heads_only(self, base: dict[str, Any], expected: int) -> None:
+        assert config(base).kv_cache_bytes_per_token() == expected

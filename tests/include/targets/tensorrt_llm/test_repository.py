@@ -1,0 +1,182 @@
+"""Values for templates that have every variable of TensorRT-LLM 1.2.1, filled and checked by our own filler."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2  # noqa: TID253
+
+from include.errors import ToolError, UserError
+from include.requests.release import ReleaseRequest
+from include.targets.tensorrt_llm import engines, templates
+from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
+from include.triton import repository
+
+TEMPLATES = Path(__file__).parents[3] / "fixtures" / "tensorrt_llm" / "templates"
+SETTINGS = TensorRTLLMSettings()
+BARE = {
+    "ensemble": {"triton_max_batch_size", "logits_datatype"},
+    "preprocessing": {
+        "triton_max_batch_size",
+        "preprocessing_instance_count",
+        "max_queue_size",
+        "max_queue_delay_microseconds",
+    },
+    "postprocessing": {"triton_max_batch_size", "postprocessing_instance_count"},
+    "tensorrt_llm": {
+        "triton_max_batch_size",
+        "decoupled_mode",
+        "max_queue_delay_microseconds",
+        "max_queue_size",
+        "encoder_input_features_data_type",
+        "logits_datatype",
+        "prompt_embedding_table_data_type",
+    },
+}
+MANDATORY = {
+    "preprocessing": {"tokenizer_dir"},
+    "postprocessing": {"tokenizer_dir"},
+    "tensorrt_llm": {"triton_backend", "engine_dir", "batching_strategy"},
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    (tmp_path / "store" / "engine").mkdir(parents=True)
+    (tmp_path / "store" / "checkpoint" / "tokenizer").mkdir(parents=True)
+    return tmp_path / "store"
+
+
+def values(store: Path, settings: TensorRTLLMSettings = SETTINGS, **fields: object) -> dict[str, dict[str, str]]:
+    request = ReleaseRequest.parse({"target": "tensorrt_llm", **fields})
+    return templates.values(
+        request,
+        settings,
+        tokenizer=store / "checkpoint" / "tokenizer",
+        engine=store / "engine",
+        templates=TEMPLATES,
+    )
+
+
+def model_config(path: Path) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
+
+def local(store: Path, path: str) -> Path:
+    return Path(path) if path.startswith(str(store)) else Path("/")
+
+
+@pytest.mark.parametrize("model", templates.MODELS)
+def test_the_fixture_has_the_bare_and_quoted_variables_of_upstream(model: str) -> None:
+    found = templates.variables((TEMPLATES / model / "config.pbtxt").read_text())
+    assert {name for name, bare in found.items() if bare} == BARE[model]
+    assert {name for name, bare in found.items() if not bare} >= MANDATORY.get(model, set())
+
+
+@pytest.mark.parametrize("model", templates.MODELS)
+def test_every_variable_gets_a_value_and_bare_or_mandatory_ones_not_an_empty_one(store: Path, model: str) -> None:
+    given = values(store)[model]
+    assert given.keys() == templates.variables((TEMPLATES / model / "config.pbtxt").read_text()).keys()
+    assert all(given[name] for name in BARE[model] | MANDATORY.get(model, set()))
+
+
+@pytest.mark.parametrize(
+    ("streaming", "batch", "tokens", "policy", "limit"),
+    list(itertools.product((False, True), (1, 256), (16, 8192), ("guaranteed_no_evict", "max_utilization"), (None, 9))),
+)
+def test_every_combination_makes_a_repository_that_passes_its_checks(
+    store: Path, tmp_path: Path, streaming: bool, batch: int, tokens: int, policy: str, limit: int | None
+) -> None:
+    settings = TensorRTLLMSettings.model_validate(
+        {"batch_scheduler_policy": policy, "max_tokens_in_paged_kv_cache": limit}
+    )
+    given = values(store, settings, streaming=streaming, max_batch_size=batch, max_num_tokens=tokens)
+    out = tmp_path / "repository"
+    repository.assemble(TEMPLATES, given, out)
+    repository.check(out, path_map=lambda path: local(store, path))
+    assert sorted(path.name for path in out.iterdir()) == sorted(templates.MODELS)
+    engine = model_config(out / "tensorrt_llm" / "config.pbtxt")
+    parameters = {name: value.string_value for name, value in engine.parameters.items()}
+    assert engine.model_transaction_policy.decoupled is streaming
+    assert engine.max_batch_size == batch
+    assert engine.backend == "tensorrtllm"
+    assert parameters["batch_scheduler_policy"] == policy
+    assert parameters["max_tokens_in_paged_kv_cache"] == ("" if limit is None else str(limit))
+    assert parameters["gpt_model_path"] == str(store / "engine")
+    assert parameters["enable_chunked_context"] == str(tokens < 1024).lower()
+
+
+def test_the_seeds_options_have_their_place(store: Path) -> None:
+    given = values(store, kv_cache_memory_fraction=0.6, max_batch_size=12, streaming=True)
+    engine = given["tensorrt_llm"]
+    assert (engine["kv_cache_free_gpu_mem_fraction"], engine["decoupled_mode"]) == ("0.6", "true")
+    assert engine["engine_dir"] == str(store / "engine")
+    assert {m: v["triton_max_batch_size"] for m, v in given.items()} == dict.fromkeys(templates.MODELS, "12")
+    assert given["preprocessing"]["tokenizer_dir"] == str(store / "checkpoint" / "tokenizer")
+
+
+@pytest.mark.parametrize(("streaming", "count"), [(False, "4"), (True, "1")])
+def test_pieces_of_a_streamed_answer_stay_in_order(store: Path, streaming: bool, count: str) -> None:
+    given = values(store, streaming=streaming, max_batch_size=64)
+    assert given["postprocessing"]["postprocessing_instance_count"] == count
+    assert given["preprocessing"]["preprocessing_instance_count"] == "4"
+
+
+@pytest.mark.parametrize("name", ["with:colon", "with,comma", "with:both,of:them"])
+def test_a_path_with_a_separator_of_upstreams_filler_arrives_as_it_is(tmp_path: Path, name: str) -> None:
+    for part in ("engine", "checkpoint/tokenizer"):
+        (tmp_path / name / part).mkdir(parents=True)
+    repository.assemble(TEMPLATES, values(tmp_path / name), tmp_path / "out")
+    config = model_config(tmp_path / "out" / "tensorrt_llm" / "config.pbtxt")
+    assert config.parameters["gpt_model_path"].string_value == str(tmp_path / name / "engine")
+
+
+def test_a_filled_repository_cannot_be_filled_again_with_other_values(store: Path, tmp_path: Path) -> None:
+    repository.assemble(TEMPLATES, values(store, max_batch_size=4), tmp_path / "first")
+    with pytest.raises(ToolError, match="no variable is named"):
+        repository.assemble(tmp_path / "first", values(store, max_batch_size=8), tmp_path / "second")
+
+
+def test_a_variable_of_a_comment_is_filled_too(store: Path, tmp_path: Path) -> None:
+    repository.assemble(TEMPLATES, values(store), tmp_path / "out")
+    assert "enable_trt_overlap" in values(store)["tensorrt_llm"]
+    assert "${" not in (tmp_path / "out" / "tensorrt_llm" / "config.pbtxt").read_text()
+
+
+def _other_templates(tmp_path: Path, line: str) -> Path:
+    for model in templates.MODELS:
+        (tmp_path / "other" / model).mkdir(parents=True)
+        text = (TEMPLATES / model / "config.pbtxt").read_text()
+        (tmp_path / "other" / model / "config.pbtxt").write_text(f"{text}{line}\n" if model == "ensemble" else text)
+    return tmp_path / "other"
+
+
+def _values_of(store: Path, where: Path) -> dict[str, dict[str, str]]:
+    request = ReleaseRequest.parse({"target": "tensorrt_llm"})
+    return templates.values(request, SETTINGS, tokenizer=store, engine=store, templates=where)
+
+
+def test_a_new_bare_variable_of_another_image_is_an_error(store: Path, tmp_path: Path) -> None:
+    other = _other_templates(tmp_path, "max_batch_size: ${new_limit}")
+    with pytest.raises(ToolError, match="needs a value for new_limit"):
+        _values_of(store, other)
+
+
+def test_a_new_quoted_variable_of_another_image_is_left_to_the_backend(store: Path, tmp_path: Path) -> None:
+    other = _other_templates(tmp_path, 'parameters { key: "x" value: { string_value: "${new_option}" } }')
+    assert _values_of(store, other)["ensemble"]["new_option"] == ""
+
+
+def test_a_missing_template_is_an_error(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="no template ensemble"):
+        _values_of(store, tmp_path)
+
+
+def test_a_tokenizer_with_code_is_refused(tmp_path: Path) -> None:
+    engines.check_tokenizer(tmp_path)
+    (tmp_path / "tokenization_x.py").touch()
+    with pytest.raises(UserError, match=r"own code \(tokenization_x\.py\)"):
+        engines.check_tokenizer(tmp_path)
