@@ -56,9 +56,10 @@ test: setup lint ## Lint, types, integrity and unit tests
 	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS) $(DOCKER_TESTS) $(KILL_TESTS))
 	CI=true HF_HUB_OFFLINE=1 $(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
 
-lint: $(AIRFLOW)/.ready ## Ruff and mypy
+lint: $(AIRFLOW)/.ready ## Ruff, mypy and the layers of include/
 	$(AIRFLOW)/bin/ruff check $(CODE)
 	$(AIRFLOW)/bin/ruff format --check $(CODE)
+	$(AIRFLOW)/bin/lint-imports
 	$(AIRFLOW)/bin/mypy
 	for model in include/targets/openvino/repository/*/1; do $(AIRFLOW)/bin/mypy $$model/*.py; done
 

@@ -30,8 +30,8 @@ from hf2triton.form import request_params
 from hf2triton.operators.rebuild import CatalogueOperator, RebuildOperator
 from hf2triton.retries import default_args
 from hf2triton.schedules import catalogue_timetable
+from include.requests.operations import CatalogueCheck
 from include.settings import settings
-from include.tasks.rebuild import CatalogueCheck
 
 with DAG(
     dag_id="rebuild_on_change",

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from include.artifacts.pins import Pins, run_slug
-from include.artifacts.store import ArtifactStore, Log
+from include.artifacts.store import ArtifactStore
+from include.files import Log
 from include.host.docker.containers import Containers
 from include.host.docker.engine import local_engine
 from include.host.docker.registry import FindLogin, no_login
@@ -17,7 +18,8 @@ from include.host.leases import lease
 from include.releases.records import Releases
 from include.releases.run import RunRecord
 from include.settings import Settings
-from include.targets import Target, get_target
+from include.targets.base import Target
+from include.targets.registry import get_target
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from include.artifacts.store import write_atomic
+from include.files import write_atomic
 
 
 def run_slug(run_id: str) -> str:

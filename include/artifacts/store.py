@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
 import secrets
@@ -26,10 +25,10 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
 from include.errors import HostError
+from include.files import Log, sha256_of, sync
 from include.stages.common import REPORT_FILE
 
 MANIFEST_FILE = "manifest.json"
-Log = Callable[[str], None]
 
 
 class OutputFile(BaseModel):
@@ -87,34 +86,6 @@ class Artifact:
 def key_of(inputs: Mapping[str, Any]) -> str:
     """sha256 over the canonical JSON of ``inputs``: 64 hex digits."""
     return hashlib.sha256(_canonical(inputs).encode()).hexdigest()
-
-
-def digest_of_tree(*roots: Path) -> str:
-    """sha256 over the names and bytes of all files below ``roots`` (files or directories), 64 hex digits."""
-    total = hashlib.sha256()
-    for root in roots:
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-        for path in files:
-            if "__pycache__" in path.parts:
-                continue
-            total.update(f"{path.relative_to(root.parent)}\0{sha256_of(path)}\n".encode())
-    return total.hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replaces ``path`` so that a reader, or a crash, sees the old text or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    draft.write_text(text)
-    sync(draft)
-    draft.replace(path)
-    sync(path.parent)
 
 
 class Claim:
@@ -340,15 +311,6 @@ def _output(root: Path, path: Path) -> OutputFile:
 
 def _files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file())
-
-
-def sync(path: Path) -> None:
-    """Makes a file, or the names in a directory, outlive a crash of the host."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make(directory: Path) -> None:

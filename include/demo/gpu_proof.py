@@ -20,10 +20,11 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
-from include.artifacts.store import ArtifactStore, write_atomic
+from include.artifacts.store import ArtifactStore
 from include.demo import airflow, run
 from include.demo.api import AirflowApi
 from include.errors import PipelineError, ToolError
+from include.files import write_atomic
 from include.releases.records import Releases
 from include.requests.release import SEED_PROMPT, ReleaseRequest
 from include.settings import PROJECT, Settings, settings

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from include.artifacts.store import Log
 from include.errors import HostError
+from include.files import Log
 
 POLL_S = 1.0
 

@@ -20,8 +20,8 @@ from typing import TypeVar
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from include.artifacts.store import write_atomic
 from include.errors import HostError, ToolError
+from include.files import write_atomic
 
 TOKEN_VARIABLE = "HF2TRITON_PROCESS"  # noqa: S105 - a name, not a secret
 

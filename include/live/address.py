@@ -17,9 +17,9 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from include.artifacts.store import write_atomic
 from include.context import Worker
 from include.errors import GateFailure, PipelineError, ToolError, UserError
+from include.files import write_atomic
 from include.live.proxy import Proxy, Upstream, container_proxy, process_proxy
 from include.live.proxy.config import reachable
 from include.live.servers import ReleaseServers

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from include.artifacts.pins import Pins
-from include.artifacts.store import Artifact, ArtifactStore, Log
+from include.artifacts.store import Artifact, ArtifactStore
+from include.files import Log
 from include.releases.records import Release, Releases
 
 # What is made from others comes first: a crash in between leaves nothing that looks usable and is not.

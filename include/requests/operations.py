@@ -70,3 +70,22 @@ class PruneRequest(Form):
         "Only tell what would be removed. What the scheduled run does is setting `HF2TRITON_PRUNE_DRY_RUN`.",
         settings().prune_dry_run,
     )
+
+
+class CatalogueCheck(Form):
+    """One run of `rebuild_on_change` by hand. The scheduled runs look at the entries that are due, and never force."""
+
+    entries: list[str] = form_field(
+        "Catalogue",
+        "Entries",
+        "Names of the entries to look at, one a line. Empty: all that are enabled, whatever their schedule says.",
+        [],
+        max_length=200,
+        extra={"type": ["array", "null"]},  # or the form would demand an entry
+    )
+    force: bool = form_field(
+        "Catalogue",
+        "Force",
+        "Start a release run of each even if nothing has changed since the last one, e.g. if that failed.",
+        False,
+    )

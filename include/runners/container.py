@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from include.artifacts.store import Log
 from include.errors import PipelineError, TransientError
+from include.files import Log
 from include.host.docker.attach import STDERR, STDOUT, frames
 from include.host.docker.containers import Container, Containers, ContainerSpec
 from include.host.docker.engine import EngineAway, engine_errors

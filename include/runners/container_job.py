@@ -12,8 +12,9 @@ from shutil import rmtree
 from types import TracebackType
 from typing import Self
 
-from include.artifacts.store import Artifact, ArtifactStore, Claim, Log
+from include.artifacts.store import Artifact, ArtifactStore, Claim
 from include.errors import PipelineError, TransientError
+from include.files import Log
 from include.host.docker.containers import Container, ContainerSpec
 from include.host.docker.engine import EngineAway
 from include.runners.container import DockerRunner

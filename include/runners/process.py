@@ -9,15 +9,13 @@ import subprocess
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-from include.artifacts.store import Log
 from include.errors import HostError, PipelineError, ToolError, from_dict
+from include.files import Log
+from include.runners.job import StageCommand
 from include.settings import PROJECT
 from include.stages.common import FAILURE_FILE
-
-if TYPE_CHECKING:
-    from include.targets import StageCommand
 
 LAST_LINES = 15
 STOP_GRACE_S = 10

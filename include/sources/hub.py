@@ -28,7 +28,8 @@ from include.sources.files import (
     require_disk,
     shards_of,
 )
-from include.sources.hub_session import Repo, hub_session
+from include.sources.hub_repo import Repo
+from include.sources.hub_session import hub_session
 from include.sources.progress import Progress
 from include.sources.weights import check_weights
 

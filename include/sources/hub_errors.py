@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
-    from include.sources.hub_session import Repo
+    from include.sources.hub_repo import Repo
 
 _CONNECTION = "the Airflow Connection huggingface_default (or that of HF2TRITON_HUB_CONNECTION)"
 _SET_TOKEN = f"put the Hub token of an account with access into {_CONNECTION}"

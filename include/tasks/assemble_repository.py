@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from include.artifacts.store import digest_of_tree
 from include.context import Worker
+from include.files import digest_of_tree
 from include.tasks import ArtifactRef, Checked
 from include.triton import repository
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from include.context import Worker
-from include.targets import StageJob, stage_code
+from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked
 from include.tasks.events import engine_event
 

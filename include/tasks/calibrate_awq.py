@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.artifacts.store import Artifact, sha256_of
+from include.artifacts.store import Artifact
 from include.context import Worker
-from include.targets import StageJob, stage_code
+from include.files import sha256_of
+from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked, Pulled
 from include.tasks.events import checkpoint_event
 

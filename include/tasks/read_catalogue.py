@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from include.context import Worker
 from include.errors import UserError
 from include.requests.catalogue import Catalogue, Entry, Problem, load
-from include.tasks.rebuild import CatalogueCheck
+from include.requests.operations import CatalogueCheck
 
 
 class Window(BaseModel):

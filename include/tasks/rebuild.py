@@ -13,36 +13,18 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from include import sources
-from include.artifacts.store import differences, digest_of_tree, sha256_of, write_atomic
+from include.artifacts.store import differences
 from include.context import Worker
+from include.files import digest_of_tree, sha256_of, write_atomic
 from include.requests.catalogue import Entry
-from include.requests.release import Form, ReleaseRequest, form_field
-from include.targets import stage_code
+from include.requests.release import ReleaseRequest
+from include.runners.job import stage_code
 from include.tasks import calibrate_awq, check_request
 
 # How a release goes live, not what it is: a change of these waits for the next release.
 _NOT_COMPARED = frozenset(
     {"revision", "candidate_http_port", "require_approval", "approvers", "approval_timeout_h", "swap"}
 )
-
-
-class CatalogueCheck(Form):
-    """One run of `rebuild_on_change` by hand. The scheduled runs look at the entries that are due, and never force."""
-
-    entries: list[str] = form_field(
-        "Catalogue",
-        "Entries",
-        "Names of the entries to look at, one a line. Empty: all that are enabled, whatever their schedule says.",
-        [],
-        max_length=200,
-        extra={"type": ["array", "null"]},  # or the form would demand an entry
-    )
-    force: bool = form_field(
-        "Catalogue",
-        "Force",
-        "Start a release run of each even if nothing has changed since the last one, e.g. if that failed.",
-        False,
-    )
 
 
 class Asked(BaseModel):

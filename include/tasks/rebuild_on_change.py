@@ -8,8 +8,9 @@ from typing import Any
 from include.context import Worker
 from include.errors import UserError
 from include.requests.catalogue import Entry
+from include.requests.operations import CatalogueCheck
 from include.tasks.read_catalogue import Due
-from include.tasks.rebuild import Asked, CatalogueCheck, Memory, Start, Wanted, changes, look
+from include.tasks.rebuild import Asked, Memory, Start, Wanted, changes, look
 
 
 def run(worker: Worker, due: Due, params: Mapping[str, Any]) -> Start | None:

@@ -10,9 +10,9 @@ from airflow.sdk import Connection, DagRunState
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
-from include.artifacts.store import Log
 from include.context import Worker
 from include.errors import HostError
+from include.files import Log
 from include.host.docker.registry import RegistryLogin
 from include.releases.run import RunRecord, TaskTime, versions
 from include.settings import settings

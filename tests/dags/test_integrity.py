@@ -12,10 +12,9 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 
 from hf2triton.assets import LIVE_RELEASE
-from include.requests.operations import PruneRequest, RollbackRequest
+from include.requests.operations import CatalogueCheck, PruneRequest, RollbackRequest
 from include.requests.release import Form, ReleaseRequest
 from include.settings import settings
-from include.tasks.rebuild import CatalogueCheck
 
 AFTER = Path(__file__).parents[2] / "docs" / "after-a-release.md"
 DAGS = Path(__file__).parents[2] / "dags"

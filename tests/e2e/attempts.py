@@ -19,9 +19,9 @@ from unittest.mock import patch
 
 from hf2triton.operators.docker_stage import DockerStageOperator
 from include.errors import PipelineError, from_dict
-from include.runners import container as docker_runner
+from include.runners import docker as docker_runner
+from include.runners.job import StageCommand, StageImage, StageJob
 from include.settings import settings
-from include.targets import StageCommand, StageImage, StageJob
 from tests.engine import BASE
 
 DAG_ID = "adhoc_airflow"  # what an operator outside of a DAG says

@@ -16,9 +16,9 @@ import pytest
 from include.context import Worker
 from include.host.processes import free_ports
 from include.live.address import Live
+from include.runners.job import StageJob
 from include.runners.process import ProcessRunner
 from include.settings import PROJECT, Settings
-from include.targets import StageJob
 from include.tasks import (
     ArtifactRef,
     LiveRelease,

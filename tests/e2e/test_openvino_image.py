@@ -12,8 +12,8 @@ import pytest
 
 from include.host.docker.containers import ContainerSpec
 from include.runners.container import DockerRunner
+from include.runners.job import StageCommand
 from include.settings import PROJECT, Settings
-from include.targets import StageCommand
 from include.targets.openvino import LOCK, OpenVinoTarget
 from tests.engine import client_or_skip, containers
 

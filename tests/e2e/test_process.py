@@ -15,10 +15,11 @@ import httpx
 import pytest
 from rich.console import Console
 
-from include.artifacts.store import Artifact, ArtifactStore, sha256_of
+from include.artifacts.store import Artifact, ArtifactStore
 from include.demo import run
 from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
+from include.files import sha256_of
 from include.gates import gates_for
 from include.releases.records import Releases
 from include.requests.release import ReleaseRequest

@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from include.artifacts.store import Log
+from include.files import Log
 from include.host.docker.engine import engine_errors
 from include.host.docker.images import ensure_image
 from include.host.docker.registry import FindLogin, no_login
-from include.runners.process import LAST_LINES
 
 if TYPE_CHECKING:
     from docker import APIClient
 
 LABEL_GPUS = "hf2triton.gpus"
+LAST_LINES = 15
 _NOBODY = 65534
 _ACTIVE = ("running", "paused", "restarting")
 

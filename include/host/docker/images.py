@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from include.artifacts.store import Log
 from include.errors import HostError
+from include.files import Log
 from include.host.docker.engine import engine_errors
 from include.host.docker.registry import FindLogin, no_login, pull_failure
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 
-from include.artifacts.store import Log
+from include.files import Log
 
 PROGRESS_S = 5.0
 _ENDS = re.compile(r"\r?\n|\r")

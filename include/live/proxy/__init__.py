@@ -15,8 +15,8 @@ from contextlib import suppress
 import httpx
 from filelock import FileLock
 
-from include.artifacts.store import Log, write_atomic
 from include.errors import HostError, PipelineError, ToolError, UserError
+from include.files import Log, write_atomic
 from include.host.processes import POLL_S, check_port_free
 from include.live.proxy import config
 from include.live.proxy.admin import Admin

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Protocol
 
-from include.artifacts.store import Log
+from include.files import Log
 from include.host import processes
 from include.host.docker.containers import Container, Containers, ContainerSpec
 from include.host.docker.engine import engine_errors, local_engine

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from include.artifacts.store import write_atomic
+from include.files import write_atomic
 from include.triton.servers import Ports
 
 Health = Literal["HEALTHY", "DRAINING"]

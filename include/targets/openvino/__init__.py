@@ -13,16 +13,16 @@ from pathlib import Path
 
 import psutil
 
-from include.artifacts.store import sha256_of
 from include.errors import HostError, UserError
+from include.files import sha256_of
 from include.host.docker.containers import Containers
 from include.host.docker.engine import local_engine
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
+from include.runners.job import StageCommand, StageImage
 from include.settings import PROJECT, Settings
 from include.stages.common import has_native_bfloat16
-from include.targets import StageCommand, StageImage
 from include.targets.openvino import image, triton
 from include.triton.repository import paths
 from include.triton.servers import Ports, ServerPlan

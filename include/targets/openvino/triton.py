@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from include.errors import HostError
-from include.targets import StageImage
+from include.runners.job import StageImage
 from include.triton.servers import ContainerPlan, Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import text_format
 
-from include.artifacts.store import write_atomic
 from include.errors import HostError, ToolError
+from include.files import write_atomic
 from include.host import gpus as gpu
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
+from include.runners.job import StageCommand, StageImage
 from include.settings import PROJECT, Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
-from include.targets import StageCommand, StageImage
 from include.targets.tensorrt_llm import engines, memory, templates
 from include.targets.tensorrt_llm.containers import DockerImage
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import httpx
 
-from include.artifacts.store import Log
 from include.errors import ToolError
+from include.files import Log
 from include.host import processes
 from include.host.processes import check_port_free, free_ports
 from include.triton.servers.container import ContainerServers, gpus_in_use

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.artifacts.store import Log, write_atomic
+from include.files import Log, write_atomic
 from include.host import processes
 from include.host.docker.containers import Container, Containers, ContainerSpec
 from include.host.docker.engine import local_engine

@@ -11,6 +11,6 @@ def release_record(artifacts: Path, release: str) -> Path:
 
 
 def live_record(artifacts: Path) -> Path:
-    """Where the record of a store's live server stands: that of the release that the link names."""
+    """Where the record of a store's live server stands: that of the release that the live link names."""
     link = artifacts / "releases" / "live"
     return release_record(artifacts, str(link.readlink()) if link.is_symlink() else "none")

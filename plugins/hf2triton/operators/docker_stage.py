@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from include.host.docker.containers import ContainerSpec
     from include.runners.container import DockerRunner
     from include.runners.container_job import ContainerJob
-    from include.targets import StageCommand, StageJob, Target
+    from include.runners.job import StageCommand, StageJob
+    from include.targets.base import Target
 
 ACTIVE, SUCCEEDED, GONE = "active", "succeeded", "gone"
 

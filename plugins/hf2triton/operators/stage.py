@@ -14,8 +14,8 @@ from include.settings import settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from include.runners.job import StageJob
     from include.runners.process import ProcessRunner
-    from include.targets import StageJob
 
 
 class StageOperator(TaskOperator):
@@ -45,7 +45,7 @@ class StageOperator(TaskOperator):
 
     def _run(self, job: StageJob, out: Path) -> None:
         from include.runners.process import ProcessRunner
-        from include.targets import get_target
+        from include.targets.registry import get_target
 
         command = get_target(job.target, settings()).command(job.module, job.args)
         self.log.info("running %s", shlex.join(command.argv))

@@ -15,7 +15,7 @@ from hf2triton.worker import worker_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from include.artifacts.store import Log
+    from include.files import Log
 
 
 class TaskOperator(BaseOperator):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from include.artifacts.store import ArtifactStore, Claim, key_of, write_atomic
+from include.artifacts.store import ArtifactStore, Claim, key_of
 from include.errors import HostError
+from include.files import write_atomic
 
 INPUTS = {"model": {"commit": "c1"}, "options": {"group_size": 64, "dtype": "float16"}}
 

@@ -23,7 +23,7 @@ from include.host.processes import ProcessRecord, free_ports
 from include.live.address import Live
 from include.releases.records import Release, Releases
 from include.settings import Settings
-from include.targets import Target
+from include.targets.base import Target
 from include.triton import servers
 from include.triton.servers import Ports, ServerPlan
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from include.errors import HostError, ToolError, UserError
+from include.runners.job import StageCommand
 from include.runners.process import ProcessRunner
-from include.targets import StageCommand
 
 
 def python(code: str) -> StageCommand:
@@ -63,7 +63,7 @@ def test_the_program_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) ->
 import sys
 from pathlib import Path
 from include.runners.process import ProcessRunner
-from include.targets import StageCommand
+from include.runners.job import StageCommand
 ProcessRunner(lambda line: print(line, flush=True)).run(
     StageCommand((sys.executable, "-c", {child!r}), {{}}), Path({str(tmp_path)!r})
 )

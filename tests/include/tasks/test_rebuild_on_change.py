@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from include import targets
 from include.context import Worker
 from include.errors import TransientError, UserError
 from include.requests.catalogue import Entry
 from include.requests.release import ReleaseRequest
+from include.runners import job as stage_job
 from include.settings import PROJECT, Settings
 from include.tasks import rebuild_on_change
 from include.tasks.read_catalogue import Due
@@ -96,7 +96,7 @@ def change_the_stage_code(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None
     copy = scene.home / "project"
     shutil.copytree(PROJECT / "include", copy / "include")
     (copy / "include" / "stages" / "quality.py").write_text("# changed")
-    monkeypatch.setattr(targets, "PROJECT", copy)
+    monkeypatch.setattr(stage_job, "PROJECT", copy)
 
 
 def change_the_environment(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

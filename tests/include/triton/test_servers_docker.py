@@ -17,8 +17,8 @@ from include.host.docker.containers import LABEL_GPUS, Containers
 from include.host.docker.engine import local_engine
 from include.host.leases import lease
 from include.requests.release import ReleaseRequest
+from include.runners.job import StageImage
 from include.settings import Settings
-from include.targets import StageImage
 from include.targets.openvino import OpenVinoTarget, image, triton
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord

@@ -9,11 +9,10 @@ from dataclasses import replace
 import pytest
 
 from include.errors import HostError
-from include.host import gpus as gpu
 from include.host.gpus import Gpu
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.targets.tensorrt_llm import memory
+from include.targets.tensorrt_llm import gpu, memory
 from include.targets.tensorrt_llm.memory import GIB
 
 H100 = Gpu(

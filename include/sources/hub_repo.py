@@ -1,0 +1,71 @@
+"""A repository of the Hub, or of a mirror."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from include.errors import UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A repository at ``revision``. Without ``endpoint``, on the Hub or on what ``HF_ENDPOINT`` names."""
+
+    kind: Literal["model", "dataset"]
+    id: str
+    revision: str
+    token: str | None = dataclasses.field(repr=False)
+    endpoint: str | None
+
+    def __post_init__(self) -> None:
+        if self.endpoint is None:
+            return
+        if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", self.endpoint):
+            raise UserError(
+                "the Hub endpoint is not an http or https address",
+                where="HF_ENDPOINT",
+                fix="give one such as https://huggingface.co",
+            )
+        object.__setattr__(self, "endpoint", self.endpoint.rstrip("/"))
+
+    @property
+    def url(self) -> str:
+        """The repository's page, without credentials that the endpoint may hold."""
+        from huggingface_hub import constants
+
+        parts = urlsplit(self.endpoint or constants.ENDPOINT)
+        host = parts.netloc.rpartition("@")[2]
+        prefix = "datasets/" if self.kind == "dataset" else ""
+        return f"{parts.scheme}://{host}{parts.path}/{prefix}{self.id}"
+
+    @property
+    def field(self) -> str:
+        """The ``where`` of a failure that is in what the user named: the request's field and the page."""
+        return f"field {'model' if self.kind == 'model' else 'calib_data'}: {self.url}"
+
+    def api(self) -> HfApi:
+        """The client; without a token it sends none, not even one that is stored on this machine."""
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self.endpoint, token=self.token or False)
+
+    def pinned(self, canonical: str, commit: str | None) -> Repo:
+        """This repository at a commit, by the id that the Hub has for it; ValueError for nonsense."""
+        from huggingface_hub.utils._validators import validate_repo_id
+
+        validate_repo_id(canonical)
+        if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):
+            raise ValueError(f"the commit {commit!r} is not 40 hex digits")
+        return replace(self, id=canonical, revision=str(commit))
+
+    def refs(self) -> list[str]:
+        """The names of its branches and tags."""
+        refs = self.api().list_repo_refs(self.id, repo_type=self.kind)
+        return [ref.name for ref in (*refs.branches, *refs.tags)]

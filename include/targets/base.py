@@ -1,0 +1,74 @@
+"""What the tasks ask of a target: its interface."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+from include.model.config import ModelConfig
+from include.requests.release import ReleaseRequest
+from include.runners.job import StageCommand, StageImage
+from include.triton.servers.plan import Ports, ServerPlan
+
+
+class Target(Protocol):
+    """What the tasks ask of a target."""
+
+    name: str
+    build_module: str
+    device: str
+    applies_chat_template: bool
+
+    def check_host(self, request: ReleaseRequest) -> None:
+        """Raises `HostError` if this host cannot calibrate, build or serve for the target with this runner."""
+
+    def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
+        """Raises `UserError` or `HostError` if this model, asked for in this way, does not fit the device."""
+
+    def environment(self) -> dict[str, str]:
+        """Versions of all that makes the artifacts' bytes."""
+
+    def host_versions(self) -> dict[str, str]:
+        """Versions of what the host brings along: they change no artifact, but may change how it serves."""
+
+    def hardware(self) -> dict[str, str]:
+        """What an engine is bound to."""
+
+    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
+        """How a stage program starts in the target's environment."""
+
+    def stage_image(self) -> StageImage:
+        """Where stage programs run if the deployment's runner is docker."""
+
+    def gpus(self, request: ReleaseRequest) -> int:
+        """How many GPUs a stage or a server of this request takes."""
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        """Device ids of this host's GPUs that stages and servers may use: idle ones first, then the busy ones."""
+
+    def wait_for_memory(self, gpus: Collection[str]) -> None:
+        """Waits until the GPUs with these ids are idle, as a server that was stopped gives its memory back late.
+
+        Raises `HostError` if they are not in time.
+        """
+
+    def build_options(self, request: ReleaseRequest) -> dict[str, str]:
+        """What of the request changes the engine."""
+
+    def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
+        """The same as arguments of the build program."""
+
+    def templates(self) -> Path:
+        """The pristine model repository."""
+
+    def repository_values(
+        self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
+    ) -> dict[str, dict[str, str]]:
+        """Model name -> variable -> value for the templates."""
+
+    def local_path(self, path: str) -> Path:
+        """Where a path that stands in a repository is on this host."""
+
+    def server(self, repository: Path, ports: Ports) -> ServerPlan:
+        """How Triton is started on a repository, by this deployment's runner."""
