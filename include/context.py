@@ -15,7 +15,7 @@ from include.host.docker.containers import Containers
 from include.host.docker.engine import local_engine
 from include.host.docker.registry import FindLogin, no_login
 from include.host.leases import lease
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.releases.run import RunRecord
 from include.settings import Settings
 from include.targets.base import Target
@@ -25,7 +25,7 @@ from include.triton.servers import ServerPlan, ServerRecord
 
 
 @dataclass(frozen=True)
-class Worker:
+class Context:
     """Settings, the store, the log of this task, and how to get the Hub token and the registry's login, if any.
 
     ``run_state`` gives the state of a run of `release_awq_engine` in Airflow's words, None if Airflow does not know it;
@@ -56,9 +56,9 @@ class Worker:
         return Pins(self.settings.artifacts / "pins")
 
     @property
-    def releases(self) -> Releases:
+    def releases(self) -> ReleaseStore:
         """The deployment's releases."""
-        return Releases(self.settings.artifacts / "releases")
+        return ReleaseStore(self.settings.artifacts / "releases")
 
     @property
     def token(self) -> str | None:

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from include import report
-from include.context import Worker
+from include.context import Context
 from include.demo import airflow, run
 from include.errors import PipelineError
-from include.live.address import Live
+from include.live.address import LiveAddress
 from include.settings import Settings, settings
 
 # Calibration small enough for a laptop's CPU; SmolLM2's hidden size of 576 is a multiple of 64, not of 128.
@@ -76,8 +76,8 @@ def _gates(release: Path) -> Table:
 def _down(chosen: Settings, console: Console) -> None:
     if airflow.stop(chosen):
         console.print("Airflow stopped")
-    worker = Worker(settings=chosen, log=lambda _: None, dag_id="", run_id="")
-    for server in Live(worker).stop():
+    context = Context(settings=chosen, log=lambda _: None, dag_id="", run_id="")
+    for server in LiveAddress(context).stop():
         console.print(f"{server} stopped")
 
 

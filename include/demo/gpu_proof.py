@@ -25,7 +25,7 @@ from include.demo import airflow, run
 from include.demo.api import AirflowApi
 from include.errors import PipelineError, ToolError
 from include.files import write_atomic
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.requests.release import SEED_PROMPT, ReleaseRequest
 from include.settings import PROJECT, Settings, settings
 
@@ -175,7 +175,7 @@ def gather(
     speeds: list[Speed],
 ) -> Proof:
     """The record of a release: what was measured, with what the manifests of its artifacts say."""
-    release = Releases(chosen.artifacts / "releases").get(released["model"], released["release"])
+    release = ReleaseStore(chosen.artifacts / "releases").get(released["model"], released["release"])
     store = ArtifactStore(chosen.artifacts)
     manifests = {kind: store.get(kind, release.chain[kind]).manifest for kind in _ARTIFACTS}
     engine = manifests["engines"]

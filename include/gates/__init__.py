@@ -1,6 +1,6 @@
 """The gates that a candidate passes before it goes live, through the endpoint that users will call.
 
-A `Gate` judges a `Trial` and gives a `Verdict` with its evidence; `validate` tries a list of them.
+A `Gate` judges a `Trial` and gives a `GateResult` with its evidence; `validate` tries a list of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from include.gates.agreement import Agreement, EndToken, Repetition
 from include.gates.base import Gate, Trial, validate
 from include.gates.reference import Continuation, HeldOut, Quality, Reference, read_reference
 from include.gates.speed import Speed
-from include.gates.verdict import Load, Outcome, Report, Sample, Verdict
+from include.gates.verdict import GateResult, Load, Outcome, Report, Sample
 from include.requests.release import ReleaseRequest
 from include.triton.client import Client, Endpoint, NoAnswer
 
@@ -19,6 +19,7 @@ __all__ = [
     "Continuation",
     "Endpoint",
     "Gate",
+    "GateResult",
     "HeldOut",
     "Load",
     "NoAnswer",
@@ -28,7 +29,6 @@ __all__ = [
     "Report",
     "Sample",
     "Trial",
-    "Verdict",
     "gates_for",
     "read_reference",
     "validate",

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from include.gates.base import Continued, Gate, Trial
 from include.gates.tokens import Split, Tokens, common_prefix
-from include.gates.verdict import Sample, Verdict
+from include.gates.verdict import GateResult, Sample
 
 _NOTHING_TO_COMPARE = "no reference in the form that the endpoint uses and within its limits"
 
@@ -38,7 +38,7 @@ class Agreement(Gate):
         """What it takes to pass."""
         return f"of the first {self.first} tokens of all answers a share >= {self.min_share:g} is the checkpoint's"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Compares every answer to which the checkpoint's is not empty."""
         continued = [c for c in trial.continued if c.known.after_text.strip()]
         if not continued:
@@ -78,7 +78,7 @@ class EndToken(Gate):
         """What it takes to pass."""
         return "fewer than half of the answers end early or late, and none shows a special token"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Looks at the ends of all answers."""
         leaks = [token for token in trial.special_texts if any(token in c.text for c in trial.continued)]
         if leaks:
@@ -115,7 +115,7 @@ class Repetition(Gate):
         """What it takes to pass."""
         return f"share of repeated 4-token sequences <= the checkpoint's + {self.max_excess:g} on average"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Compares the repeated shares."""
         if not trial.continued:
             return self.skip(_NOTHING_TO_COMPARE)

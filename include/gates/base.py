@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from include.gates.reference import Continuation, Reference
 from include.gates.tokens import Split, special_texts, splitter
-from include.gates.verdict import Outcome, Report, Sample, Verdict
+from include.gates.verdict import GateResult, Outcome, Report, Sample
 from include.requests.release import SEED_PROMPT
 from include.triton.client import Client, Endpoint, NoAnswer
 
@@ -120,19 +120,19 @@ class Gate(ABC):
         """What it takes to pass, in words, with the limits."""
 
     @abstractmethod
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Looks at the candidate; raises `NoAnswer` if it does not answer."""
 
-    def verdict(self, good: bool, found: str, **evidence: Any) -> Verdict:  # noqa: ANN401 - fields of Verdict
+    def verdict(self, good: bool, found: str, **evidence: Any) -> GateResult:  # noqa: ANN401 - fields of Verdict
         """Pass or fail."""
         return self._verdict("pass" if good else "fail", found, **evidence)
 
-    def skip(self, reason: str) -> Verdict:
+    def skip(self, reason: str) -> GateResult:
         """It could not be tried here."""
         return self._verdict("skip", reason)
 
-    def _verdict(self, outcome: Outcome, found: str, **evidence: Any) -> Verdict:  # noqa: ANN401
-        return Verdict(gate=self.name, outcome=outcome, threshold=self.threshold, found=found, **evidence)
+    def _verdict(self, outcome: Outcome, found: str, **evidence: Any) -> GateResult:  # noqa: ANN401
+        return GateResult(gate=self.name, outcome=outcome, threshold=self.threshold, found=found, **evidence)
 
 
 def validate(trial: Trial, gates: Sequence[Gate]) -> Report:
@@ -142,7 +142,7 @@ def validate(trial: Trial, gates: Sequence[Gate]) -> Report:
     return Report(verdicts=verdicts, endpoint=trial.client.endpoint, quality=quality, answers=_answers(trial))
 
 
-def _judge(gate: Gate, trial: Trial) -> Verdict:
+def _judge(gate: Gate, trial: Trial) -> GateResult:
     try:
         return gate.judge(trial)
     except NoAnswer as error:

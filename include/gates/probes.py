@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from include.gates.base import Gate, Trial
 from include.gates.tokens import common_prefix
-from include.gates.verdict import Sample, Verdict, shown
+from include.gates.verdict import GateResult, Sample, shown
 from include.requests.release import SEED_PROMPT
 from include.triton.client import NoAnswer
 
@@ -29,7 +29,7 @@ class SeedRequest(Gate):
         """What it takes to pass."""
         return "the answer is not empty"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Sends it."""
         body = {"text_input": SEED_PROMPT, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
         return _none_empty(self, trial, [(SEED_PROMPT, str(trial.client.generate(body)["text_output"]))])
@@ -47,7 +47,7 @@ class TestPrompts(Gate):
         """What it takes to pass."""
         return "no answer is empty, unless the checkpoint's own is"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Asks each."""
         answers = [(prompt, trial.client.text(prompt)) for prompt in trial.prompts]
         answers += [(c.known.prompt, c.text) for c in trial.continued if c.known.prompt not in trial.prompts]
@@ -65,7 +65,7 @@ class SameOverGrpc(Gate):
         """What it takes to pass."""
         return "tritonclient gets the same answer"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Asks both ways."""
         prompt = trial.talking_point
         http, grpc = trial.client.text(prompt), trial.client.grpc_text(prompt)
@@ -83,7 +83,7 @@ class MaxTokens(Gate):
         """What it takes to pass."""
         return "no answer has more tokens than max_tokens"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Asks for one token, and for eight."""
         counts = {}
         for limit in (1, 8):
@@ -104,7 +104,7 @@ class StopWord(Gate):
         """What it takes to pass."""
         return "the answer ends at the stop word"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Takes a word of an answer for a stop word."""
         if trial.wordy is None:
             return self.skip("no answer holds a word to stop at")
@@ -126,7 +126,7 @@ class BadWord(Gate):
         """What it takes to pass."""
         return "the answer does not hold the bad word"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Bans a word of an answer."""
         if trial.wordy is None:
             return self.skip("no answer holds a word to ban")
@@ -160,7 +160,7 @@ class Deterministic(Gate):
         """What it takes to pass."""
         return f"one answer at top_k 1 alone, equal first tokens beside {self.company} others >= {self.min_share:g}"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Asks the same twice alone, then among others."""
         prompt = trial.talking_point
         alone, again = (_seeded(trial, prompt) for _ in range(2))
@@ -191,7 +191,7 @@ class Streaming(Gate):
         """What it takes to pass."""
         return "the pieces, joined, are the answer"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Asks with and without streaming."""
         if not trial.streaming:
             return self.skip("the release does not stream")
@@ -212,7 +212,7 @@ def _equal_share(trial: Trial, one: str, other: str) -> float:
     return common_prefix(first, second) / longest if longest else 1.0
 
 
-def _same(gate: Gate, prompt: str, answer: str, expected: str, source: str) -> Verdict:
+def _same(gate: Gate, prompt: str, answer: str, expected: str, source: str) -> GateResult:
     sample = _sample(prompt, answer, expected, source)
     found = "the same" if sample.ok else f"{shown(answer)}, {source}: {shown(expected)}"
     return gate.verdict(sample.ok, found, samples=(sample,))
@@ -222,7 +222,7 @@ def _sample(prompt: str, answer: str, expected: str, source: str) -> Sample:
     return Sample(prompt=prompt, answer=answer, expected=expected, expected_from=source, ok=answer == expected)
 
 
-def _none_empty(gate: Gate, trial: Trial, answers: Iterable[tuple[str, str]]) -> Verdict:
+def _none_empty(gate: Gate, trial: Trial, answers: Iterable[tuple[str, str]]) -> GateResult:
     samples = tuple(_answered(trial, prompt, answer) for prompt, answer in answers)
     empty = [shown(sample.prompt) for sample in samples if not sample.ok]
     found = f"nothing to say to {', '.join(empty)}" if empty else f"{len(samples)} answered"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from include.gates import reference
 from include.gates.base import Gate, Trial
-from include.gates.verdict import Verdict
+from include.gates.verdict import GateResult
 
 Rating = Literal["ACCEPT", "REGRESSION", "ANOMALOUS"]
 
@@ -36,7 +36,7 @@ class Quality(Gate):
             f"{self.max_decrease:.0%}; every held-out sample counts"
         )
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Reads the reference; asks nothing of the endpoint."""
         if trial.reference is None or trial.reference.quality is None:
             return self.skip("calibration measured no quality")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from httpx import codes
 
 from include.gates.base import Gate, Trial
-from include.gates.verdict import Verdict
+from include.gates.verdict import GateResult
 from include.triton import repository
 from include.triton.client import MODEL, Client
 
@@ -26,7 +26,7 @@ class Ready(Gate):
         """What it takes to pass."""
         return f"Triton says live and ready, and that model {MODEL} is ready"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Asks the health endpoints."""
         paths = ("/v2/health/live", "/v2/health/ready", f"/v2/models/{MODEL}/ready")
         said = {path: trial.client.get(path).status_code for path in paths}
@@ -45,7 +45,7 @@ class Templates(Gate):
         """What it takes to pass."""
         return "each model's batch size, decoupled mode, tensors and parameters are the repository's"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Compares the served configs with the files."""
         if trial.repository is None:
             return self.skip("the repository is not known")

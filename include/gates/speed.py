@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from include.gates.base import Gate, Trial
 from include.gates.load import Burst, Workload, burst, load_of, streams
-from include.gates.verdict import Load, Verdict
+from include.gates.verdict import GateResult, Load
 from include.triton.client import Endpoint, NoAnswer
 
 Server = Literal["candidate", "live"]
@@ -66,7 +66,7 @@ class Speed(Gate):
         ratio = f", tokens/s >= {self.min_ratio:g} of the live release's" if self.min_ratio else ""
         return f"with {clients} requests at once none fails{ratio}"
 
-    def judge(self, trial: Trial) -> Verdict:
+    def judge(self, trial: Trial) -> GateResult:
         """Puts each load on the servers. Raises `NoAnswer` if the candidate does not answer at all."""
         servers, notes = self._servers(trial)
         workload = Workload(trial.prompts, self.max_tokens, all(streams(endpoint) for endpoint in servers.values()))

@@ -55,7 +55,7 @@ class Load(BaseModel):
     itl_ms: Percentiles | None = Field(default=None, description="A request's mean time between tokens.")
 
 
-class Verdict(BaseModel):
+class GateResult(BaseModel):
     """What one gate found. ``skip``: it could not be tried here, which is no failure."""
 
     model_config = ConfigDict(frozen=True)
@@ -74,7 +74,7 @@ class Report(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     schema_version: Literal[2] = 2
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[GateResult, ...]
     endpoint: Endpoint
     quality: Quality | None = Field(default=None, description="Perplexity before and after quantization.")
     answers: tuple[Sample, ...] = Field(default=(), description="Answers of candidate and checkpoint, side by side.")

@@ -1,9 +1,9 @@
 """The live address: which release answers there, and how that changes without a request lost.
 
 The proxy has the address; behind it is the server of one release. One link says which (see
-`include.releases.records`), and `Live.reconcile` brings proxy and servers in line with it, whoever was cut off while
-changing them. A promotion switches the proxy, asks through it, and only then moves the link. So until the link moves,
-reconciling takes the promotion back, and from then on it finishes it.
+`include.releases.records`), and `LiveAddress.reconcile` brings proxy and servers in line with it, whoever was cut off
+while changing them. A promotion switches the proxy, asks through it, and only then moves the link. So until the link
+moves, reconciling takes the promotion back, and from then on it finishes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from include.context import Worker
+from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
 from include.files import write_atomic
 from include.live.proxy import Proxy, Upstream, container_proxy, process_proxy
@@ -35,7 +35,7 @@ Swap = Literal["beside", "stop_first"]
 _TRIES = 3
 
 
-class Away(BaseModel):
+class Suspension(BaseModel):
     """The live server was stopped on purpose, to make room for a candidate of ``run`` (empty: for a rollback)."""
 
     model_config = ConfigDict(frozen=True)
@@ -43,16 +43,16 @@ class Away(BaseModel):
     since: datetime
 
 
-class Live:
+class LiveAddress:
     """The deployment's live address. Any process of the host may use it; who changes it waits for the others."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._proxy = _proxy_of(worker, None)
-        self._releases = worker.releases
-        self._servers = ReleaseServers(worker)
-        self._log = worker.log
-        self._note = worker.settings.artifacts / "servers" / "away.json"
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._proxy = _proxy_of(context, None)
+        self._releases = context.releases
+        self._servers = ReleaseServers(context)
+        self._log = context.log
+        self._note = context.settings.artifacts / "servers" / "away.json"
 
     @property
     def url(self) -> str:
@@ -89,14 +89,14 @@ class Live:
                 answer = self._ask(record, release.answer)
                 self._point_to(record)
                 self._ask_through_proxy(answer)
-                self._releases.record_proof(release, answer=answer, server=record.plan, by=self._worker.run_id)
+                self._releases.record_proof(release, answer=answer, server=record.plan, by=self._context.run_id)
             except BaseException:
-                self._come_back()
+                self._resume()
                 self._try_reconcile()
                 raise
             self._releases.make_live(release)
             self._log(f"release {release.name} is live at {self.url}")
-            self._end_absence()
+            self._end_suspension()
             self._reconcile()
             return self._releases.get(release.model, release.number)
 
@@ -120,29 +120,29 @@ class Live:
         """
         with self._lock():
             live = self._releases.live()
-            if live and not self.away():
+            if live and not self.suspended():
                 self._stop_if_wrong(live)
             self._reconcile()
-            if live and not self.away():
+            if live and not self.suspended():
                 self._ask_through_proxy(live.answer)
             return live
 
-    def step_aside(self) -> None:
-        """Stops the live server to make room for this run's candidate; `leave` brings it back."""
+    def suspend(self) -> None:
+        """Stops the live server to make room for this run's candidate; `finish_run` brings it back."""
         with self._lock():
-            self._step_aside(self._worker.run_id)
+            self._suspend(self._context.run_id)
 
-    def leave(self) -> Release | None:
+    def finish_run(self) -> Release | None:
         """This run is over: its candidate is stopped, and the live release, which it returns, answers again."""
         with self._lock():
-            self._come_back()
-            self._worker.pins.drop(self._worker.run_id)
+            self._resume()
+            self._context.pins.drop(self._context.run_id)
             return self._reconcile()
 
-    def away(self) -> Away | None:
+    def suspended(self) -> Suspension | None:
         """Whether the live server is away on purpose."""
         with suppress(FileNotFoundError, ValidationError):
-            return Away.model_validate_json(self._note.read_text())
+            return Suspension.model_validate_json(self._note.read_text())
         return None
 
     @contextmanager
@@ -157,20 +157,20 @@ class Live:
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
         if swap == "stop_first":
-            self._step_aside("")
+            self._suspend("")
         return self._servers.launch(release)
 
-    def _step_aside(self, run: str) -> None:
+    def _suspend(self, run: str) -> None:
         live = self._releases.live()
         if live is None:
             return
-        if not self.away():
-            write_atomic(self._note, Away(run=run, since=datetime.now(UTC)).model_dump_json())
+        if not self.suspended():
+            write_atomic(self._note, Suspension(run=run, since=datetime.now(UTC)).model_dump_json())
         self._log(f"release {live.name} is stopped to make room: {self.url} refuses requests until the next promotion")
         self._servers.stop(live)
 
-    def _come_back(self) -> None:
-        if (away := self.away()) and away.run == self._worker.run_id:
+    def _resume(self) -> None:
+        if (suspended := self.suspended()) and suspended.run == self._context.run_id:
             self._note.unlink()
 
     def _try_reconcile(self, keep: Collection[Path | None] = ()) -> None:
@@ -182,34 +182,34 @@ class Live:
 
     def _reconcile(self, keep: Collection[Path | None] = ()) -> Release | None:
         self._drop_stale_note()
-        live = self._releases.settle()
+        live = self._releases.record_promotion()
         kept = {path for path in keep if path}
         if live is None:
             self._withdraw()
         else:
             kept.add(self._servers.record_of(live))
-            if not self.away():
+            if not self.suspended():
                 self._point_to(self._servers.ready(live) or self._restart(live, kept))
         self._stop_others(kept)
         self._releases.index()
         return live
 
-    def _end_absence(self) -> None:
+    def _end_suspension(self) -> None:
         """The address has a server again."""
-        if away := self.away():
-            self._releases.settle(away_since=away.since)
-            self._log(f"{self.url} had no server from {away.since:%H:%M:%S} until this promotion")
+        if suspended := self.suspended():
+            self._releases.record_promotion(suspended_since=suspended.since)
+            self._log(f"{self.url} had no server from {suspended.since:%H:%M:%S} until this promotion")
             self._note.unlink()
 
     def _drop_stale_note(self) -> None:
         """The live server is not away any more if a promotion has replaced it, or the run it made room for is over."""
-        away = self.away()
-        if away is None:
+        suspended = self.suspended()
+        if suspended is None:
             return
         live_since = self._releases.live_since()
-        if live_since and live_since > away.since:
-            self._end_absence()
-        elif away.run not in self._worker.pins.runs():
+        if live_since and live_since > suspended.since:
+            self._end_suspension()
+        elif suspended.run not in self._context.pins.runs():
             self._note.unlink()
 
     def _restart(self, live: Release, keep: Collection[Path]) -> ServerRecord:
@@ -225,7 +225,7 @@ class Live:
         if not others:
             return
         if self._proxy.is_running():
-            limit = self._worker.settings.drain_timeout_s
+            limit = self._context.settings.drain_timeout_s
             if left := self._proxy.drain(limit):
                 self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
         for path, record in others:
@@ -234,7 +234,7 @@ class Live:
 
     def _point_to(self, record: ServerRecord) -> None:
         # Where the proxy is a container, an image that a server runs from is on the host already.
-        _proxy_of(self._worker, record.plan.container).ensure_running()
+        _proxy_of(self._context, record.plan.container).ensure_running()
         upstream = Upstream(ports=record.ports, address=record.plan.address)
         if self._proxy.upstream() != upstream:
             self._proxy.point_to(upstream)
@@ -258,14 +258,14 @@ class Live:
         return _ask(record.plan.address, record.ports, expected)
 
     def _ask_through_proxy(self, expected: str | None) -> None:
-        chosen = self._worker.settings
+        chosen = self._context.settings
         ports = Ports(http=chosen.live_http_port, grpc=chosen.live_grpc_port, metrics=chosen.live_metrics_port)
         _ask(chosen.bind_address, ports, expected)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """The kernel's: it goes with its process, however that ends."""
-        path = self._worker.settings.artifacts / ".locks" / "live.lock"
+        path = self._context.settings.artifacts / ".locks" / "live.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
@@ -279,11 +279,11 @@ class Live:
             lock.release()
 
 
-def _proxy_of(worker: Worker, container: ContainerPlan | None) -> Proxy:
-    if worker.settings.runner == "process":
-        return process_proxy(worker.settings, worker.log)
+def _proxy_of(context: Context, container: ContainerPlan | None) -> Proxy:
+    if context.settings.runner == "process":
+        return process_proxy(context.settings, context.log)
     image, build = (container.image, container.build) if container else ("", "")
-    return container_proxy(worker.settings, image, worker.log, build=build)
+    return container_proxy(context.settings, image, context.log, build=build)
 
 
 def _check_accepted(release: Release) -> None:

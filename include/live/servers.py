@@ -11,7 +11,7 @@ from pathlib import Path
 
 from include.artifacts.pins import run_slug
 from include.artifacts.store import ArtifactStore
-from include.context import Worker
+from include.context import Context
 from include.errors import HostError, UserError
 from include.host.processes import check_port_free
 from include.releases.records import Release
@@ -24,13 +24,13 @@ _SERVED_FROM = ("repositories", "engines", "checkpoints")
 class ReleaseServers:
     """Finds, launches and stops them. Call it while nobody else does: `include.live.address.Live` holds the lock."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._directory = worker.settings.artifacts / "servers"
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._directory = context.settings.artifacts / "servers"
 
     def record_of(self, release: Release) -> Path:
         """Where the record of a release's server stands."""
-        return servers.release_record(self._worker.settings.artifacts, release.name)
+        return servers.release_record(self._context.settings.artifacts, release.name)
 
     def find(self, release: Release) -> ServerRecord | None:
         """The release's server, if it runs."""
@@ -47,7 +47,7 @@ class ReleaseServers:
         if record is None or record.repository.name != release.repository or not servers.is_ready(record):
             return None
         candidate.rename(self.record_of(release))
-        self._worker.log(f"the candidate ({record}) is the server of release {release.name} now")
+        self._context.log(f"the candidate ({record}) is the server of release {release.name} now")
         return record
 
     def launch(self, release: Release) -> ServerRecord:
@@ -55,16 +55,16 @@ class ReleaseServers:
 
         Raises:
             UserError: its artifacts were pruned.
-            PipelineError: as `include.context.Worker.launch`.
+            PipelineError: as `include.context.Context.launch`.
         """
-        if self._worker.releases.is_pruned(release):
+        if self._context.releases.is_pruned(release):
             raise UserError(
                 f"release {release.name} was pruned: its artifacts are gone",
                 where="artifact store",
                 fix="run release_awq_engine with the request in its release.json; that builds the same release anew",
             )
         self.stop(release)
-        return self._worker.launch(self._plan(release), self.record_of(release))
+        return self._context.launch(self._plan(release), self.record_of(release))
 
     def stop(self, release: Release) -> None:
         """Stops a release's server if it runs."""
@@ -83,7 +83,7 @@ class ReleaseServers:
 
         A run is over when it holds no pins any more.
         """
-        running = {f"candidate-{run_slug(run)}.json" for run in self._worker.pins.runs()}
+        running = {f"candidate-{run_slug(run)}.json" for run in self._context.pins.runs()}
         return ((p, record) for p, record in self._all() if p not in keep and p.name not in running)
 
     def repositories(self) -> frozenset[Path]:
@@ -96,7 +96,7 @@ class ReleaseServers:
 
     def _plan(self, release: Release) -> ServerPlan:
         """The plan that the release was proved with; another one if a port of it is taken by now."""
-        store = ArtifactStore(self._worker.settings.artifacts)
+        store = ArtifactStore(self._context.settings.artifacts)
         for kind in _SERVED_FROM:
             if name := release.chain.get(kind):
                 store.get(kind, name)
@@ -104,7 +104,7 @@ class ReleaseServers:
             return release.server
         http, grpc, metrics = servers.free_ports(3)
         repository = store.get("repositories", release.repository).path
-        return self._worker.target(release.target).server(repository, Ports(http=http, grpc=grpc, metrics=metrics))
+        return self._context.target(release.target).server(repository, Ports(http=http, grpc=grpc, metrics=metrics))
 
 
 def _are_free(ports: Ports) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from include.artifacts.pins import Pins
 from include.artifacts.store import Artifact, ArtifactStore
 from include.files import Log
-from include.releases.records import Release, Releases
+from include.releases.records import Release, ReleaseStore
 
 # What is made from others comes first: a crash in between leaves nothing that looks usable and is not.
 KINDS = ("repositories", "engines", "checkpoints", "datasets", "models")
@@ -57,7 +57,7 @@ class Pruner:
     """
 
     store: ArtifactStore
-    releases: Releases
+    releases: ReleaseStore
     pins: Pins
     keep_last: int
     keep_for: timedelta

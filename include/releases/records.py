@@ -114,7 +114,7 @@ class Index(BaseModel):
     seen: dict[str, str]
 
 
-class Releases:
+class ReleaseStore:
     """All releases below one root, a directory for each model, beside the store's ``repositories``."""
 
     def __init__(self, root: Path) -> None:
@@ -224,11 +224,11 @@ class Releases:
             return self._write(known.model_copy(update=changes))
 
     def make_live(self, release: Release) -> None:
-        """Moves the live link to this release: the commit point of a promotion. `settle` does the rest."""
+        """Moves the live link to this release: the commit point of a promotion. `record_promotion` does the rest."""
         if self._live_name() != release.name:
             _link(self.root / LIVE_LINK, release.name)
 
-    def settle(self, *, away_since: datetime | None = None) -> Release | None:
+    def record_promotion(self, *, suspended_since: datetime | None = None) -> Release | None:
         """Brings records in line with the live link, as often as it is called; returns the live release.
 
         A promotion is dated by the link itself, so that one that was cut off after its commit point is recorded the
@@ -239,7 +239,7 @@ class Releases:
             return None
         at = self.live_since()
         if at and live.promoted_at != at:
-            downtime = max((at - away_since).total_seconds(), 0) if away_since else 0
+            downtime = max((at - suspended_since).total_seconds(), 0) if suspended_since else 0
             live = self._add_promotion(live, Promotion(at=at, downtime_s=downtime))
         current = self.root / live.model / CURRENT_LINK
         if not current.is_symlink() or str(current.readlink()) != str(live.number):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from include.gates import Verdict
+from include.gates import GateResult
 from include.releases.records import Release, State
 from include.report.charts import Axis, speed_plots
 from include.report.model import ReleaseReport
@@ -94,7 +94,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _of(verdicts: Sequence[Verdict], gate: str) -> Verdict | None:
+def _of(verdicts: Sequence[GateResult], gate: str) -> GateResult | None:
     return next((verdict for verdict in verdicts if verdict.gate == gate), None)
 
 

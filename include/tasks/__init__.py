@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from include import report
 from include.artifacts.store import Artifact, ArtifactStore
-from include.context import Worker
+from include.context import Context
 from include.gates import Outcome
 from include.model.config import ModelConfig
 from include.releases.records import Release
@@ -55,7 +55,7 @@ class Pulled(BaseModel):
     dataset: ArtifactRef | None = None
 
 
-class ReleaseRef(BaseModel):
+class ReleaseId(BaseModel):
     """A release by its model and number."""
 
     model_config = ConfigDict(frozen=True)
@@ -83,15 +83,15 @@ class LiveRelease(BaseModel):
     downtime_s: float
 
     @classmethod
-    def of(cls, release: Release, url: str, worker: Worker) -> Self:
+    def of(cls, release: Release, url: str, context: Context) -> Self:
         """What a client needs to know of a release that is live at ``url``."""
-        directory = worker.releases.path(release)
+        directory = context.releases.path(release)
         found = report.read(directory)
         return cls(
             model=release.model,
             release=release.number,
             endpoint=f"{url}/v2/models/ensemble/generate",
-            new=release.promoted_by == worker.run_id,
+            new=release.promoted_by == context.run_id,
             passed=found.passed if found else None,
             gates=found.outcomes if found else {},
             scores=found.scores if found else Scores(),

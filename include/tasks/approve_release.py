@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from include import report
-from include.context import Worker
+from include.context import Context
 from include.requests.release import ReleaseRequest
-from include.tasks import ReleaseRef
+from include.tasks import ReleaseId
 from include.triton.servers import ServerRecord
 
 
@@ -26,14 +26,14 @@ class Question(BaseModel):
 
 
 def question(
-    worker: Worker, release: ReleaseRef, candidate: ServerRecord | None, params: Mapping[str, Any]
+    context: Context, release: ReleaseId, candidate: ServerRecord | None, params: Mapping[str, Any]
 ) -> Question | None:
     """The question, or None if there is none: the request does not ask for approval, or the release is live."""
     request = ReleaseRequest.parse(dict(params))
-    chosen = worker.releases.get(release.model, release.number)
-    if not request.require_approval or worker.releases.state(chosen) == "live":
+    chosen = context.releases.get(release.model, release.number)
+    if not request.require_approval or context.releases.state(chosen) == "live":
         return None
-    found = report.read(worker.releases.path(chosen))
+    found = report.read(context.releases.path(chosen))
     scores = found.to_markdown() if found else "Its report cannot be read.\n"
     where = f"\nUntil the decision the candidate answers at `{candidate.url}`.\n" if candidate else ""
     return Question(
@@ -44,7 +44,7 @@ def question(
     )
 
 
-def reject(worker: Worker, release: ReleaseRef) -> None:
+def reject(context: Context, release: ReleaseId) -> None:
     """Marks the release rejected. The live release is not touched; one that has been live before stays what it was."""
-    chosen = worker.releases.judge(worker.releases.get(release.model, release.number), "rejected")
-    worker.log(f"release {chosen.name} is {worker.releases.state(chosen)}")
+    chosen = context.releases.judge(context.releases.get(release.model, release.number), "rejected")
+    context.log(f"release {chosen.name} is {context.releases.state(chosen)}")

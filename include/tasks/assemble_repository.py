@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from include.context import Worker
+from include.context import Context
 from include.files import digest_of_tree
 from include.tasks import ArtifactRef, Checked
 from include.triton import repository
 
 
-def run(worker: Worker, checked: Checked, checkpoint: ArtifactRef, engine: ArtifactRef) -> ArtifactRef:
+def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: ArtifactRef) -> ArtifactRef:
     """Makes the repository; raises `ToolError` if it would not load: unfilled, unparsable, or a path missing."""
     request = checked.request
-    target = worker.target(request.target)
+    target = context.target(request.target)
     values = target.repository_values(
-        request, checked.config, checkpoint.load(worker.store).path, engine.load(worker.store).path
+        request, checked.config, checkpoint.load(context.store).path, engine.load(context.store).path
     )
     inputs = {
         "checkpoint": checkpoint.name,
@@ -21,7 +21,7 @@ def run(worker: Worker, checked: Checked, checkpoint: ArtifactRef, engine: Artif
         "templates": digest_of_tree(target.templates()),
         "values": values,
     }
-    with worker.store.claim("repositories", inputs, log=worker.log) as claim:
+    with context.store.claim("repositories", inputs, log=context.log) as claim:
         if not claim.hit:
             repository.assemble(target.templates(), values, claim.partial)
             repository.check(claim.partial, path_map=target.local_path)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from include.context import Worker
+from include.context import Context
 from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked
 from include.tasks.events import engine_event
 
 
-def job(worker: Worker, checked: Checked, checkpoint: ArtifactRef) -> StageJob:
+def job(context: Context, checked: Checked, checkpoint: ArtifactRef) -> StageJob:
     """The run of the target's build program that this checkpoint needs."""
-    target = worker.target(checked.request.target)
-    path = checkpoint.load(worker.store).path
+    target = context.target(checked.request.target)
+    path = checkpoint.load(context.store).path
     return StageJob(
         target=target.name,
         kind="engines",

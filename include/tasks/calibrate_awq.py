@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from include.artifacts.store import Artifact
-from include.context import Worker
+from include.context import Context
 from include.files import sha256_of
 from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked, Pulled
@@ -14,12 +14,12 @@ from include.tasks.events import checkpoint_event
 MODULE = "include.stages.calibrate"
 
 
-def job(worker: Worker, checked: Checked, pulled: Pulled) -> StageJob:
+def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
     """The run of the calibrate program that this request needs."""
     request = checked.request
-    target = worker.target(request.target)
-    model = pulled.model.load(worker.store)
-    data, data_digest = _calibration_data(worker, checked, pulled.dataset)
+    target = context.target(request.target)
+    model = pulled.model.load(context.store)
+    data, data_digest = _calibration_data(context, checked, pulled.dataset)
     options = {
         "dtype": request.dtype,
         "group-size": request.awq_group_size,
@@ -49,9 +49,9 @@ def job(worker: Worker, checked: Checked, pulled: Pulled) -> StageJob:
 event = checkpoint_event
 
 
-def _calibration_data(worker: Worker, checked: Checked, dataset: ArtifactRef | None) -> tuple[str, str]:
+def _calibration_data(context: Context, checked: Checked, dataset: ArtifactRef | None) -> tuple[str, str]:
     if dataset is not None:
-        artifact: Artifact = dataset.load(worker.store)
+        artifact: Artifact = dataset.load(context.store)
         return str(artifact.path), artifact.content
     data = checked.request.calib_data
     return data, sha256_of(Path(data)) if data.startswith("/") else data

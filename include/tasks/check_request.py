@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from include import sources
-from include.context import Worker
+from include.context import Context
 from include.errors import HostError, UserError
-from include.live.address import Live
+from include.live.address import LiveAddress
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
@@ -20,7 +20,7 @@ from include.triton.servers import check_port_free
 _BLOCK = 1 << 20
 
 
-def run(worker: Worker, params: Mapping[str, Any]) -> Checked:
+def run(context: Context, params: Mapping[str, Any]) -> Checked:
     """Checks the request against its own rules, this host, the model and the disk, in that order.
 
     Raises:
@@ -29,32 +29,32 @@ def run(worker: Worker, params: Mapping[str, Any]) -> Checked:
         TransientError: the Hub cannot be reached.
     """
     request = ReleaseRequest.parse(dict(params))
-    target = worker.target(request.target)
+    target = context.target(request.target)
     target.check_host(request)
-    _check_ports(worker, request)
+    _check_ports(context, request)
     check_calibration_file(request)
-    endpoint = worker.settings.hub_endpoint
-    source = sources.resolve(request.model, request.revision, token=worker.token, endpoint=endpoint)
+    endpoint = context.settings.hub_endpoint
+    source = sources.resolve(request.model, request.revision, token=context.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)
     _check_model(request, config)
     target.check_fits(request, config)
-    dataset = resolve_dataset(worker, request)
-    _check_disk(worker, source, config, request)
-    _say_what_is_asked_for(worker, request, source, config)
+    dataset = resolve_dataset(context, request)
+    _check_disk(context, source, config, request)
+    _say_what_is_asked_for(context, request, source, config)
     return Checked(request=request, source=source, dataset=dataset, config=config)
 
 
-def _say_what_is_asked_for(worker: Worker, request: ReleaseRequest, source: ModelSource, config: ModelConfig) -> None:
-    worker.log(f"model {source.id}")
-    worker.log(
+def _say_what_is_asked_for(context: Context, request: ReleaseRequest, source: ModelSource, config: ModelConfig) -> None:
+    context.log(f"model {source.id}")
+    context.log(
         f"commit {source.commit[:12]}: {config.architecture}, {config.parameters / 1e6:.0f} M parameters, "
         f"{source.total_bytes / 1e6:.0f} MB"
     )
-    worker.log(
+    context.log(
         f"target {request.target}: int4 in groups of {request.awq_group_size}, calibrated with {request.calib_size} x "
         f"{request.calib_seq_len} tokens of {request.calib_data}"
     )
-    worker.log(
+    context.log(
         f"engine for {request.max_batch_size} requests at once, of at most {request.max_seq_len} tokens, "
         f"{request.max_input_len} of them prompt"
     )
@@ -73,11 +73,11 @@ def _check_model(request: ReleaseRequest, config: ModelConfig) -> None:
         )
 
 
-def _check_ports(worker: Worker, request: ReleaseRequest) -> None:
+def _check_ports(context: Context, request: ReleaseRequest) -> None:
     if request.candidate_http_port:
         check_port_free(request.candidate_http_port)
-    if not Live(worker).is_listening():
-        settings = worker.settings
+    if not LiveAddress(context).is_listening():
+        settings = context.settings
         for port in (settings.live_http_port, settings.live_grpc_port, settings.live_metrics_port):
             check_port_free(port)
 
@@ -118,23 +118,23 @@ def _has_text(path: Path) -> bool:
     return found
 
 
-def resolve_dataset(worker: Worker, request: ReleaseRequest) -> DatasetSource | None:
+def resolve_dataset(context: Context, request: ReleaseRequest) -> DatasetSource | None:
     """The calibration data set as it is now; None if the request names none."""
     if request.calib_data == "builtin" or request.calib_data.startswith("/"):
         return None
     return sources.resolve_dataset(
-        request.calib_data, "main", token=worker.token, endpoint=worker.settings.hub_endpoint
+        request.calib_data, "main", token=context.token, endpoint=context.settings.hub_endpoint
     )
 
 
-def _check_disk(worker: Worker, source: ModelSource, config: ModelConfig, request: ReleaseRequest) -> None:
+def _check_disk(context: Context, source: ModelSource, config: ModelConfig, request: ReleaseRequest) -> None:
     needed = source.total_bytes + config.pipeline_disk_bytes(request.awq_group_size)
     try:
-        worker.settings.artifacts.mkdir(parents=True, exist_ok=True)
+        context.settings.artifacts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HostError(
-            f"cannot create {worker.settings.artifacts}: {error.strerror}",
+            f"cannot create {context.settings.artifacts}: {error.strerror}",
             where="artifact store",
             fix="point HF2TRITON_ARTIFACTS at a directory that this user can write",
         ) from error
-    sources.require_disk(worker.settings.artifacts, needed)
+    sources.require_disk(context.settings.artifacts, needed)

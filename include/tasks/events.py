@@ -11,32 +11,32 @@ from typing import Any
 
 from include import gates
 from include.artifacts.store import MANIFEST_FILE, ArtifactStore
-from include.context import Worker
+from include.context import Context
 from include.gates.reference import REFERENCE_FILE
 from include.tasks import ArtifactRef, LiveRelease
 
 
-def checkpoint_event(worker: Worker, made: ArtifactRef) -> dict[str, Any]:
+def checkpoint_event(context: Context, made: ArtifactRef) -> dict[str, Any]:
     """``scores``: perplexity on held-out text before and after quantization."""
-    path = made.load(worker.store).path
-    return _artifact(worker, made, _scores(gates.read_reference(path).quality), REFERENCE_FILE)
+    path = made.load(context.store).path
+    return _artifact(context, made, _scores(gates.read_reference(path).quality), REFERENCE_FILE)
 
 
-def engine_event(worker: Worker, made: ArtifactRef) -> dict[str, Any]:
+def engine_event(context: Context, made: ArtifactRef) -> dict[str, Any]:
     """``scores``: how the engine compares with its checkpoint, if the target's build measures that."""
-    config = json.loads((made.load(worker.store).path / "config.json").read_text())
-    return _artifact(worker, made, config.get("proof", {}), MANIFEST_FILE)
+    config = json.loads((made.load(context.store).path / "config.json").read_text())
+    return _artifact(context, made, config.get("proof", {}), MANIFEST_FILE)
 
 
-def live_event(worker: Worker, made: LiveRelease) -> dict[str, Any]:
+def live_event(context: Context, made: LiveRelease) -> dict[str, Any]:
     """What the task returned."""
-    repository = ArtifactStore(worker.settings.artifacts).get("repositories", made.repository)
+    repository = ArtifactStore(context.settings.artifacts).get("repositories", made.repository)
     fields = made.model_dump(mode="json", exclude={"repository"})
     return {**fields, "key": repository.name, "digest": repository.content}
 
 
-def _artifact(worker: Worker, made: ArtifactRef, scores: dict[str, Any], report_file: str) -> dict[str, Any]:
-    artifact = made.load(worker.store)
+def _artifact(context: Context, made: ArtifactRef, scores: dict[str, Any], report_file: str) -> dict[str, Any]:
+    artifact = made.load(context.store)
     return {
         "key": artifact.name,
         "digest": artifact.content,

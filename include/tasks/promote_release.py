@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from include import report
-from include.context import Worker
-from include.live.address import Live
+from include.context import Context
+from include.live.address import LiveAddress
 from include.requests.release import ReleaseRequest
-from include.tasks import LiveRelease, ReleaseRef
+from include.tasks import LiveRelease, ReleaseId
 from include.tasks.events import live_event
 
 
-def run(worker: Worker, release: ReleaseRef, params: Mapping[str, Any]) -> LiveRelease:
+def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> LiveRelease:
     """Moves the live address to the release. Whatever goes wrong, the one before it answers again.
 
     A candidate that died meanwhile is launched anew from the release.
@@ -21,11 +21,11 @@ def run(worker: Worker, release: ReleaseRef, params: Mapping[str, Any]) -> LiveR
     Raises:
         PipelineError: the release did not answer, or not as it should, through the live address.
     """
-    live = Live(worker)
-    chosen = worker.releases.get(release.model, release.number)
-    promoted = live.promote(chosen, candidate=worker.candidate_record, swap=ReleaseRequest.parse(dict(params)).swap)
-    report.record_promotions(worker.releases.path(promoted), promoted)
-    return LiveRelease.of(promoted, live.url, worker)
+    live = LiveAddress(context)
+    chosen = context.releases.get(release.model, release.number)
+    promoted = live.promote(chosen, candidate=context.candidate_record, swap=ReleaseRequest.parse(dict(params)).swap)
+    report.record_promotions(context.releases.path(promoted), promoted)
+    return LiveRelease.of(promoted, live.url, context)
 
 
 event = live_event

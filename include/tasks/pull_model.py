@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 from include import sources
-from include.context import Worker
+from include.context import Context
 from include.errors import PipelineError
 from include.sources import DatasetSource, ModelSource
 from include.tasks import ArtifactRef, Checked, Pulled
 
 
-def run(worker: Worker, checked: Checked) -> Pulled:
+def run(context: Context, checked: Checked) -> Pulled:
     """Downloads what the store does not have yet, and verifies the hash of every file.
 
     Raises:
         TransientError: the network failed; what has arrived is kept, and the next attempt goes on with it.
         PipelineError: anything else; nothing is kept.
     """
-    model = _pull(worker, "models", checked.request.slug, checked.source)
+    model = _pull(context, "models", checked.request.slug, checked.source)
     if checked.dataset is None:
         return Pulled(model=model)
-    dataset = _pull(worker, "datasets", checked.dataset.id.replace("/", "--"), checked.dataset)
+    dataset = _pull(context, "datasets", checked.dataset.id.replace("/", "--"), checked.dataset)
     return Pulled(model=model, dataset=dataset)
 
 
-def _pull(worker: Worker, kind: str, slug: str, source: ModelSource | DatasetSource) -> ArtifactRef:
+def _pull(context: Context, kind: str, slug: str, source: ModelSource | DatasetSource) -> ArtifactRef:
     inputs = {"commit": source.commit, "files": {f.path: f.digest for f in source.files}}
     name = f"{slug}@{source.commit}"
-    with worker.store.claim(kind, inputs, log=worker.log, name=name, resume=True) as claim:
+    with context.store.claim(kind, inputs, log=context.log, name=name, resume=True) as claim:
         if not claim.hit:
             try:
                 sources.fetch(
                     source,
                     claim.partial,
-                    token=worker.token,
-                    endpoint=worker.settings.hub_endpoint,
-                    log=worker.log,
+                    token=context.token,
+                    endpoint=context.settings.hub_endpoint,
+                    log=context.log,
                 )
             except PipelineError as error:
                 if not error.retry:
-                    worker.store.discard(claim)
+                    context.store.discard(claim)
                 raise
             claim.commit()
     return ArtifactRef(kind=kind, name=name, reused=claim.hit)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from include.context import Worker
+from include.context import Context
 from include.errors import UserError
 from include.requests.catalogue import Catalogue, Entry, Problem, load
 from include.requests.operations import CatalogueCheck
@@ -23,7 +23,7 @@ class Window(BaseModel):
     until: datetime
 
 
-class Due(BaseModel):
+class DueEntry(BaseModel):
     """An entry to look at, or what is wrong with it."""
 
     model_config = ConfigDict(frozen=True)
@@ -32,27 +32,27 @@ class Due(BaseModel):
     problem: str = ""
 
 
-def run(worker: Worker, params: Mapping[str, Any], window: Window | None) -> list[Due]:
+def run(context: Context, params: Mapping[str, Any], window: Window | None) -> list[DueEntry]:
     """The entries that are due, and all that cannot be read. Without a window, those that the params name.
 
     Raises:
         UserError: the params name an entry that is not there or not enabled.
     """
     check = CatalogueCheck.parse(dict(params))
-    catalogue = load(worker.settings.catalogue)
-    due = [Due(name=entry.name, entry=entry) for entry in _choose(worker, catalogue, check, window)]
-    return due + [_broken(worker, problem) for problem in catalogue.problems]
+    catalogue = load(context.settings.catalogue)
+    due = [DueEntry(name=entry.name, entry=entry) for entry in _choose(context, catalogue, check, window)]
+    return due + [_broken(context, problem) for problem in catalogue.problems]
 
 
-def _choose(worker: Worker, catalogue: Catalogue, check: CatalogueCheck, window: Window | None) -> Iterable[Entry]:
+def _choose(context: Context, catalogue: Catalogue, check: CatalogueCheck, window: Window | None) -> Iterable[Entry]:
     named = _named(catalogue, check.entries)
     for entry in catalogue.entries:
         if not entry.enabled:
-            worker.log(f"{entry.name}: not enabled")
+            context.log(f"{entry.name}: not enabled")
         elif window and not entry.is_due(window.since, window.until):
-            worker.log(f"{entry.name}: not due before {entry.next_look(window.until):%Y-%m-%d %H:%M} UTC")
+            context.log(f"{entry.name}: not due before {entry.next_look(window.until):%Y-%m-%d %H:%M} UTC")
         elif entry.name in named:
-            worker.log(f"{entry.name}: due")
+            context.log(f"{entry.name}: due")
             yield entry
 
 
@@ -69,6 +69,6 @@ def _named(catalogue: Catalogue, names: list[str]) -> set[str]:
     return set(names) or followed
 
 
-def _broken(worker: Worker, problem: Problem) -> Due:
-    worker.log(f"{problem.name}: error in {problem.where}: {problem.what}")
-    return Due(name=problem.name, problem=str(problem))
+def _broken(context: Context, problem: Problem) -> DueEntry:
+    context.log(f"{problem.name}: error in {problem.where}: {problem.what}")
+    return DueEntry(name=problem.name, problem=str(problem))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from include import sources
 from include.artifacts.store import differences
-from include.context import Worker
+from include.context import Context
 from include.files import digest_of_tree, sha256_of, write_atomic
 from include.requests.catalogue import Entry
 from include.requests.release import ReleaseRequest
@@ -27,7 +27,7 @@ _NOT_COMPARED = frozenset(
 )
 
 
-class Asked(BaseModel):
+class LastRun(BaseModel):
     """What an entry has asked for last, and the run of `release_awq_engine` that it asked.
 
     ``started``: Airflow has been seen to know that run. A check that was cut off before it started the run is made up
@@ -41,7 +41,7 @@ class Asked(BaseModel):
     started: bool = False
 
 
-class Start(BaseModel):
+class Trigger(BaseModel):
     """A run to start: its id, its params, and why."""
 
     model_config = ConfigDict(frozen=True)
@@ -50,7 +50,7 @@ class Start(BaseModel):
     why: str
 
 
-class Wanted(BaseModel):
+class Desired(BaseModel):
     """What an entry would be built from now; ``request`` names the commit itself."""
 
     model_config = ConfigDict(frozen=True)
@@ -59,60 +59,62 @@ class Wanted(BaseModel):
     inputs: dict[str, Any]
 
 
-class Memory:
+class FollowState:
     """What each entry has asked for last."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._root = worker.settings.artifacts / "catalogue"
-        self._worker = worker
+    def __init__(self, context: Context) -> None:
+        self._root = context.settings.artifacts / "catalogue"
+        self._context = context
 
-    def last(self, entry: Entry) -> Asked | None:
+    def last(self, entry: Entry) -> LastRun | None:
         """The last run that the entry asked for, if it was started."""
         asked = self._read(self._path(entry))
         if asked is None or asked.started:
             return asked
-        if self._worker.run_state(asked.run_id) is None:
+        if self._context.run_state(asked.run_id) is None:
             return None
         return self._write(entry, asked.model_copy(update={"started": True}))
 
-    def ask(self, entry: Entry, wanted: Wanted) -> str:
+    def ask(self, entry: Entry, wanted: Desired) -> str:
         """Remembers that a run is about to be started; returns the id that it is to have."""
         run_id = f"rebuild__{entry.name}__{datetime.now(UTC).isoformat()}"
-        self._write(entry, Asked(model=entry.request.slug, inputs=wanted.inputs, run_id=run_id))
+        self._write(entry, LastRun(model=entry.request.slug, inputs=wanted.inputs, run_id=run_id))
         return run_id
 
     def busy(self, entry: Entry) -> str | None:
         """A run of the entry's model that is queued or running: one that any entry asked for, or one that has pins."""
         slug = entry.request.slug
         asked = (self._read(path) for path in self._root.glob("*.json"))
-        runs = [one.run_id for one in asked if one and one.model == slug] + self._worker.pins.of_model(slug)
-        return next((run for run in runs if not self._worker.is_over(run)), None)
+        runs = [one.run_id for one in asked if one and one.model == slug] + self._context.pins.of_model(slug)
+        return next((run for run in runs if not self._context.is_over(run)), None)
 
     def _path(self, entry: Entry) -> Path:
         return self._root / f"{entry.name}.json"
 
-    def _read(self, path: Path) -> Asked | None:
+    def _read(self, path: Path) -> LastRun | None:
         try:
-            return Asked.model_validate_json(path.read_text())
+            return LastRun.model_validate_json(path.read_text())
         except FileNotFoundError:
             return None
 
-    def _write(self, entry: Entry, asked: Asked) -> Asked:
+    def _write(self, entry: Entry, asked: LastRun) -> LastRun:
         write_atomic(self._path(entry), asked.model_dump_json(indent=1))
         return asked
 
 
-def look(worker: Worker, entry: Entry) -> Wanted:
+def fingerprint(context: Context, entry: Entry) -> Desired:
     """Asks the Hub, or reads the directory; nothing large is fetched.
 
     Raises:
         PipelineError: the model, the calibration data or the target cannot be had; the message says which.
     """
-    request, target = entry.request, worker.target(entry.target)
-    source = sources.resolve(request.model, request.revision, token=worker.token, endpoint=worker.settings.hub_endpoint)
+    request, target = entry.request, context.target(entry.target)
+    source = sources.resolve(
+        request.model, request.revision, token=context.token, endpoint=context.settings.hub_endpoint
+    )
     inputs = {
         "commit": source.commit,
-        "calibration_data": _calibration_data(worker, request),
+        "calibration_data": _calibration_data(context, request),
         "settings": request.model_dump(mode="json", exclude=set(_NOT_COMPARED)),
         "environment": target.environment(),
         "hardware": target.hardware(),
@@ -123,17 +125,17 @@ def look(worker: Worker, entry: Entry) -> Wanted:
         },
     }
     pinned = request if request.is_local else request.model_copy(update={"revision": source.commit})
-    return Wanted(request=pinned, commit=source.commit, inputs=inputs)
+    return Desired(request=pinned, commit=source.commit, inputs=inputs)
 
 
-def changes(wanted: Wanted, last: Asked) -> str:
+def changes(wanted: Desired, last: LastRun) -> str:
     """What has changed since, ``field: old -> new`` each; empty if nothing has."""
     return "; ".join(f"{d.field}: {d.there} -> {d.here}" for d in differences(wanted.inputs, last.inputs))
 
 
-def _calibration_data(worker: Worker, request: ReleaseRequest) -> str:
+def _calibration_data(context: Context, request: ReleaseRequest) -> str:
     if request.calib_data.startswith("/"):
         check_request.check_calibration_file(request)
         return sha256_of(Path(request.calib_data))
-    dataset = check_request.resolve_dataset(worker, request)
+    dataset = check_request.resolve_dataset(context, request)
     return dataset.commit if dataset else request.calib_data

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from include import report
-from include.context import Worker
+from include.context import Context
 from include.errors import UserError
-from include.live.address import Live
+from include.live.address import LiveAddress
 from include.releases.records import Release
 from include.requests.operations import RollbackRequest
 from include.tasks import LiveRelease
 from include.tasks.events import live_event
 
 
-def run(worker: Worker, params: Mapping[str, Any]) -> LiveRelease:
+def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
     """Launches the release's server, asks it, and moves the live address to it.
 
     Raises:
@@ -24,20 +24,20 @@ def run(worker: Worker, params: Mapping[str, Any]) -> LiveRelease:
         PipelineError: its server does not start. Whatever goes wrong, the release that was live answers again.
     """
     request = RollbackRequest.parse(dict(params))
-    chosen = _choose(worker, request)
-    worker.log(f"rolling back to release {chosen.name}")
-    live = Live(worker)
+    chosen = _choose(context, request)
+    context.log(f"rolling back to release {chosen.name}")
+    live = LiveAddress(context)
     promoted = live.promote(chosen, swap=request.swap)
-    report.record_promotions(worker.releases.path(promoted), promoted)
-    return LiveRelease.of(promoted, live.url, worker)
+    report.record_promotions(context.releases.path(promoted), promoted)
+    return LiveRelease.of(promoted, live.url, context)
 
 
 event = live_event
 
 
-def _choose(worker: Worker, request: RollbackRequest) -> Release:
-    releases = worker.releases
-    model = request.slug or _live_model(worker)
+def _choose(context: Context, request: RollbackRequest) -> Release:
+    releases = context.releases
+    model = request.slug or _live_model(context)
     if request.to != "previous":
         return releases.get(model, int(request.to))
     if previous := releases.previous(model):
@@ -50,7 +50,7 @@ def _choose(worker: Worker, request: RollbackRequest) -> Release:
     )
 
 
-def _live_model(worker: Worker) -> str:
-    if live := worker.releases.live():
+def _live_model(context: Context) -> str:
+    if live := context.releases.live():
         return live.model
     raise UserError("nothing is live", where="field model", fix="name the model whose release is to go live")

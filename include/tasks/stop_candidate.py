@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from include import report
-from include.context import Worker
+from include.context import Context
 from include.host.docker.engine import local_engine
-from include.live.address import Live
+from include.live.address import LiveAddress
 from include.runners.container import DockerRunner
 from include.runners.container_job import remove_abandoned
 
 
-def run(worker: Worker) -> None:
+def run(context: Context) -> None:
     """Stops this run's candidate, lets go of its artifacts, and sees to it that the live release answers.
 
     Stage containers of the run that no worker waits for any more are removed, too. The report of its release gets the
@@ -19,16 +19,16 @@ def run(worker: Worker) -> None:
     Raises:
         PipelineError: the live release had made room for the candidate, and its server cannot be started again.
     """
-    if worker.settings.runner == "docker":
-        _remove_stages(worker)
-    live = Live(worker)
-    release = live.leave()
-    worker.log(f"release {release.name} is live at {live.url}" if release else "nothing is live")
-    if found := report.find_by_run(worker.releases.root, worker.run_id):
-        report.record_run(found, worker.run)
+    if context.settings.runner == "docker":
+        _remove_stages(context)
+    live = LiveAddress(context)
+    release = live.finish_run()
+    context.log(f"release {release.name} is live at {live.url}" if release else "nothing is live")
+    if found := report.find_by_run(context.releases.root, context.run_id):
+        report.record_run(found, context.run)
 
 
-def _remove_stages(worker: Worker) -> None:
-    runner = DockerRunner(local_engine, worker.log)
-    for container in remove_abandoned(runner, worker.store, worker.dag_id, worker.run_id):
-        worker.log(f"container {container[:12]} was left by a cancelled stage: removed with its partial directory")
+def _remove_stages(context: Context) -> None:
+    runner = DockerRunner(local_engine, context.log)
+    for container in remove_abandoned(runner, context.store, context.dag_id, context.run_id):
+        context.log(f"container {container[:12]} was left by a cancelled stage: removed with its partial directory")

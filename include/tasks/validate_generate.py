@@ -5,31 +5,31 @@ from __future__ import annotations
 from contextlib import suppress
 
 from include import report
-from include.context import Worker
+from include.context import Context
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
 from include.live.proxy.config import reachable
 from include.releases.records import Release
 from include.releases.run import RunRecord
-from include.tasks import ArtifactRef, Checked, ReleaseRef
+from include.tasks import ArtifactRef, Checked, ReleaseId
 from include.triton import servers
 from include.triton.servers import ServerRecord
 
 
 def run(
-    worker: Worker,
+    context: Context,
     checked: Checked,
     checkpoint: ArtifactRef,
     engine: ArtifactRef,
     repository: ArtifactRef,
     candidate: ServerRecord | None,
-) -> ReleaseRef:
+) -> ReleaseId:
     """Judges the candidate and writes the report into its release; without a candidate, the report that is there holds.
 
     Raises:
         GateFailure: a gate failed; the release is kept, marked rejected, with its report.
     """
-    release = worker.releases.open(
+    release = context.releases.open(
         checked.request.slug,
         target=checked.request.target,
         repository=repository.name,
@@ -37,29 +37,29 @@ def run(
         | {"model": f"{checked.source.id}@{checked.source.commit}"},
         request=checked.request.model_dump(mode="json"),
     )
-    path = worker.releases.path(release)
+    path = context.releases.path(release)
     if candidate is None:
-        worker.log(f"hit: release {release.name} has passed these gates, nothing to try")
-        report.record_run(path, worker.run)
+        context.log(f"hit: release {release.name} has passed these gates, nothing to try")
+        report.record_run(path, context.run)
     else:
-        _judge(worker, checked, candidate, checkpoint, release)
-    worker.log(f"report: {path / report.HTML_FILE}")
-    return ReleaseRef(model=release.model, number=release.number)
+        _judge(context, checked, candidate, checkpoint, release)
+    context.log(f"report: {path / report.HTML_FILE}")
+    return ReleaseId(model=release.model, number=release.number)
 
 
 def _judge(
-    worker: Worker, checked: Checked, candidate: ServerRecord, checkpoint: ArtifactRef, release: Release
+    context: Context, checked: Checked, candidate: ServerRecord, checkpoint: ArtifactRef, release: Release
 ) -> None:
-    path = worker.releases.path(release)
-    worker.log(f"release {release.name}: the gates ask its candidate at {candidate.url}")
+    path = context.releases.path(release)
+    context.log(f"release {release.name}: the gates ask its candidate at {candidate.url}")
     with Client.open(_endpoint(candidate)) as client:
-        trial = _trial(worker, checked, client, checkpoint, release)
+        trial = _trial(context, checked, client, checkpoint, release)
         verdicts = validate(trial, gates_for(checked.request))
-        run = _run_on(worker, checked, client)
+        run = _run_on(context, checked, client)
     for verdict in verdicts.verdicts:
-        worker.log(f"{verdict.rating or verdict.outcome:<6} {verdict.gate:<14} {' '.join(verdict.found.split())}")
-    report.write(path, report.compose(verdicts, release, worker.store, run, report.read(path)))
-    worker.releases.judge(release, "accepted" if verdicts.passed else "rejected")
+        context.log(f"{verdict.rating or verdict.outcome:<6} {verdict.gate:<14} {' '.join(verdict.found.split())}")
+    report.write(path, report.compose(verdicts, release, context.store, run, report.read(path)))
+    context.releases.judge(release, "accepted" if verdicts.passed else "rejected")
     if not verdicts.passed:
         raise GateFailure(
             verdicts.failures(),
@@ -68,16 +68,16 @@ def _judge(
         )
 
 
-def _run_on(worker: Worker, checked: Checked, client: Client) -> RunRecord:
+def _run_on(context: Context, checked: Checked, client: Client) -> RunRecord:
     """The run, with the versions of what serves: the server, and what the host has of its own."""
-    run, host = worker.run, worker.target(checked.request.target).host_versions()
+    run, host = context.run, context.target(checked.request.target).host_versions()
     with suppress(NoAnswer):
         host |= client.server()
     return run.model_copy(update={"versions": run.versions | host})
 
 
-def _trial(worker: Worker, checked: Checked, client: Client, checkpoint: ArtifactRef, release: Release) -> Trial:
-    request, made = checked.request, checkpoint.load(worker.store).path
+def _trial(context: Context, checked: Checked, client: Client, checkpoint: ArtifactRef, release: Release) -> Trial:
+    request, made = checked.request, checkpoint.load(context.store).path
     reference = read_reference(made)
     return Trial(
         client=client,
@@ -85,22 +85,22 @@ def _trial(worker: Worker, checked: Checked, client: Client, checkpoint: Artifac
         streaming=request.streaming,
         chat=reference.has_chat
         and request.chat_template == "auto"
-        and worker.target(request.target).applies_chat_template,
+        and context.target(request.target).applies_chat_template,
         reference=reference,
-        repository=worker.store.get("repositories", release.repository).path,
+        repository=context.store.get("repositories", release.repository).path,
         tokenizer=made / "tokenizer",
-        live=_rival(worker, release),
+        live=_rival(context, release),
         max_input_len=request.max_input_len,
         max_seq_len=request.max_seq_len,
     )
 
 
-def _rival(worker: Worker, release: Release) -> Endpoint | None:
+def _rival(context: Context, release: Release) -> Endpoint | None:
     """Where the live release of the same model answers; None if there is none, or if it is this very release."""
-    live = worker.releases.live()
+    live = context.releases.live()
     if live is None or live.model != release.model or live.number == release.number:
         return None
-    server = servers.find(worker.live_record)
+    server = servers.find(context.live_record)
     return _endpoint(server) if server else None
 
 

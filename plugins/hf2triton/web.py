@@ -13,10 +13,10 @@ from fastapi import Path as PathParam
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
+from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
-from hf2triton.worker import RELEASE_DAG
 from include import report
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.report.page import Listed, render_message, render_presets, render_releases
 from include.requests.presets import PRESETS
 from include.settings import settings
@@ -53,7 +53,7 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
 @app.get("/releases")
 def releases() -> HTMLResponse:
     """All releases, newest first, with their states and reports."""
-    known = Releases(_root())
+    known = ReleaseStore(_root())
     newest_first = sorted(known.every(), key=lambda release: (release.model, -release.number))
     listed = [
         Listed(release, known.state(release), known.is_pruned(release), report.read(known.path(release)))

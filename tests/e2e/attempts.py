@@ -55,7 +55,7 @@ class Attempt:
     die_at: str = ""
 
 
-class Worker:
+class Context:
     """A process that does one attempt."""
 
     def __init__(self, attempt: Attempt) -> None:
@@ -175,7 +175,7 @@ def _work(attempt: Attempt, lines: Connection) -> None:
 def _deployment(attempt: Attempt) -> Iterator[None]:
     """The attempt's task, target and settings, where the operator looks for them."""
     task: Any = ModuleType(f"include.tasks.{TASK}")
-    task.job = lambda worker: StageJob(
+    task.job = lambda context: StageJob(
         target="shell",
         kind=KIND,
         module="stage",

@@ -16,7 +16,7 @@ import pytest
 from include.demo import airflow
 from include.demo.api import AirflowApi
 from include.host.processes import free_ports
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.settings import PROJECT, Settings
 
 MODEL = PROJECT / ".local" / "models" / "SmolLM2-135M-Instruct"
@@ -88,8 +88,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, more_settings: dict[str
 
 
 @pytest.fixture
-def releases(deployment: Deployment) -> Releases:
-    return Releases(deployment.settings.artifacts / "releases")
+def releases(deployment: Deployment) -> ReleaseStore:
+    return ReleaseStore(deployment.settings.artifacts / "releases")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from rich.console import Console
 from include.demo import run
 from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from tests.e2e.conftest import MODEL
 from tests.include.live.deployment import load_on
 
@@ -19,7 +19,7 @@ SLUG = f"local--{MODEL.name}"
 
 def release_and_roll_back(api: AirflowApi, artifacts: Path, live: str) -> None:
     """Release 1 of the demo's model is live; 2 takes its place, then 1 again. No request to ``live`` fails."""
-    releases = Releases(artifacts / "releases")
+    releases = ReleaseStore(artifacts / "releases")
     with load_on(live) as counts:
         # Another repository, and so another release, from the same engine. Its speed is not compared with that of a
         # server that others keep busy.

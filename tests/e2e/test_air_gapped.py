@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.host.processes import free_ports
-from include.live.address import Live
+from include.live.address import LiveAddress
 from include.runners.job import StageJob
 from include.runners.process import ProcessRunner
 from include.settings import PROJECT, Settings
@@ -77,7 +77,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     http, grpc, metrics = free_ports(3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF2TRITON_ARTIFACTS", str(tmp_path_factory.mktemp("artifacts")))
@@ -86,11 +86,11 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
         patch.setenv("HF2TRITON_LIVE_GRPC_PORT", str(grpc))
         patch.setenv("HF2TRITON_LIVE_METRICS_PORT", str(metrics))
         settings = Settings()
-    return Worker(settings=settings, log=[].append, dag_id="release_awq_engine", run_id="manual__1")
+    return Context(settings=settings, log=[].append, dag_id="release_awq_engine", run_id="manual__1")
 
 
 @pytest.fixture(scope="module")
-def outcome(model: Path, worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+def outcome(model: Path, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     data = tmp_path_factory.mktemp("data") / "calibration.txt"
     data.write_text(TEXT)
     log: list[str] = []
@@ -99,30 +99,30 @@ def outcome(model: Path, worker: Worker, tmp_path_factory: pytest.TempPathFactor
         for name in ("CI", "HF_HUB_OFFLINE", "DO_NOT_TRACK"):
             patch.delenv(name, raising=False)
         try:
-            live = release(worker, {**PARAMS, "model": str(model), "calib_data": str(data)}, log)
+            live = release(context, {**PARAMS, "model": str(model), "calib_data": str(data)}, log)
             body = {"text_input": "Hello", "max_tokens": 8}
             answer = httpx.post(live.endpoint, json=body, trust_env=False, timeout=60).raise_for_status()
             yield Outcome(live, answer.json()["text_output"], log, attempts())
         finally:
-            Live(worker).stop()
+            LiveAddress(context).stop()
 
 
-def release(worker: Worker, params: dict[str, object], log: list[str]) -> LiveRelease:
+def release(context: Context, params: dict[str, object], log: list[str]) -> LiveRelease:
     """What the DAG does, task by task."""
-    checked = check_request.run(worker, params)
-    pulled = pull_model.run(worker, checked)
-    checkpoint = make(worker, calibrate_awq.job(worker, checked, pulled), log)
-    engine = make(worker, build_engine.job(worker, checked, checkpoint), log)
-    repository = assemble_repository.run(worker, checked, checkpoint, engine)
-    candidate = launch_triton.run(worker, checked, repository)
-    proven = validate_generate.run(worker, checked, checkpoint, engine, repository, candidate)
-    return promote_release.run(worker, proven, params)
+    checked = check_request.run(context, params)
+    pulled = pull_model.run(context, checked)
+    checkpoint = make(context, calibrate_awq.job(context, checked, pulled), log)
+    engine = make(context, build_engine.job(context, checked, checkpoint), log)
+    repository = assemble_repository.run(context, checked, checkpoint, engine)
+    candidate = launch_triton.run(context, checked, repository)
+    proven = validate_generate.run(context, checked, checkpoint, engine, repository, candidate)
+    return promote_release.run(context, proven, params)
 
 
-def make(worker: Worker, job: StageJob, log: list[str]) -> ArtifactRef:
+def make(context: Context, job: StageJob, log: list[str]) -> ArtifactRef:
     """The artifact of a stage, as `StageOperator` makes it."""
-    with worker.store.claim(job.kind, job.inputs, log=log.append) as claim:
-        ProcessRunner(log.append).run(worker.target(job.target).command(job.module, job.args), claim.partial)
+    with context.store.claim(job.kind, job.inputs, log=log.append) as claim:
+        ProcessRunner(log.append).run(context.target(job.target).command(job.module, job.args), claim.partial)
         claim.commit()
     return ArtifactRef(kind=job.kind, name=claim.name, reused=claim.hit)
 
@@ -137,6 +137,6 @@ def test_nothing_tried_to_reach_anything(outcome: Outcome) -> None:
     assert outcome.attempts == 0, "`strace -f -e trace=connect,execve` shows which program it was"
 
 
-def test_the_calibration_was_on_the_file(outcome: Outcome, worker: Worker) -> None:
-    (checkpoint,) = (worker.settings.artifacts / "checkpoints").glob("*/manifest.json")
+def test_the_calibration_was_on_the_file(outcome: Outcome, context: Context) -> None:
+    (checkpoint,) = (context.settings.artifacts / "checkpoints").glob("*/manifest.json")
     assert '"calibration_data": "builtin"' not in checkpoint.read_text()

@@ -18,7 +18,7 @@ import pytest
 from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, SEED_REQUEST
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 
 SLUG = f"local--{MODEL.name}"
@@ -97,7 +97,7 @@ def rejected(airflow: Airflow, first: str) -> str:
     return run
 
 
-def state_of(releases: Releases, number: int) -> str:
+def state_of(releases: ReleaseStore, number: int) -> str:
     return releases.state(releases.get(SLUG, number))
 
 
@@ -105,7 +105,7 @@ def answers(url: str) -> bool:
     return bool(httpx.post(url, json=SEED_REQUEST, timeout=120).raise_for_status().json()["text_output"])
 
 
-def test_unless_asked_for_the_gates_decide(airflow: Airflow, first: str, releases: Releases) -> None:
+def test_unless_asked_for_the_gates_decide(airflow: Airflow, first: str, releases: ReleaseStore) -> None:
     states = airflow.states(first)
     assert states.pop("approve_release") == "skipped"
     assert set(states.values()) == {"success"}
@@ -121,7 +121,7 @@ def test_the_question_has_the_scores_and_who_may_answer(airflow: Airflow, reject
 
 
 def test_while_nobody_has_decided_candidate_and_live_both_answer(
-    airflow: Airflow, rejected: str, releases: Releases, live: str
+    airflow: Airflow, rejected: str, releases: ReleaseStore, live: str
 ) -> None:
     assert state_of(releases, 1) == "live"
     assert state_of(releases, 2) == "candidate"
@@ -131,7 +131,7 @@ def test_while_nobody_has_decided_candidate_and_live_both_answer(
 
 
 def test_a_no_rejects_the_release_and_leaves_the_live_one_alone(
-    airflow: Airflow, rejected: str, releases: Releases, live: str, deployment: Deployment
+    airflow: Airflow, rejected: str, releases: ReleaseStore, live: str, deployment: Deployment
 ) -> None:
     states = airflow.decide(rejected, "Reject")
     assert states["promote_release"] == "skipped"
@@ -142,7 +142,7 @@ def test_a_no_rejects_the_release_and_leaves_the_live_one_alone(
     assert not list((deployment.settings.artifacts / "servers").glob("candidate-*.json"))
 
 
-def test_a_yes_makes_the_release_live(airflow: Airflow, rejected: str, releases: Releases, live: str) -> None:
+def test_a_yes_makes_the_release_live(airflow: Airflow, rejected: str, releases: ReleaseStore, live: str) -> None:
     run = airflow.trigger(**ASKED, **OTHER)
     airflow.wait_for_the_question(run)
     states = airflow.decide(run, "Approve")

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sy
 
 from include.demo import run
 from include.demo.airflow import DAG, USER, password, url_of
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.requests.presets import PRESETS
 from include.settings import PROJECT
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
@@ -247,7 +247,7 @@ def test_the_release_is_live_and_answers(story: Story, deployment: Deployment) -
     page = story.page.frame_locator("iframe[title=Releases]")
     expect(page.locator(".badge.live")).to_be_visible()
     story.picture("releases")
-    assert Releases(deployment.settings.artifacts / "releases").live() is not None
+    assert ReleaseStore(deployment.settings.artifacts / "releases").live() is not None
     assert run.ask(f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate")
 
 

@@ -21,7 +21,7 @@ from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
 from include.files import sha256_of
 from include.gates import gates_for
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.requests.release import ReleaseRequest
 from include.triton import servers
 from tests.e2e import faults
@@ -84,7 +84,7 @@ def test_each_artifact_is_what_its_manifest_says(first: str, store: ArtifactStor
 
 
 def test_the_chain_of_manifests_leads_from_the_release_to_the_model(first: str, store: ArtifactStore) -> None:
-    release = Releases(store.root / "releases").current(SLUG)
+    release = ReleaseStore(store.root / "releases").current(SLUG)
     repository = store.get("repositories", release.repository)
     engine = store.get("engines", repository.manifest.inputs["engine"])
     checkpoint = store.get("checkpoints", engine.manifest.inputs["checkpoint"])
@@ -138,7 +138,7 @@ def test_a_second_run_reuses_everything(first: str, deployment: Deployment, stor
     assert f"reused from the artifact store: {', '.join(MAKERS)}" in done.stdout
     assert {kind: only(store, kind).manifest.created_at for kind in made} == made
     assert servers.find(servers.live_record(store.root)).pid == live_before.pid
-    assert [r.number for r in Releases(store.root / "releases").all(SLUG)] == [1]
+    assert [r.number for r in ReleaseStore(store.root / "releases").all(SLUG)] == [1]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import yaml
 from include.demo.airflow import DAG
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, ask
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 from tests.hub_server import HubServer, Repo, running
 from tests.include.sources import tiny
@@ -130,7 +130,9 @@ def scene(deployment: Deployment, chain: Path, catalogue: Path, hub: HubServer) 
     return scene
 
 
-def test_the_schedule_brings_a_followed_model_to_the_live_address(scene: Scene, releases: Releases, live: str) -> None:
+def test_the_schedule_brings_a_followed_model_to_the_live_address(
+    scene: Scene, releases: ReleaseStore, live: str
+) -> None:
     run = scene.ended("smollm2", 1)
     assert (run["state"], run["triggered_by"]) == ("success", "operator")
     assert run["note"].startswith("smollm2: new: no run was started for this entry yet; ")
@@ -152,7 +154,7 @@ def test_while_nothing_changes_nothing_runs(scene: Scene) -> None:
         assert f"{name}: unchanged since run {run['dag_run_id']} ({end})" in scene.log(check, name)
 
 
-def test_a_changed_setting_and_a_new_commit_start_one_run_each(scene: Scene, releases: Releases, live: str) -> None:
+def test_a_changed_setting_and_a_new_commit_start_one_run_each(scene: Scene, releases: ReleaseStore, live: str) -> None:
     old = scene.hub.repos["model", "org/tiny"].commit
     new = scene.publish("second")
     scene.follow("live", entry("smollm2", str(MODEL), settings={**SETTINGS, "max_batch_size": 4}))

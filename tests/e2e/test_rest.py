@@ -26,7 +26,7 @@ from airflow_client import client as airflow
 from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.run import SEED_REQUEST
 from include.gates import gates_for
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.requests.release import ReleaseRequest
 from include.settings import PROJECT
 from include.triton import servers
@@ -156,7 +156,7 @@ def test_the_report_has_the_run_with_its_times_and_versions(first: dict[str, Any
 def test_all_tasks_read_one_request_as_the_run_was_asked_for(
     client: Client, first: dict[str, Any], deployment: Deployment
 ) -> None:
-    release = Releases(deployment.settings.artifacts / "releases").get(SLUG, 1)
+    release = ReleaseStore(deployment.settings.artifacts / "releases").get(SLUG, 1)
     assert {name: release.request[name] for name in CONF} == CONF
 
 

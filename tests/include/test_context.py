@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.errors import HostError
 from include.settings import Settings
 from include.triton import servers
@@ -44,28 +44,28 @@ def target(monkeypatch: pytest.MonkeyPatch) -> PlayedTarget:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     live = ServerRecord(plan=PLAN, log=tmp_path / "live.log", gpus=("d",))
     settings = Settings(artifacts=tmp_path, gpu_lease_dir=tmp_path / "leases")
     monkeypatch.setattr(servers, "find", {servers.live_record(tmp_path): live}.get)
     monkeypatch.setattr(servers, "gpus_in_use", lambda containers, artifacts: {"a"})
-    return Worker(settings=settings, log=print, dag_id="d", run_id="r")
+    return Context(settings=settings, log=print, dag_id="d", run_id="r")
 
 
 def test_a_server_gets_gpus_in_the_targets_order_and_waits_for_memory_that_is_not_the_live_servers(
-    worker: Worker, target: PlayedTarget
+    context: Context, target: PlayedTarget
 ) -> None:
-    with worker._gpus(PLAN) as leased:
+    with context._gpus(PLAN) as leased:
         assert leased == ("d", "b")
         assert target.waited_for == {"b"}
 
 
-def test_more_gpus_than_the_host_has_are_refused_before_anything_starts(worker: Worker, target: PlayedTarget) -> None:
+def test_more_gpus_than_the_host_has_are_refused_before_anything_starts(context: Context, target: PlayedTarget) -> None:
     greedy = PLAN.model_copy(update={"container": PLAN.container.model_copy(update={"gpus": 5})})
-    with pytest.raises(HostError, match="5 GPUs are needed, this host has 4"), worker._gpus(greedy):
+    with pytest.raises(HostError, match="5 GPUs are needed, this host has 4"), context._gpus(greedy):
         pass
     assert not target.waited_for
 
 
-def test_records_stand_beside_each_other(worker: Worker) -> None:
-    assert worker.candidate_record.parent == worker.live_record.parent == worker.settings.artifacts / "servers"
+def test_records_stand_beside_each_other(context: Context) -> None:
+    assert context.candidate_record.parent == context.live_record.parent == context.settings.artifacts / "servers"

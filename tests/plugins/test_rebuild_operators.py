@@ -13,9 +13,9 @@ from airflow.providers.standard.operators.trigger_dagrun import DagIsPaused
 from airflow.sdk import DagRunState
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 
+from hf2triton.context import RELEASE_DAG, task_context
 from hf2triton.operators.rebuild import CatalogueOperator, RebuildOperator
 from hf2triton.schedules import catalogue_timetable
-from hf2triton.worker import RELEASE_DAG, worker_of
 from include.settings import settings
 from tests.include.sources import tiny
 
@@ -133,7 +133,7 @@ def test_runs_of_a_paused_dag_are_not_collected_and_not_forgotten() -> None:
 def test_a_worker_knows_the_state_of_a_run_in_airflows_words(state: DagRunState | None) -> None:
     ti = instance()
     ti.runs |= {"run": state} if state else {}
-    assert worker_of(context(ti), print).run_state("run") == (state and state.value)
+    assert task_context(context(ti), print).run_state("run") == (state and state.value)
 
 
 def test_the_dag_runs_whenever_an_entry_is_due(catalogue: Path) -> None:

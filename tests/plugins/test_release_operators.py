@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped,
 
 from hf2triton.operators import ReleaseApprovalOperator
 from include import report
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.settings import settings
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
@@ -24,11 +24,11 @@ RUN = "manual__1"
 
 
 @pytest.fixture
-def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Releases]:
+def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseStore]:
     """A store with one release that has passed its gates."""
     monkeypatch.setenv("HF2TRITON_ARTIFACTS", str(tmp_path))
     settings.cache_clear()
-    made = Releases(tmp_path / "releases")
+    made = ReleaseStore(tmp_path / "releases")
     release = made.open("org--model", target="openvino", repository="r", chain={}, request={})
     report.write(made.path(release), example())
     made.judge(release, "accepted")
@@ -73,13 +73,13 @@ def answer(option: str) -> dict[str, Any]:
     }
 
 
-def test_it_skips_itself_where_the_gates_decide(releases: Releases, approval: ReleaseApprovalOperator) -> None:
+def test_it_skips_itself_where_the_gates_decide(releases: ReleaseStore, approval: ReleaseApprovalOperator) -> None:
     with pytest.raises(AirflowSkipException):
         approval.execute(context(approval))
 
 
 def test_it_asks_who_may_answer_and_waits_as_long_as_it_may(
-    releases: Releases, approval: ReleaseApprovalOperator, asked: list[dict[str, Any]]
+    releases: ReleaseStore, approval: ReleaseApprovalOperator, asked: list[dict[str, Any]]
 ) -> None:
     with pytest.raises(TaskAwaitingInput) as waiting:
         approval.execute(context(approval, require_approval=True, approvers=["ann"], approval_timeout_h=2))
@@ -91,7 +91,7 @@ def test_it_asks_who_may_answer_and_waits_as_long_as_it_may(
 
 
 def test_after_a_no_the_release_is_rejected_and_only_the_teardown_runs(
-    releases: Releases, approval: ReleaseApprovalOperator
+    releases: ReleaseStore, approval: ReleaseApprovalOperator
 ) -> None:
     with pytest.raises(DownstreamTasksSkipped) as skipped:
         approval.execute_complete(context(approval), answer("Reject"))
@@ -99,6 +99,6 @@ def test_after_a_no_the_release_is_rejected_and_only_the_teardown_runs(
     assert releases.state(releases.get("org--model", 1)) == "rejected"
 
 
-def test_after_a_yes_everything_goes_on(releases: Releases, approval: ReleaseApprovalOperator) -> None:
+def test_after_a_yes_everything_goes_on(releases: ReleaseStore, approval: ReleaseApprovalOperator) -> None:
     approval.execute_complete(context(approval), answer("Approve"))
     assert releases.state(releases.get("org--model", 1)) == "candidate"

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from hf2triton import web
 from hf2triton.form import request_params
 from include import report
-from include.releases.records import Release, Releases
+from include.releases.records import Release, ReleaseStore
 from include.requests.presets import PRESETS
 from include.settings import settings
 from tests.include.report.example import report as example
@@ -41,7 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def release(root: Path) -> Release:
-    releases = Releases(root)
+    releases = ReleaseStore(root)
     made = releases.open("org--model", target="openvino", repository="r", chain={}, request={})
     report.write(releases.path(made), example())
     return made
@@ -127,7 +127,7 @@ def test_a_run_without_a_report_says_so(user: TestClient, run: str) -> None:
 
 
 def test_the_list_has_every_release_newest_first(user: TestClient, root: Path, release: Release) -> None:
-    releases = Releases(root)
+    releases = ReleaseStore(root)
     second = releases.open("org--model", target="openvino", repository="other", chain={}, request={})
     releases.judge(second, "rejected")
     page = user.get("/hf2triton/releases").text

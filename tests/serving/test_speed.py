@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from include.gates import Client, Trial, Verdict, gates_for, validate
+from include.gates import Client, GateResult, Trial, gates_for, validate
 from include.gates import Endpoint as Address
 from include.gates.speed import Speed
 from include.requests.release import ReleaseRequest
@@ -43,7 +43,7 @@ def _address(endpoint: Endpoint) -> Address:
     return Address(host="127.0.0.1", http_port=ports.http, grpc_port=ports.grpc)
 
 
-def _judge(candidate: Endpoint, live: Endpoint | None) -> Verdict:
+def _judge(candidate: Endpoint, live: Endpoint | None) -> GateResult:
     with Client.open(_address(candidate)) as client:
         trial = Trial(client, ("Hello there.",), streaming=True, live=_address(live) if live else None)
         return GATE.judge(trial)

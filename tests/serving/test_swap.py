@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.host.processes import free_ports
 from include.releases.records import Release
 from include.settings import Settings
@@ -28,7 +28,7 @@ def deployment() -> Iterator[Deployment]:
     http, grpc, metrics = free_ports(3)
     settings = Settings(artifacts=root, live_http_port=http, live_grpc_port=grpc, live_metrics_port=metrics)
     triton.prepare(PYTHON)
-    one = Deployment(settings, Worker)
+    one = Deployment(settings, Context)
     yield one
     one.close()
     shutil.rmtree(root)
@@ -45,7 +45,7 @@ def test_promotion_and_rollback_lose_no_request(deployment: Deployment, tiny: Pa
     candidate = deployment.candidate(second, RUN)
     with deployment.load() as counts:
         deployment.live(RUN).promote(second, candidate=candidate)
-        deployment.live(RUN).leave()
+        deployment.live(RUN).finish_run()
         deployment.live().promote(first)
     failed = {said: number for said, number in counts.items() if said.startswith("failed")}
     assert failed == {}

@@ -80,7 +80,7 @@ def launch(
     """Starts a server and waits until it is ready. Its output goes beside the record, as ``.log``.
 
     ``gpus`` gives the device ids for a plan that needs any, and holds them until the server does; see
-    `include.context.Worker.launch`.
+    `include.context.Context.launch`.
 
     Raises:
         HostError: a port is taken (the message names it and who has it), or the engine lacks something.

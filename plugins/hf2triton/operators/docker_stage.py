@@ -13,8 +13,8 @@ from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk import Context, ResumableJobMixin
 from airflow.sdk.exceptions import AirflowException
 
+from hf2triton.context import registry_login, task_context
 from hf2triton.operators.task import call_task, describe_events
-from hf2triton.worker import registry_login, worker_of
 from include.artifacts.store import Claim
 from include.errors import PipelineError
 from include.settings import settings
@@ -68,7 +68,7 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Returns the reference to the artifact; nothing is started on a hit."""
         stage: StageJob = call_task(self.task_id, "job", self.inputs, context, self.log.info)
-        store = worker_of(context, self.log.info).store
+        store = task_context(context, self.log.info).store
         with store.claim(stage.kind, stage.inputs, log=self.log.info, resume=True) as claim:
             if claim.hit:
                 self._sweep(store)
@@ -119,7 +119,7 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
     def _make(self, stage: StageJob, store: ArtifactStore, claim: Claim, context: Context) -> None:
         from include.runners.container_job import ContainerJob
 
-        target = worker_of(context, self.log.info).target(stage.target)
+        target = task_context(context, self.log.info).target(stage.target)
         command = target.command(stage.module, stage.args)
         with (
             ExitStack() as leases,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from hf2triton.context import RELEASE_DAG
 from hf2triton.operators.task import TaskOperator, call_task
-from hf2triton.worker import RELEASE_DAG
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
+from hf2triton.context import task_context
 from hf2triton.operators.task import TaskOperator, describe_events
-from hf2triton.worker import worker_of
 from include.settings import settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class StageOperator(TaskOperator):
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Returns the reference to the artifact; nothing is started on a hit."""
         job: StageJob = self.call("job", context)
-        store = worker_of(context, self.log.info).store
+        store = task_context(context, self.log.info).store
         with store.claim(job.kind, job.inputs, log=self.log.info) as claim:
             if not claim.hit:
                 self._run(job, claim.partial)

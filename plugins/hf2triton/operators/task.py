@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from pydantic import TypeAdapter, validate_call
 
-from hf2triton.worker import worker_of
+from hf2triton.context import task_context
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -50,7 +50,7 @@ def call_task(task_id: str, function: str, inputs: Mapping[str, Any], context: C
     arguments = dict(inputs)
     if "params" in inspect.signature(target).parameters:
         arguments["params"] = dict(context["params"])
-    return validate_call(config={"arbitrary_types_allowed": True})(target)(worker_of(context, log), **arguments)
+    return validate_call(config={"arbitrary_types_allowed": True})(target)(task_context(context, log), **arguments)
 
 
 def describe_events(operator: BaseOperator, made: Any, context: Context) -> None:  # noqa: ANN401

@@ -14,7 +14,7 @@ from include.artifacts.store import ArtifactStore
 from include.demo import gpu_proof
 from include.demo.gpu_proof import Answer, Proof, Speed
 from include.errors import ToolError
-from include.releases.records import Releases
+from include.releases.records import ReleaseStore
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
 
@@ -74,7 +74,7 @@ def deployment(tmp_path: Path) -> Settings:
         "engines": artifact(store, "engines", ENGINE_REPORT),
     }
     request = ReleaseRequest.parse({**gpu_proof.REQUEST, "model": gpu_proof.MODEL})
-    Releases(tmp_path / "releases").open(
+    ReleaseStore(tmp_path / "releases").open(
         request.slug,
         target="tensorrt_llm",
         repository="repo",

@@ -12,12 +12,12 @@ from include.gates import (
     Continuation,
     Endpoint,
     Gate,
+    GateResult,
     HeldOut,
     Quality,
     Reference,
     Report,
     Trial,
-    Verdict,
     gates_for,
     validate,
 )
@@ -130,7 +130,7 @@ def _outcomes(report: Report) -> dict[str, str]:
     return {verdict.gate: verdict.outcome for verdict in report.verdicts}
 
 
-def _verdict(report: Report, gate: str) -> Verdict:
+def _verdict(report: Report, gate: str) -> GateResult:
     return next(verdict for verdict in report.verdicts if verdict.gate == gate)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from include.gates import Client, Endpoint, Load, Trial, Verdict, validate
+from include.gates import Client, Endpoint, GateResult, Load, Trial, validate
 from include.gates.load import Burst, Timing, load_of
 from include.gates.speed import Speed
 from include.host import processes
@@ -90,7 +90,7 @@ class Pair:
     candidate_at: Endpoint
     live_at: Endpoint | None
 
-    def judge(self, gate: Speed = QUICK) -> Verdict:
+    def judge(self, gate: Speed = QUICK) -> GateResult:
         """The gate's verdict."""
         with Client.open(self.candidate_at) as client:
             (verdict,) = validate(Trial(client, PROMPTS, streaming=True, live=self.live_at), [gate]).verdicts
@@ -121,7 +121,7 @@ def start() -> Iterator[Start]:
         web.server_close()
 
 
-def _loads(verdict: Verdict) -> dict[tuple[str, int], Load]:
+def _loads(verdict: GateResult) -> dict[tuple[str, int], Load]:
     return {(load.server, load.concurrency): load for load in verdict.loads}
 
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from include.gates import Endpoint, Report, Sample, Verdict
+from include.gates import Endpoint, GateResult, Report, Sample
 
 ENDPOINT = Endpoint(host="127.0.0.1", http_port=1, grpc_port=2)
 
 
 def _report(**changes: Any) -> Report:
     fields = {"gate": "stop_word", "outcome": "fail", "threshold": "t", "found": "f"} | changes
-    return Report(endpoint=ENDPOINT, verdicts=(Verdict(**fields),))
+    return Report(endpoint=ENDPOINT, verdicts=(GateResult(**fields),))
 
 
 def test_report_survives_json() -> None:

@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 
 from include.artifacts.store import ArtifactStore
-from include.context import Worker
+from include.context import Context
 from include.host import processes
 from include.host.processes import ProcessRecord, free_ports
-from include.live.address import Live
-from include.releases.records import Release, Releases
+from include.live.address import LiveAddress
+from include.releases.records import Release, ReleaseStore
 from include.settings import Settings
 from include.targets.base import Target
 from include.triton import servers
@@ -32,7 +32,7 @@ MODEL = "org--name"
 
 
 class StandInTarget:
-    """What `Worker` and `Live` ask of a target."""
+    """What `Context` and `LiveAddress` ask of a target."""
 
     def gpu_ids(self) -> tuple[str, ...]:
         return ()
@@ -45,7 +45,7 @@ class StandInTarget:
         return ServerPlan(target="stand-in", repository=repository, argv=argv, env={}, ports=ports)
 
 
-class StandInWorker(Worker):
+class StandInWorker(Context):
     def target(self, name: str) -> Target:
         return StandInTarget()
 
@@ -53,21 +53,21 @@ class StandInWorker(Worker):
 @dataclass(frozen=True)
 class Deployment:
     settings: Settings
-    kind: type[Worker] = StandInWorker
+    kind: type[Context] = StandInWorker
 
     @cached_property
     def log(self) -> list[str]:
         return []
 
-    def worker(self, run: str = "other") -> Worker:
+    def context(self, run: str = "other") -> Context:
         return self.kind(settings=self.settings, log=self.log.append, dag_id="release_awq_engine", run_id=run)
 
-    def live(self, run: str = "other") -> Live:
-        return Live(self.worker(run))
+    def live(self, run: str = "other") -> LiveAddress:
+        return LiveAddress(self.context(run))
 
     @property
-    def releases(self) -> Releases:
-        return self.worker().releases
+    def releases(self) -> ReleaseStore:
+        return self.context().releases
 
     def release(self, answer: str, *flaws: str, model: str = MODEL) -> Release:
         """An accepted release whose server will say ``answer``."""
@@ -89,12 +89,12 @@ class Deployment:
 
     def candidate(self, release: Release, run: str) -> Path:
         """Launches the candidate server of a run, as `launch_triton` does; its record."""
-        worker = self.worker(run)
+        context = self.context(run)
         http, grpc, metrics = free_ports(3)
-        repository = worker.store.get("repositories", release.repository).path
-        plan = worker.target(release.target).server(repository, Ports(http=http, grpc=grpc, metrics=metrics))
-        worker.launch(plan, worker.candidate_record)
-        return worker.candidate_record
+        repository = context.store.get("repositories", release.repository).path
+        plan = context.target(release.target).server(repository, Ports(http=http, grpc=grpc, metrics=metrics))
+        context.launch(plan, context.candidate_record)
+        return context.candidate_record
 
     def answer(self) -> str:
         """What clients get at the live address."""
@@ -111,9 +111,9 @@ class Deployment:
         return [self.releases.state(release) for release in self.releases.every()]
 
     def kill_live_server(self) -> None:
-        record = servers.find(self.worker().live_record)
+        record = servers.find(self.context().live_record)
         os.kill(record.pid, signal.SIGKILL)
-        while servers.find(self.worker().live_record):
+        while servers.find(self.context().live_record):
             pass
 
     def stop_proxy(self) -> None:

@@ -24,7 +24,7 @@ def test_the_candidate_is_the_server_that_goes_live(deployment: Deployment) -> N
     deployment.live(RUN).promote(release, candidate=candidate)
     assert deployment.answer() == "un"
     assert deployment.serving() == ["release-org--name-1"]
-    deployment.live(RUN).leave()
+    deployment.live(RUN).finish_run()
     assert deployment.answer() == "un"
 
 
@@ -45,7 +45,7 @@ def test_promotions_and_rollbacks_lose_no_request(deployment: Deployment, first:
     candidate = deployment.candidate(second, RUN)
     with deployment.load(takes_s=2) as counts:
         deployment.live(RUN).promote(second, candidate=candidate)
-        deployment.live(RUN).leave()
+        deployment.live(RUN).finish_run()
         deployment.live().promote(first)
         deployment.live().promote(second)
     assert set(counts) == {"un", "deux"}
@@ -93,10 +93,10 @@ def test_a_release_that_fails_leaves_the_one_before_it_live(
 ) -> None:
     second = deployment.release("deux")
     spoil(deployment, second)
-    worker = deployment.worker(RUN)
+    context = deployment.context(RUN)
     with deployment.load() as counts, pytest.raises((PipelineError, GateFailure)):
-        deployment.live(RUN).promote(second, candidate=worker.candidate_record)
-    deployment.live(RUN).leave()
+        deployment.live(RUN).promote(second, candidate=context.candidate_record)
+    deployment.live(RUN).finish_run()
     assert set(counts) == {"un"}
     assert deployment.states() == ["live", "candidate"]
     assert deployment.serving() == ["release-org--name-1"]
@@ -134,26 +134,26 @@ def test_stop_first_says_how_long_nobody_answered(deployment: Deployment, first:
 
 def test_stop_first_in_a_run(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux")
-    deployment.worker(RUN).store.get("repositories", second.repository)
-    deployment.live(RUN).step_aside()
+    deployment.context(RUN).store.get("repositories", second.repository)
+    deployment.live(RUN).suspend()
     assert deployment.answer() == "HTTP 503"
     assert deployment.live().check() == first, "what is away on purpose is not brought back"
     assert deployment.serving() == []
     candidate = deployment.candidate(second, RUN)
     promoted = deployment.live(RUN).promote(second, candidate=candidate)
-    deployment.live(RUN).leave()
+    deployment.live(RUN).finish_run()
     assert promoted.promotions[0].downtime_s > 0
-    assert deployment.live().away() is None
+    assert deployment.live().suspended() is None
     assert deployment.answer() == "deux"
 
 
 def test_stop_first_that_fails_brings_the_old_one_back_with_the_run(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux", "broken")
-    deployment.worker(RUN).store.get("repositories", second.repository)
-    deployment.live(RUN).step_aside()
+    deployment.context(RUN).store.get("repositories", second.repository)
+    deployment.live(RUN).suspend()
     with pytest.raises(PipelineError, match="no such engine"):
         deployment.candidate(second, RUN)
-    deployment.live(RUN).leave()
+    deployment.live(RUN).finish_run()
     assert deployment.answer() == "un"
 
 
@@ -162,14 +162,14 @@ def test_a_rollback_that_stops_first_and_fails_brings_the_old_one_back(deploymen
     with pytest.raises(PipelineError, match="no such engine"):
         deployment.live().promote(second, swap="stop_first")
     assert deployment.answer() == "un"
-    assert deployment.live().away() is None
+    assert deployment.live().suspended() is None
 
 
 def test_a_run_that_vanished_while_the_address_had_no_server(deployment: Deployment, first: Release) -> None:
-    worker = deployment.worker(RUN)
-    worker.pins.add(RUN, "repositories", "x")
-    deployment.live(RUN).step_aside()
-    worker.pins.drop_stale(lambda run: run == RUN)
+    context = deployment.context(RUN)
+    context.pins.add(RUN, "repositories", "x")
+    deployment.live(RUN).suspend()
+    context.pins.drop_stale(lambda run: run == RUN)
     deployment.live().check()
     assert deployment.answer() == "un"
 
@@ -179,7 +179,7 @@ def test_reconcile_stops_candidates_of_runs_that_are_over(deployment: Deployment
     deployment.candidate(second, RUN)
     deployment.live().reconcile()
     assert len(deployment.serving()) == 2
-    deployment.worker().pins.drop(RUN)
+    deployment.context().pins.drop(RUN)
     deployment.live().reconcile()
     assert deployment.serving() == ["release-org--name-1"]
 

@@ -29,7 +29,7 @@ def check_recovery(deployment: Deployment) -> None:
     assert live.promotions
     assert deployment.releases.current(live.model) == live
     assert deployment.serving() == [f"release-org--name-{live.number}"]
-    assert deployment.live().away() is None
+    assert deployment.live().suspended() is None
     assert deployment.releases.index().live == live.name
 
 
@@ -52,13 +52,13 @@ def test_promote(deployment: Deployment, pair: list[Release], swap: str) -> None
     outcomes = []
     for number in count(1):
         release, run = other(deployment, pair), f"run-{number}"
-        deployment.worker(run).store.get("repositories", release.repository)
+        deployment.context(run).store.get("repositories", release.repository)
         if swap == "stop_first":
-            deployment.live(run).step_aside()
+            deployment.live(run).suspend()
         candidate = deployment.candidate(release, run)
         killed = killed_before_change(number, deployment.live(run).promote, release, candidate=candidate)
         outcomes.append(deployment.releases.live().name == release.name)
-        deployment.live(run).leave()
+        deployment.live(run).finish_run()
         check_recovery(deployment)
         if not killed:
             break
@@ -71,7 +71,7 @@ def test_reconcile(deployment: Deployment, pair: list[Release]) -> None:
         deployment.stop_proxy()
         deployment.kill_live_server()
         deployment.candidate(other(deployment, pair), "gone")
-        deployment.worker().pins.drop("gone")
+        deployment.context().pins.drop("gone")
         killed = killed_before_change(number, deployment.live().reconcile)
         check_recovery(deployment)
         if not killed:

@@ -12,7 +12,7 @@ from include.releases.records import Release
 from include.requests.release import ReleaseRequest
 from include.tasks import (
     LiveRelease,
-    ReleaseRef,
+    ReleaseId,
     check_live_release,
     promote_release,
     prune_artifacts,
@@ -31,25 +31,27 @@ def pair(deployment: Deployment, first: Release) -> list[Release]:
 
 
 def rollback(deployment: Deployment, **params: Any) -> LiveRelease:
-    return rollback_release.run(deployment.worker("rollback"), params)
+    return rollback_release.run(deployment.context("rollback"), params)
 
 
 def test_promoting_returns_what_a_client_needs(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux")
     deployment.candidate(second, RUN)
-    worker = deployment.worker(RUN)
-    ref = ReleaseRef(model=second.model, number=second.number)
-    live = promote_release.run(worker, ref, ReleaseRequest().model_dump())
-    stop_candidate.run(worker)
+    context = deployment.context(RUN)
+    ref = ReleaseId(model=second.model, number=second.number)
+    live = promote_release.run(context, ref, ReleaseRequest().model_dump())
+    stop_candidate.run(context)
     assert (live.release, live.new, live.downtime_s) == (2, True, 0)
     assert live.endpoint == f"{deployment.live().url}/v2/models/ensemble/generate"
     assert deployment.answer() == "deux"
-    assert promote_release.event(worker, live)["digest"] == worker.store.get("repositories", second.repository).content
+    assert (
+        promote_release.event(context, live)["digest"] == context.store.get("repositories", second.repository).content
+    )
 
 
 def test_a_run_whose_release_is_live_already_says_so(deployment: Deployment, first: Release) -> None:
-    ref = ReleaseRef(model=first.model, number=first.number)
-    assert not promote_release.run(deployment.worker(RUN), ref, ReleaseRequest().model_dump()).new
+    ref = ReleaseId(model=first.model, number=first.number)
+    assert not promote_release.run(deployment.context(RUN), ref, ReleaseRequest().model_dump()).new
 
 
 @pytest.mark.parametrize("model", ["", MODEL, "org/name"], ids=["the live one", "slug", "Hub id"])
@@ -74,7 +76,7 @@ def reject(deployment: Deployment) -> None:
 def prune(deployment: Deployment) -> None:
     deployment.release("trois")
     deployment.release("quatre")
-    prune_artifacts.run(deployment.worker(), {"keep_last": 1, "keep_days": 0, "dry_run": False})
+    prune_artifacts.run(deployment.context(), {"keep_last": 1, "keep_days": 0, "dry_run": False})
 
 
 @pytest.mark.parametrize(
@@ -103,13 +105,13 @@ def test_without_a_live_release_a_rollback_asks_for_the_model(deployment: Deploy
 
 
 def test_check_says_that_nothing_is_live(deployment: Deployment) -> None:
-    assert check_live_release.run(deployment.worker()) is None
+    assert check_live_release.run(deployment.context()) is None
     assert deployment.log[-1] == "nothing is live"
 
 
 def test_check_restarts_what_died(deployment: Deployment, first: Release) -> None:
     deployment.kill_live_server()
-    assert check_live_release.run(deployment.worker()).release == 1
+    assert check_live_release.run(deployment.context()).release == 1
     assert deployment.answer() == "un"
 
 
@@ -119,13 +121,13 @@ def test_check_fails_with_the_servers_own_words_if_a_restart_does_not_help(
     (deployment.settings.artifacts / "repositories" / first.repository / "broken").touch()
     deployment.kill_live_server()
     with pytest.raises(PipelineError, match="no such engine"):
-        check_live_release.run(deployment.worker())
+        check_live_release.run(deployment.context())
 
 
 def test_prune_keeps_what_is_live_and_what_was_before(deployment: Deployment, pair: list[Release]) -> None:
     third = deployment.release("trois")
-    told = prune_artifacts.run(deployment.worker(), {"keep_last": 0, "keep_days": 0, "dry_run": True})
-    done = prune_artifacts.run(deployment.worker(), {"keep_last": 0, "keep_days": 0, "dry_run": False})
+    told = prune_artifacts.run(deployment.context(), {"keep_last": 0, "keep_days": 0, "dry_run": True})
+    done = prune_artifacts.run(deployment.context(), {"keep_last": 0, "keep_days": 0, "dry_run": False})
     assert told.releases == done.releases == (third.name,)
     assert [one.name for one in done.removed] == [third.repository]
     assert rollback(deployment).release == 1
@@ -135,7 +137,7 @@ def test_a_pruned_release_keeps_its_report(deployment: Deployment, pair: list[Re
     third = deployment.release("trois")
     path = deployment.releases.path(third) / report.JSON_FILE
     path.write_text("{}")
-    prune_artifacts.run(deployment.worker(), {"keep_last": 0, "keep_days": 0, "dry_run": False})
+    prune_artifacts.run(deployment.context(), {"keep_last": 0, "keep_days": 0, "dry_run": False})
     assert path.exists()
     assert [r.pruned for r in deployment.releases.index().releases] == [False, False, True]
 

@@ -17,7 +17,7 @@ import pytest
 from include.artifacts.pins import Pins
 from include.artifacts.store import MANIFEST_FILE, ArtifactStore
 from include.releases.prune import KINDS, Pruner, PruneReport
-from include.releases.records import Release, Releases
+from include.releases.records import Release, ReleaseStore
 
 WEEK = timedelta(days=7)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -36,8 +36,8 @@ class Scene:
         return ArtifactStore(self.root)
 
     @property
-    def releases(self) -> Releases:
-        return Releases(self.root / "releases")
+    def releases(self) -> ReleaseStore:
+        return ReleaseStore(self.root / "releases")
 
     @property
     def pins(self) -> Pins:
@@ -69,7 +69,7 @@ class Scene:
 
     def promote(self, release: Release) -> None:
         self.releases.make_live(release)
-        self.releases.settle()
+        self.releases.record_promotion()
 
     def chain_is_whole(self, release: Release) -> bool:
         """Whether everything that the release was made from is there, followed by the manifests."""

@@ -12,7 +12,7 @@ import pytest
 
 from include.artifacts.store import ArtifactStore
 from include.errors import UserError
-from include.releases.records import INDEX_FILE, Release, Releases
+from include.releases.records import INDEX_FILE, Release, ReleaseStore
 from include.triton.servers import Ports, ServerPlan
 
 MODEL = "org--name"
@@ -21,52 +21,52 @@ PLAN = ServerPlan(target="openvino", repository=Path("/r"), argv=("x",), env={},
 
 
 @pytest.fixture
-def releases(tmp_path: Path) -> Releases:
-    return Releases(tmp_path / "releases")
+def releases(tmp_path: Path) -> ReleaseStore:
+    return ReleaseStore(tmp_path / "releases")
 
 
-def open_release(releases: Releases, repository: str, model: str = MODEL) -> Release:
+def open_release(releases: ReleaseStore, repository: str, model: str = MODEL) -> Release:
     return releases.open(model, target="openvino", repository=repository, chain={}, request={})
 
 
-def promote(releases: Releases, release: Release) -> Release:
+def promote(releases: ReleaseStore, release: Release) -> Release:
     releases.make_live(release)
-    live = releases.settle()
+    live = releases.record_promotion()
     assert live is not None
     return live
 
 
-def states(releases: Releases) -> dict[str, str]:
+def states(releases: ReleaseStore) -> dict[str, str]:
     return {r.name: releases.state(r) for r in releases.every()}
 
 
-def test_numbers_count_up(releases: Releases) -> None:
+def test_numbers_count_up(releases: ReleaseStore) -> None:
     assert [open_release(releases, key).number for key in ("a", "b", "c")] == [1, 2, 3]
 
 
-def test_the_same_repository_is_the_same_release(releases: Releases) -> None:
+def test_the_same_repository_is_the_same_release(releases: ReleaseStore) -> None:
     first = open_release(releases, "a")
     assert open_release(releases, "a").number == first.number
 
 
-def test_a_rejected_release_is_not_opened_again(releases: Releases) -> None:
+def test_a_rejected_release_is_not_opened_again(releases: ReleaseStore) -> None:
     releases.judge(open_release(releases, "a"), "rejected")
     assert open_release(releases, "a").number == 2
 
 
 @pytest.mark.parametrize("name", ["live", "index.json"])
-def test_a_model_cannot_take_a_name_that_has_a_meaning(releases: Releases, name: str) -> None:
+def test_a_model_cannot_take_a_name_that_has_a_meaning(releases: ReleaseStore, name: str) -> None:
     with pytest.raises(UserError, match=name):
         open_release(releases, "a", name)
 
 
-def test_a_number_that_is_not_there_is_refused_with_those_that_are(releases: Releases) -> None:
+def test_a_number_that_is_not_there_is_refused_with_those_that_are(releases: ReleaseStore) -> None:
     open_release(releases, "a")
     with pytest.raises(UserError, match=f"no release 7 of {MODEL}; it has: 1"):
         releases.get(MODEL, 7)
 
 
-def test_one_release_is_live_in_the_whole_deployment(releases: Releases) -> None:
+def test_one_release_is_live_in_the_whole_deployment(releases: ReleaseStore) -> None:
     first, second = open_release(releases, "a"), open_release(releases, "b", OTHER)
     rejected, untried = open_release(releases, "c"), open_release(releases, "d")
     releases.judge(rejected, "rejected")
@@ -82,33 +82,33 @@ def test_one_release_is_live_in_the_whole_deployment(releases: Releases) -> None
     assert releases.current(MODEL).number == first.number
 
 
-def test_without_a_promotion_nothing_is_live(releases: Releases) -> None:
+def test_without_a_promotion_nothing_is_live(releases: ReleaseStore) -> None:
     open_release(releases, "a")
-    assert releases.live() is releases.current(MODEL) is releases.previous(MODEL) is releases.settle() is None
+    assert releases.live() is releases.current(MODEL) is releases.previous(MODEL) is releases.record_promotion() is None
 
 
-def test_settling_again_changes_nothing(releases: Releases) -> None:
+def test_settling_again_changes_nothing(releases: ReleaseStore) -> None:
     first = promote(releases, open_release(releases, "a"))
     assert promote(releases, first) == first
     assert len(first.promotions) == 1
 
 
-def test_a_promotion_that_was_cut_off_after_its_commit_point_is_settled_later(releases: Releases) -> None:
+def test_a_promotion_that_was_cut_off_after_its_commit_point_is_settled_later(releases: ReleaseStore) -> None:
     first, second = promote(releases, open_release(releases, "a")), open_release(releases, "b")
     releases.make_live(second)
     assert states(releases) == {first.name: "retired", second.name: "live"}
-    assert releases.settle().verdict == "accepted"
+    assert releases.record_promotion().verdict == "accepted"
     assert releases.current(MODEL).number == 2
 
 
-def test_downtime_is_counted_until_the_promotion(releases: Releases) -> None:
+def test_downtime_is_counted_until_the_promotion(releases: ReleaseStore) -> None:
     releases.make_live(open_release(releases, "a"))
-    live = releases.settle(away_since=datetime.now(UTC) - timedelta(seconds=100))
+    live = releases.record_promotion(suspended_since=datetime.now(UTC) - timedelta(seconds=100))
     assert live.promotions[0].downtime_s == pytest.approx(100, abs=5)
-    assert releases.settle(away_since=None) == live
+    assert releases.record_promotion(suspended_since=None) == live
 
 
-def test_previous_is_the_one_promoted_last_that_is_not_live(releases: Releases) -> None:
+def test_previous_is_the_one_promoted_last_that_is_not_live(releases: ReleaseStore) -> None:
     first, second, _ = (open_release(releases, key) for key in "abc")
     promote(releases, first)
     promote(releases, second)
@@ -119,12 +119,12 @@ def test_previous_is_the_one_promoted_last_that_is_not_live(releases: Releases) 
     assert releases.previous(MODEL).name == first.name
 
 
-def test_a_release_that_has_been_live_stays_accepted(releases: Releases) -> None:
+def test_a_release_that_has_been_live_stays_accepted(releases: ReleaseStore) -> None:
     first = promote(releases, open_release(releases, "a"))
     assert releases.judge(first, "rejected").verdict == "accepted"
 
 
-def test_the_first_recorded_answer_stays(releases: Releases) -> None:
+def test_the_first_recorded_answer_stays(releases: ReleaseStore) -> None:
     first = open_release(releases, "a")
     releases.record_proof(first, answer="un", server=PLAN, by="run 1")
     releases.record_proof(first, answer="deux", server=PLAN, by="run 2")
@@ -132,7 +132,7 @@ def test_the_first_recorded_answer_stays(releases: Releases) -> None:
     assert (known.answer, known.server, known.promoted_by) == ("un", PLAN, "run 2")
 
 
-def test_a_run_that_finds_its_release_live_has_not_promoted_it(releases: Releases) -> None:
+def test_a_run_that_finds_its_release_live_has_not_promoted_it(releases: ReleaseStore) -> None:
     first = open_release(releases, "a")
     releases.record_proof(first, answer="un", server=PLAN, by="run 1")
     promote(releases, first)
@@ -143,7 +143,7 @@ def test_a_run_that_finds_its_release_live_has_not_promoted_it(releases: Release
     ("state", "verdict", "promotions"),
     [("candidate", "candidate", 0), ("rejected", "rejected", 0), ("live", "accepted", 1), ("retired", "accepted", 1)],
 )
-def test_records_of_version_1_are_read(releases: Releases, state: str, verdict: str, promotions: int) -> None:
+def test_records_of_version_1_are_read(releases: ReleaseStore, state: str, verdict: str, promotions: int) -> None:
     path = releases.path(open_release(releases, "a")) / "release.json"
     fields = json.loads(path.read_text())
     for name in ("verdict", "promotions", "answer"):
@@ -153,7 +153,7 @@ def test_records_of_version_1_are_read(releases: Releases, state: str, verdict: 
     assert (read.verdict, len(read.promotions), read.schema_version) == (verdict, promotions, 2)
 
 
-def test_a_release_without_its_repository_is_pruned(releases: Releases, tmp_path: Path) -> None:
+def test_a_release_without_its_repository_is_pruned(releases: ReleaseStore, tmp_path: Path) -> None:
     with ArtifactStore(tmp_path).claim("repositories", {}, log=print) as claim:
         claim.commit()
     assert releases.is_pruned(open_release(releases, "a"))
@@ -165,14 +165,14 @@ def _damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, _damage], ids=["missing", "damaged"])
-def test_the_index_is_rebuilt_if_it_is(releases: Releases, spoil: object) -> None:
+def test_the_index_is_rebuilt_if_it_is(releases: ReleaseStore, spoil: object) -> None:
     promote(releases, open_release(releases, "a"))
     before = releases.index()
     spoil(releases.root / INDEX_FILE)
     assert releases.index() == before
 
 
-def test_the_index_is_a_cache(releases: Releases) -> None:
+def test_the_index_is_a_cache(releases: ReleaseStore) -> None:
     promote(releases, open_release(releases, "a"))
     releases.index()
     written = (releases.root / INDEX_FILE).stat().st_ino
@@ -181,7 +181,7 @@ def test_the_index_is_a_cache(releases: Releases) -> None:
 
 
 @pytest.mark.parametrize("change", ["a new release", "a verdict", "a promotion", "a repository"])
-def test_the_index_notices(releases: Releases, tmp_path: Path, change: str) -> None:
+def test_the_index_notices(releases: ReleaseStore, tmp_path: Path, change: str) -> None:
     first, second = open_release(releases, "a"), open_release(releases, "b")
     promote(releases, first)
     before = releases.index()
@@ -200,7 +200,7 @@ def test_the_index_notices(releases: Releases, tmp_path: Path, change: str) -> N
     assert after == releases.rebuild_index()
 
 
-def test_the_live_link_can_be_read_at_every_moment_of_a_move(releases: Releases) -> None:
+def test_the_live_link_can_be_read_at_every_moment_of_a_move(releases: ReleaseStore) -> None:
     pair = [open_release(releases, key) for key in ("a", "b")]
     releases.make_live(pair[0])
     seen: set[int] = set()
@@ -221,10 +221,10 @@ def test_the_live_link_can_be_read_at_every_moment_of_a_move(releases: Releases)
 
 
 def _open(root: Path, key: str) -> None:
-    open_release(Releases(root), key)
+    open_release(ReleaseStore(root), key)
 
 
-def test_runs_that_open_at_once_get_numbers_of_their_own(releases: Releases) -> None:
+def test_runs_that_open_at_once_get_numbers_of_their_own(releases: ReleaseStore) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_open, args=(releases.root, str(n))) for n in range(4)]
     for process in processes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from include.gates import Endpoint, Load, Quality, Sample, Verdict
+from include.gates import Endpoint, GateResult, Load, Quality, Sample
 from include.gates.verdict import Percentiles
 from include.releases.run import RunRecord, TaskTime
 from include.report import ReleaseReport, Stage, Subject
@@ -31,8 +31,8 @@ def spread(p50: float) -> Percentiles:
     return Percentiles(p50=p50, p90=2 * p50, p99=3 * p50)
 
 
-def verdict(gate: str, outcome: str = "pass", **fields: Any) -> Verdict:
-    return Verdict(gate=gate, outcome=outcome, threshold=f"threshold of {gate}", found=f"found by {gate}", **fields)
+def verdict(gate: str, outcome: str = "pass", **fields: Any) -> GateResult:
+    return GateResult(gate=gate, outcome=outcome, threshold=f"threshold of {gate}", found=f"found by {gate}", **fields)
 
 
 def stage(kind: str = "engines", task: str = "build_engine", **fields: Any) -> Stage:
@@ -47,7 +47,7 @@ def stage(kind: str = "engines", task: str = "build_engine", **fields: Any) -> S
     return Stage(kind=kind, task=task, **{**known, **fields})
 
 
-def report(*verdicts: Verdict, **fields: Any) -> ReleaseReport:
+def report(*verdicts: GateResult, **fields: Any) -> ReleaseReport:
     known = {
         "endpoint": Endpoint(host="127.0.0.1", http_port=1, grpc_port=2),
         "subject": Subject(model="org--model", number=3, target="openvino", source="org/model@abc"),

@@ -9,7 +9,7 @@ import pytest
 
 from include import gates, report
 from include.artifacts.store import ArtifactStore
-from include.releases.records import Promotion, Release, Releases
+from include.releases.records import Promotion, Release, ReleaseStore
 from include.releases.run import RunRecord, TaskTime
 from tests.include.report.example import WHEN, full_report, verdict
 from tests.include.report.example import report as example
@@ -40,7 +40,7 @@ def release(store: ArtifactStore) -> Release:
     )
     engine = put(store, "engines", {"checkpoint": checkpoint})
     repository = put(store, "repositories", {"engine": engine})
-    return Releases(store.root / "releases").open(
+    return ReleaseStore(store.root / "releases").open(
         "org--model",
         target="openvino",
         repository=repository,

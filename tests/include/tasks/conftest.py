@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.host.processes import free_ports
 from include.settings import Settings
 from tests.include.sources import tiny
 
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     http, grpc, metrics = free_ports(3)
     variables = {
         "HF2TRITON_ARTIFACTS": str(tmp_path / "artifacts"),
@@ -23,7 +23,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return Worker(settings=Settings(), log=lambda _: None, dag_id="release_awq_engine", run_id="manual__1")
+    return Context(settings=Settings(), log=lambda _: None, dag_id="release_awq_engine", run_id="manual__1")
 
 
 @pytest.fixture

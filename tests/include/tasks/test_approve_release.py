@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from include import report
-from include.context import Worker
+from include.context import Context
 from include.releases.records import Release
-from include.tasks import ReleaseRef, approve_release
+from include.tasks import ReleaseId, approve_release
 from include.tasks.approve_release import Question
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
@@ -21,8 +21,8 @@ ASKED = {"require_approval": True}
 
 
 @pytest.fixture
-def release(worker: Worker) -> Release:
-    releases = worker.releases
+def release(context: Context) -> Release:
+    releases = context.releases
     opened = releases.open("org--model", target="openvino", repository="r", chain={}, request={})
     report.write(releases.path(opened), example(verdict("quality", rating="ACCEPT")))
     return releases.judge(opened, "accepted")
@@ -35,23 +35,23 @@ def candidate(tmp_path: Path) -> ServerRecord:
     return ServerRecord(plan=plan, log=tmp_path / "log")
 
 
-def ask(worker: Worker, release: Release, candidate: ServerRecord, params: dict[str, Any]) -> Question | None:
-    return approve_release.question(worker, ReleaseRef(model=release.model, number=release.number), candidate, params)
+def ask(context: Context, release: Release, candidate: ServerRecord, params: dict[str, Any]) -> Question | None:
+    return approve_release.question(context, ReleaseId(model=release.model, number=release.number), candidate, params)
 
 
-def test_without_the_param_nobody_is_asked(worker: Worker, release: Release, candidate: ServerRecord) -> None:
-    assert ask(worker, release, candidate, {}) is None
+def test_without_the_param_nobody_is_asked(context: Context, release: Release, candidate: ServerRecord) -> None:
+    assert ask(context, release, candidate, {}) is None
 
 
-def test_nobody_is_asked_about_what_is_live(worker: Worker, release: Release, candidate: ServerRecord) -> None:
-    worker.releases.make_live(release)
-    assert ask(worker, release, candidate, ASKED) is None
+def test_nobody_is_asked_about_what_is_live(context: Context, release: Release, candidate: ServerRecord) -> None:
+    context.releases.make_live(release)
+    assert ask(context, release, candidate, ASKED) is None
 
 
 def test_the_question_has_the_scores_and_where_the_candidate_answers(
-    worker: Worker, release: Release, candidate: ServerRecord
+    context: Context, release: Release, candidate: ServerRecord
 ) -> None:
-    asked = ask(worker, release, candidate, ASKED)
+    asked = ask(context, release, candidate, ASKED)
     assert asked
     assert asked.subject == "Release 1 of org--model: make it live?"
     assert "| quality | ACCEPT | found by quality |" in asked.body
@@ -68,27 +68,27 @@ def test_the_question_has_the_scores_and_where_the_candidate_answers(
     ids=["defaults", "set", "as the form sends it"],
 )
 def test_the_request_says_who_decides_and_until_when(
-    worker: Worker,
+    context: Context,
     release: Release,
     candidate: ServerRecord,
     params: dict[str, Any],
     approvers: tuple[str, ...],
     timeout: timedelta,
 ) -> None:
-    asked = ask(worker, release, candidate, {**ASKED, **params})
+    asked = ask(context, release, candidate, {**ASKED, **params})
     assert asked
     assert (asked.approvers, asked.timeout) == (approvers, timeout)
 
 
-def test_a_no_rejects_the_release(worker: Worker, release: Release) -> None:
-    approve_release.reject(worker, ReleaseRef(model=release.model, number=release.number))
-    assert worker.releases.state(worker.releases.get(release.model, release.number)) == "rejected"
+def test_a_no_rejects_the_release(context: Context, release: Release) -> None:
+    approve_release.reject(context, ReleaseId(model=release.model, number=release.number))
+    assert context.releases.state(context.releases.get(release.model, release.number)) == "rejected"
 
 
-def test_a_no_takes_nothing_from_a_release_that_has_been_live(worker: Worker, release: Release) -> None:
-    other = worker.releases.open("org--model", target="openvino", repository="other", chain={}, request={})
+def test_a_no_takes_nothing_from_a_release_that_has_been_live(context: Context, release: Release) -> None:
+    other = context.releases.open("org--model", target="openvino", repository="other", chain={}, request={})
     for promoted in (release, other):
-        worker.releases.make_live(promoted)
-        worker.releases.settle()
-    approve_release.reject(worker, ReleaseRef(model=release.model, number=release.number))
-    assert worker.releases.state(worker.releases.get(release.model, release.number)) == "retired"
+        context.releases.make_live(promoted)
+        context.releases.record_promotion()
+    approve_release.reject(context, ReleaseId(model=release.model, number=release.number))
+    assert context.releases.state(context.releases.get(release.model, release.number)) == "retired"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.runners.container_job import LABEL_DAG, LABEL_KEY, LABEL_PARTIAL, LABEL_RUN, LABEL_STORE
 from include.settings import Settings
 from include.targets.openvino import image
@@ -31,15 +31,15 @@ def client() -> Any:
 
 
 @pytest.fixture
-def worker(worker: Worker, client: Any) -> Iterator[Worker]:
+def context(context: Context, client: Any) -> Iterator[Context]:
     """A worker of a deployment that runs containers, and has no environment of the target's own."""
-    settings = Settings(runner="docker", openvino_python=worker.settings.artifacts / "none")
+    settings = Settings(runner="docker", openvino_python=context.settings.artifacts / "none")
     with none_left(client, settings.artifacts):
-        yield replace(worker, settings=settings)
+        yield replace(context, settings=settings)
 
 
-def repository(worker: Worker) -> ArtifactRef:
-    with worker.store.claim("repositories", {"is": "echo"}, log=worker.log) as claim:
+def repository(context: Context) -> ArtifactRef:
+    with context.store.claim("repositories", {"is": "echo"}, log=context.log) as claim:
         write_repository(claim.partial).rename(claim.partial / "models")
         (claim.partial / "models" / "echo").rename(claim.partial / "echo")
         (claim.partial / "models").rmdir()
@@ -47,39 +47,39 @@ def repository(worker: Worker) -> ArtifactRef:
         return ArtifactRef(kind="repositories", name=claim.name, reused=False)
 
 
-def test_a_candidate_is_launched_replaced_and_stopped(worker: Worker, model: Path, client: Any) -> None:
-    checked = check_request.run(worker, {"model": str(model), **PARAMS})
-    made = repository(worker)
-    first = launch_triton.run(worker, checked, made)
-    again = launch_triton.run(worker, checked, made)
+def test_a_candidate_is_launched_replaced_and_stopped(context: Context, model: Path, client: Any) -> None:
+    checked = check_request.run(context, {"model": str(model), **PARAMS})
+    made = repository(context)
+    first = launch_triton.run(context, checked, made)
+    again = launch_triton.run(context, checked, made)
     assert ask(ServerRecord.model_validate(again.model_dump(mode="json")), 5) == 5
     assert containers(client, server=first.token) == [], "a retry replaces what the attempt before it has left"
     assert containers(client, server=again.token) == [again.container_id]
-    stop_candidate.run(worker)
+    stop_candidate.run(context)
     assert containers(client, server=again.token) == []
-    assert servers.find(worker.candidate_record) is None
+    assert servers.find(context.candidate_record) is None
 
 
-def test_stages_of_a_run_whose_workers_all_died_are_removed(worker: Worker, client: Any) -> None:
-    ours, others = (stage_of(worker, client, run) for run in (worker.run_id, "another run"))
+def test_stages_of_a_run_whose_workers_all_died_are_removed(context: Context, client: Any) -> None:
+    ours, others = (stage_of(context, client, run) for run in (context.run_id, "another run"))
     try:
-        stop_candidate.run(worker)
-        left = containers(client, store=str(worker.settings.artifacts))
+        stop_candidate.run(context)
+        left = containers(client, store=str(context.settings.artifacts))
         assert left == [others]
-        assert [path.name for path in (worker.settings.artifacts / "engines").iterdir()] == ["another run.partial-0"]
+        assert [path.name for path in (context.settings.artifacts / "engines").iterdir()] == ["another run.partial-0"]
         assert ours not in left
     finally:
-        for container in containers(client, store=str(worker.settings.artifacts)):
+        for container in containers(client, store=str(context.settings.artifacts)):
             client.remove_container(container, force=True)
 
 
-def stage_of(worker: Worker, client: Any, run: str) -> str:
+def stage_of(context: Context, client: Any, run: str) -> str:
     """A stage's container, at work, with its partial directory; returns its id."""
-    partial = worker.settings.artifacts / "engines" / f"{run}.partial-0"
+    partial = context.settings.artifacts / "engines" / f"{run}.partial-0"
     partial.mkdir(parents=True)
     labels = {
-        LABEL_STORE: str(worker.settings.artifacts),
-        LABEL_DAG: worker.dag_id,
+        LABEL_STORE: str(context.settings.artifacts),
+        LABEL_DAG: context.dag_id,
         LABEL_RUN: run,
         LABEL_KEY: run,
         LABEL_PARTIAL: str(partial),
@@ -89,7 +89,7 @@ def stage_of(worker: Worker, client: Any, run: str) -> str:
     return container
 
 
-def test_a_run_that_has_left_nothing_ends_quietly(worker: Worker) -> None:
+def test_a_run_that_has_left_nothing_ends_quietly(context: Context) -> None:
     lines: list[str] = []
-    stop_candidate.run(replace(worker, log=lines.append))
+    stop_candidate.run(replace(context, log=lines.append))
     assert lines == ["nothing is live"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.errors import HostError, PipelineError, UserError
 from include.settings import Settings
 from include.tasks import Checked, check_request
@@ -23,8 +23,8 @@ SMALL = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_s
 Spoil = Callable[[Path], Any]
 
 
-def check(worker: Worker, model: Path | str, **params: Any) -> Checked:
-    return check_request.run(worker, {"model": str(model), **SMALL, **params})
+def check(context: Context, model: Path | str, **params: Any) -> Checked:
+    return check_request.run(context, {"model": str(model), **SMALL, **params})
 
 
 def change(**fields: Any) -> Spoil:
@@ -36,8 +36,8 @@ def cut_weights(model: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-def test_a_good_request_comes_back_with_what_was_found_out(worker: Worker, model: Path) -> None:
-    checked = check(worker, model)
+def test_a_good_request_comes_back_with_what_was_found_out(context: Context, model: Path) -> None:
+    checked = check(context, model)
     assert checked.config.architecture == "LlamaForCausalLM"
     assert checked.source.origin == "local"
     assert Checked.model_validate(checked.model_dump(mode="json")) == checked
@@ -62,19 +62,19 @@ def test_a_good_request_comes_back_with_what_was_found_out(worker: Worker, model
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(
-    worker: Worker, model: Path, spoil: Spoil, params: dict[str, Any], field: str, fix: str
+    context: Context, model: Path, spoil: Spoil, params: dict[str, Any], field: str, fix: str
 ) -> None:
     spoil(model)
     with pytest.raises(UserError) as refusal:
-        check(worker, **{"model": str(model), **params})
+        check(context, **{"model": str(model), **params})
     assert field in str(refusal.value)
     assert fix in str(refusal.value)
-    assert not list(worker.settings.artifacts.rglob("*"))
+    assert not list(context.settings.artifacts.rglob("*"))
 
 
-def test_a_target_that_needs_containers_is_refused_by_a_deployment_without(worker: Worker, model: Path) -> None:
+def test_a_target_that_needs_containers_is_refused_by_a_deployment_without(context: Context, model: Path) -> None:
     with pytest.raises(HostError, match="tensorrt_llm runs in containers(.|\n)*field target"):
-        check(worker, model, target="tensorrt_llm")
+        check(context, model, target="tensorrt_llm")
 
 
 @pytest.mark.parametrize(
@@ -87,47 +87,47 @@ def test_a_target_that_needs_containers_is_refused_by_a_deployment_without(worke
     ],
 )
 def test_a_calibration_file_without_text_is_refused(
-    worker: Worker, model: Path, tmp_path: Path, content: bytes, problem: str
+    context: Context, model: Path, tmp_path: Path, content: bytes, problem: str
 ) -> None:
     (tmp_path / "calib.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"{problem}(.|\n)*field calib_data"):
-        check(worker, model, calib_data=str(tmp_path / "calib.txt"))
+        check(context, model, calib_data=str(tmp_path / "calib.txt"))
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "table.xlsx"])
 def test_a_calibration_file_that_is_no_text_file_is_refused(
-    worker: Worker, model: Path, tmp_path: Path, name: str
+    context: Context, model: Path, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "table.xlsx").write_bytes(b"PK")
     with pytest.raises(UserError, match="field calib_data"):
-        check(worker, model, calib_data=str(tmp_path / name))
+        check(context, model, calib_data=str(tmp_path / name))
 
 
-def test_a_live_port_that_is_another_programs_is_named(worker: Worker, model: Path) -> None:
-    port = worker.settings.live_http_port
+def test_a_live_port_that_is_another_programs_is_named(context: Context, model: Path) -> None:
+    port = context.settings.live_http_port
     with socket.create_server(("127.0.0.1", port)), pytest.raises(HostError, match=f"port {port} is taken"):
-        check(worker, model)
+        check(context, model)
 
 
-def test_a_taken_candidate_port_is_named(worker: Worker, model: Path) -> None:
+def test_a_taken_candidate_port_is_named(context: Context, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(HostError, match=f"port {port} is taken"):
-            check(worker, model, candidate_http_port=port)
+            check(context, model, candidate_http_port=port)
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_download(
-    worker: Worker, model: Path, monkeypatch: pytest.MonkeyPatch
+    context: Context, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10, used=10, free=1000))
     with pytest.raises(HostError, match="disk"):
-        check(worker, model)
+        check(context, model)
 
 
-def test_a_target_that_the_host_does_not_have_is_refused(worker: Worker, model: Path, tmp_path: Path) -> None:
+def test_a_target_that_the_host_does_not_have_is_refused(context: Context, model: Path, tmp_path: Path) -> None:
     settings = Settings(openvino_python=tmp_path / "no-python", artifacts=tmp_path / "artifacts")
     with pytest.raises(HostError, match="target openvino is not available(.|\n)*make setup"):
-        check(Worker(settings=settings, log=print, dag_id="d", run_id="r"), model)
+        check(Context(settings=settings, log=print, dag_id="d", run_id="r"), model)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_a_target_that_the_host_does_not_have_is_refused(worker: Worker, model: 
     ],
 )
 def test_what_the_hub_refuses_is_told_apart(
-    worker: Worker, hub: HubServer, monkeypatch: pytest.MonkeyPatch, model_id: str, revision: str, problem: str
+    context: Context, hub: HubServer, monkeypatch: pytest.MonkeyPatch, model_id: str, revision: str, problem: str
 ) -> None:
     hub.add(Repo("org/name", tiny.model()))
     hub.add(Repo("org/gated", tiny.model(), gated=True))
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     with pytest.raises(PipelineError, match=problem) as refusal:
-        check(replace(worker, settings=Settings()), model_id, revision=revision)
+        check(replace(context, settings=Settings()), model_id, revision=revision)
     assert not refusal.value.retry

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from include import report
-from include.context import Worker
-from include.live.address import Live
+from include.context import Context
+from include.live.address import LiveAddress
 from include.releases.records import Release
 from include.targets.openvino import OpenVinoTarget
-from include.tasks import ArtifactRef, Checked, ReleaseRef, check_request, launch_triton, validate_generate
+from include.tasks import ArtifactRef, Checked, ReleaseId, check_request, launch_triton, validate_generate
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
 
@@ -24,7 +24,7 @@ class StandIn(OpenVinoTarget):
         return ServerPlan(target="openvino", repository=repository, argv=("triton",), env={}, ports=ports)
 
 
-class Dry(Worker):
+class Dry(Context):
     """Starts no server."""
 
     def target(self, name: str) -> StandIn:
@@ -35,29 +35,29 @@ class Dry(Worker):
 
 
 @pytest.fixture
-def dry(worker: Worker) -> Worker:
-    return Dry(settings=worker.settings, log=worker.log, dag_id=worker.dag_id, run_id="manual__2")
+def dry(context: Context) -> Context:
+    return Dry(settings=context.settings, log=context.log, dag_id=context.dag_id, run_id="manual__2")
 
 
 @pytest.fixture
-def checked(dry: Worker, model: Path) -> Checked:
+def checked(dry: Context, model: Path) -> Checked:
     return check_request.run(dry, {"model": str(model), **PARAMS})
 
 
-def made(worker: Worker, kind: str, content: str = "") -> ArtifactRef:
-    with worker.store.claim(kind, {"is": content}, log=worker.log) as claim:
+def made(context: Context, kind: str, content: str = "") -> ArtifactRef:
+    with context.store.claim(kind, {"is": content}, log=context.log) as claim:
         (claim.partial / "file").write_text(content)
         claim.commit()
         return ArtifactRef(kind=kind, name=claim.name, reused=True)
 
 
 @pytest.fixture
-def repository(dry: Worker) -> ArtifactRef:
+def repository(dry: Context) -> ArtifactRef:
     return made(dry, "repositories")
 
 
 @pytest.fixture
-def live(dry: Worker, checked: Checked, repository: ArtifactRef) -> Release:
+def live(dry: Context, checked: Checked, repository: ArtifactRef) -> Release:
     """The live release, as an earlier run of the same request has left it."""
     releases, request = dry.releases, checked.request
     chain = {"model": f"{checked.source.id}@{checked.source.commit}"}
@@ -74,45 +74,45 @@ def live(dry: Worker, checked: Checked, repository: ArtifactRef) -> Release:
 
 
 def test_nothing_is_launched_for_a_request_whose_release_is_live(
-    dry: Worker, checked: Checked, repository: ArtifactRef, live: Release
+    dry: Context, checked: Checked, repository: ArtifactRef, live: Release
 ) -> None:
     assert launch_triton.run(dry, checked, repository) is None
-    assert Live(dry).away() is None, "the live server makes no room for a candidate that does not come"
+    assert LiveAddress(dry).suspended() is None, "the live server makes no room for a candidate that does not come"
 
 
-def no_report(worker: Worker, live: Release) -> None:
-    (worker.releases.path(live) / report.JSON_FILE).unlink()
+def no_report(context: Context, live: Release) -> None:
+    (context.releases.path(live) / report.JSON_FILE).unlink()
 
 
-def not_live(worker: Worker, live: Release) -> None:
-    (worker.releases.root / "live").unlink()
+def not_live(context: Context, live: Release) -> None:
+    (context.releases.root / "live").unlink()
 
 
 @pytest.mark.parametrize("lacks", [no_report, not_live])
 def test_what_is_not_proved_or_not_live_needs_a_candidate(
-    dry: Worker, checked: Checked, repository: ArtifactRef, live: Release, lacks: Callable[[Worker, Release], None]
+    dry: Context, checked: Checked, repository: ArtifactRef, live: Release, lacks: Callable[[Context, Release], None]
 ) -> None:
     lacks(dry, live)
     assert launch_triton.run(dry, checked, repository)
 
 
 def test_other_limits_of_the_gates_need_a_candidate(
-    dry: Worker, checked: Checked, repository: ArtifactRef, live: Release
+    dry: Context, checked: Checked, repository: ArtifactRef, live: Release
 ) -> None:
     stricter = checked.request.model_copy(update={"min_agreement": 0.9})
     assert launch_triton.run(dry, checked.model_copy(update={"request": stricter}), repository)
 
 
-def test_another_repository_needs_a_candidate(dry: Worker, checked: Checked, live: Release) -> None:
+def test_another_repository_needs_a_candidate(dry: Context, checked: Checked, live: Release) -> None:
     assert launch_triton.run(dry, checked, made(dry, "repositories", "other"))
 
 
 def test_without_a_candidate_the_release_is_the_one_that_is_live(
-    dry: Worker, checked: Checked, repository: ArtifactRef, live: Release
+    dry: Context, checked: Checked, repository: ArtifactRef, live: Release
 ) -> None:
     known = report.read(dry.releases.path(live))
     refs = (made(dry, kind) for kind in ("checkpoints", "engines"))
-    assert validate_generate.run(dry, checked, *refs, repository, None) == ReleaseRef(model=live.model, number=1)
+    assert validate_generate.run(dry, checked, *refs, repository, None) == ReleaseId(model=live.model, number=1)
     assert known
     changed = known.model_copy(update={"runs": (*known.runs, "manual__2")})
     assert report.read(dry.releases.path(live)) == changed

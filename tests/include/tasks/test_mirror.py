@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.errors import TransientError
 from include.settings import Settings
 from include.tasks import check_request, pull_model
@@ -34,36 +34,36 @@ def mirror(attempts: Callable[[], int], hub: HubServer) -> HubServer:
 
 
 @pytest.fixture
-def worker(worker: Worker, mirror: HubServer, monkeypatch: pytest.MonkeyPatch) -> Worker:
+def context(context: Context, mirror: HubServer, monkeypatch: pytest.MonkeyPatch) -> Context:
     monkeypatch.setenv("HF_ENDPOINT", mirror.endpoint)
-    return replace(worker, settings=Settings())
+    return replace(context, settings=Settings())
 
 
-def test_a_model_and_a_data_set_come_from_the_mirror_alone(worker: Worker, attempts: Callable[[], int]) -> None:
-    checked = check_request.run(worker, {**PARAMS, "calib_data": "org/texts"})
-    pulled = pull_model.run(worker, checked)
-    files = {path.name: path.read_bytes() for path in pulled.model.load(worker.store).path.iterdir()}
+def test_a_model_and_a_data_set_come_from_the_mirror_alone(context: Context, attempts: Callable[[], int]) -> None:
+    checked = check_request.run(context, {**PARAMS, "calib_data": "org/texts"})
+    pulled = pull_model.run(context, checked)
+    files = {path.name: path.read_bytes() for path in pulled.model.load(context.store).path.iterdir()}
     assert files.items() >= tiny.model().items()
     assert pulled.dataset is not None
-    assert (pulled.dataset.load(worker.store).path / "train.jsonl").read_bytes() == TEXTS
+    assert (pulled.dataset.load(context.store).path / "train.jsonl").read_bytes() == TEXTS
     assert attempts() == 0
 
 
 def test_a_mirror_that_sends_downloads_elsewhere_is_told_from_one_that_is_away(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+    context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HubServer, "storage", "https://cdn.example/storage")
-    checked = check_request.run(worker, PARAMS)
+    checked = check_request.run(context, PARAMS)
     with pytest.raises(TransientError, match=r"on to cdn\.example, which cannot be reached") as failure:
-        pull_model.run(worker, checked)
+        pull_model.run(context, checked)
     assert "mirror that serves the files itself" in failure.value.fix
 
 
 def test_the_hub_itself_is_out_of_reach_and_the_ways_without_it_are_named(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+    context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
     with pytest.raises(TransientError, match="the Hub cannot be reached") as failure:
-        check_request.run(replace(worker, settings=Settings()), PARAMS)
+        check_request.run(replace(context, settings=Settings()), PARAMS)
     assert "HF_ENDPOINT" in failure.value.fix
     assert "local directory" in failure.value.fix

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.errors import PipelineError, TransientError
 from include.settings import Settings
 from include.tasks import Checked, check_request, pull_model
@@ -19,51 +19,51 @@ PARAMS = {"model": "org/name", "calib_seq_len": 64, "max_input_len": 128, "max_s
 
 
 @pytest.fixture
-def worker(worker: Worker, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Worker:
+def context(context: Context, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Context:
     hub.add(Repo("org/name", tiny.model()))
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    return replace(worker, settings=Settings())
+    return replace(context, settings=Settings())
 
 
 @pytest.fixture
-def checked(worker: Worker) -> Checked:
-    return check_request.run(worker, PARAMS)
+def checked(context: Context) -> Checked:
+    return check_request.run(context, PARAMS)
 
 
-def models(worker: Worker) -> list[Path]:
-    return sorted((worker.settings.artifacts / "models").glob("*"))
+def models(context: Context) -> list[Path]:
+    return sorted((context.settings.artifacts / "models").glob("*"))
 
 
-def test_the_model_is_an_artifact_named_by_its_commit(worker: Worker, checked: Checked) -> None:
-    pulled = pull_model.run(worker, checked)
+def test_the_model_is_an_artifact_named_by_its_commit(context: Context, checked: Checked) -> None:
+    pulled = pull_model.run(context, checked)
     assert pulled.model.name == f"org--name@{checked.source.commit}"
-    assert (pulled.model.load(worker.store).path / WEIGHTS).read_bytes() == tiny.model()[WEIGHTS]
+    assert (pulled.model.load(context.store).path / WEIGHTS).read_bytes() == tiny.model()[WEIGHTS]
     assert not pulled.model.reused
 
 
-def test_a_second_pull_asks_the_hub_for_nothing(worker: Worker, checked: Checked, hub: HubServer) -> None:
-    pull_model.run(worker, checked)
+def test_a_second_pull_asks_the_hub_for_nothing(context: Context, checked: Checked, hub: HubServer) -> None:
+    pull_model.run(context, checked)
     asked = len(hub.requests)
-    assert pull_model.run(worker, checked).model.reused
+    assert pull_model.run(context, checked).model.reused
     assert len(hub.requests) == asked
 
 
 def test_a_network_failure_keeps_what_has_arrived_for_the_next_attempt(
-    worker: Worker, checked: Checked, hub: HubServer
+    context: Context, checked: Checked, hub: HubServer
 ) -> None:
     hub.fail(WEIGHTS, *[Status(503)] * 40)
     with pytest.raises(TransientError):
-        pull_model.run(worker, checked)
-    (partial,) = models(worker)
+        pull_model.run(context, checked)
+    (partial,) = models(context)
     assert ".partial-" in partial.name
     hub.heal()
-    assert pull_model.run(worker, checked).model.load(worker.store)
-    assert [p.name for p in models(worker)] == [f"org--name@{checked.source.commit}"]
+    assert pull_model.run(context, checked).model.load(context.store)
+    assert [p.name for p in models(context)] == [f"org--name@{checked.source.commit}"]
 
 
-def test_bytes_that_are_not_those_declared_leave_nothing(worker: Worker, checked: Checked, hub: HubServer) -> None:
+def test_bytes_that_are_not_those_declared_leave_nothing(context: Context, checked: Checked, hub: HubServer) -> None:
     hub.fail(WEIGHTS, Corrupt(), Corrupt(), Corrupt(), Corrupt())
     with pytest.raises(PipelineError, match=WEIGHTS) as failure:
-        pull_model.run(worker, checked)
+        pull_model.run(context, checked)
     assert not failure.value.retry
-    assert models(worker) == []
+    assert models(context) == []

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from include.context import Worker
+from include.context import Context
 from include.errors import TransientError, UserError
 from include.requests.catalogue import Entry
 from include.requests.release import ReleaseRequest
 from include.runners import job as stage_job
 from include.settings import PROJECT, Settings
 from include.tasks import rebuild_on_change
-from include.tasks.read_catalogue import Due
-from include.tasks.rebuild import Start
+from include.tasks.read_catalogue import DueEntry
+from include.tasks.rebuild import Trigger
 from tests.hub_server import HubServer, Repo, running
 from tests.include.sources import tiny
 
@@ -30,7 +30,7 @@ DATA = "calibration.txt"
 class Scene:
     """An entry, the Hub that has its model, the worker that looks, and the runs that Airflow knows."""
 
-    worker: Worker
+    context: Context
     hub: HubServer
     home: Path
     entry: Entry
@@ -46,12 +46,12 @@ class Scene:
     def publish(self, version: str, name: str = MODEL) -> str:
         return self.hub.add(Repo(name, tiny.model(**{"generation_config.json": version.encode()}))).commit
 
-    def ask(self, *, force: bool = False) -> Start | None:
+    def ask(self, *, force: bool = False) -> Trigger | None:
         """A check that is cut off before it starts the run."""
-        worker = replace(self.worker, run_state=self.runs.get, log=self.log.append)
-        return rebuild_on_change.run(worker, Due(name=self.entry.name, entry=self.entry), {"force": force})
+        context = replace(self.context, run_state=self.runs.get, log=self.log.append)
+        return rebuild_on_change.run(context, DueEntry(name=self.entry.name, entry=self.entry), {"force": force})
 
-    def check(self, *, end: str = "success", **how: Any) -> Start | None:
+    def check(self, *, end: str = "success", **how: Any) -> Trigger | None:
         """A check, and the end of the run that it starts."""
         start = self.ask(**how)
         if start:
@@ -61,14 +61,14 @@ class Scene:
 
 
 @pytest.fixture
-def scene(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+def scene(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     (tmp_path / DATA).write_text("one text")
     monkeypatch.setenv("HF2TRITON_RUNNER", "docker")
     with running() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         settings = {"calib_data": str(tmp_path / DATA)}
         entry = Entry(name="followed", model=MODEL, target="openvino", settings=settings)
-        scene = Scene(replace(worker, settings=Settings()), hub, tmp_path, entry)
+        scene = Scene(replace(context, settings=Settings()), hub, tmp_path, entry)
         scene.publish("{}")
         yield scene
 
@@ -101,7 +101,7 @@ def change_the_stage_code(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None
 
 def change_the_environment(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF2TRITON_RUNNER", "process")
-    scene.worker = replace(scene.worker, settings=Settings())
+    scene.context = replace(scene.context, settings=Settings())
 
 
 @pytest.mark.parametrize(
@@ -188,13 +188,13 @@ def test_a_renamed_entry_waits_for_the_run_of_its_old_name(scene: Scene) -> None
 @pytest.mark.parametrize(("model", "starts"), [("org--tiny", False), ("org--tiny-2", True), ("other--tiny", True)])
 def test_runs_that_people_start_count_too(scene: Scene, model: str, starts: bool) -> None:
     scene.runs["manual__1"] = "running"
-    scene.worker.pins.add("manual__1", "models", f"{model}@0123")
+    scene.context.pins.add("manual__1", "models", f"{model}@0123")
     assert bool(scene.check()) is starts
 
 
 def test_pins_of_a_run_that_is_over_do_not_count(scene: Scene) -> None:
     scene.runs["manual__1"] = "failed"
-    scene.worker.pins.add("manual__1", "models", "org--tiny@0123")
+    scene.context.pins.add("manual__1", "models", "org--tiny@0123")
     assert scene.check()
 
 
@@ -231,7 +231,7 @@ def test_a_commit_that_is_not_allowed_waits_for_a_person(scene: Scene) -> None:
 
 def test_a_broken_entry_fails_with_what_is_wrong(scene: Scene) -> None:
     with pytest.raises(UserError, match="1.yaml:1: x: target: Field required"):
-        rebuild_on_change.run(scene.worker, Due(name="x", problem="1.yaml:1: x: target: Field required"), {})
+        rebuild_on_change.run(scene.context, DueEntry(name="x", problem="1.yaml:1: x: target: Field required"), {})
 
 
 @pytest.mark.parametrize(
@@ -248,4 +248,4 @@ def test_what_cannot_be_looked_at_is_an_error_and_nothing_is_remembered(
     break_it(scene)
     with pytest.raises(error):
         scene.check()
-    assert not (scene.worker.settings.artifacts / "catalogue").exists()
+    assert not (scene.context.settings.artifacts / "catalogue").exists()

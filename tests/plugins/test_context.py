@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from airflow.sdk.log import redact
 
-from hf2triton.worker import registry_login
+from hf2triton.context import registry_login
 from include.errors import HostError
 from include.host.docker.registry import RegistryLogin
 from include.settings import settings

@@ -1,4 +1,4 @@
-"""Joins Airflow and the tasks: what Airflow knows, as the `Worker` that a task is given."""
+"""Joins Airflow and the tasks: what Airflow knows, as the `TaskContext` that a task is given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.sdk import Connection, DagRunState
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
-from include.context import Worker
+from include.context import Context as TaskContext
 from include.errors import HostError
 from include.files import Log
 from include.host.docker.registry import RegistryLogin
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 RELEASE_DAG = "release_awq_engine"
 
 
-def worker_of(context: Context, log: Log) -> Worker:
+def task_context(context: Context, log: Log) -> TaskContext:
     """The worker of a running task."""
-    return Worker(
+    return TaskContext(
         settings=settings(),
         log=log,
         dag_id=context["ti"].dag_id,
