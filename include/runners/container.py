@@ -11,7 +11,6 @@ import tarfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +61,8 @@ class DockerRunner(Containers):
     def create(self, spec: ContainerSpec) -> str:
         """As `Containers.create`, with the stage code in it."""
         # What is stopped is thrown away: nothing is gained by waiting for it.
-        created = super().create(replace(spec, env={**spec.env, "PYTHONPATH": CODE_ROOT}, stop_signal="SIGKILL"))
+        inside = {"env": {**spec.env, "PYTHONPATH": CODE_ROOT}, "stop_signal": "SIGKILL"}
+        created = super().create(spec.model_copy(update=inside))
         with engine_errors(f"container {created[:12]}"):
             self._client.put_archive(created, "/", stage_code())
         return created

@@ -12,7 +12,7 @@ from include.settings import PROJECT
 
 
 @dataclass(frozen=True)
-class StageCommand:
+class Command:
     """A process that can be started: argument list and the environment variables to add."""
 
     argv: tuple[str, ...]

@@ -13,7 +13,7 @@ from typing import IO
 
 from include.errors import HostError, PipelineError, ToolError, from_dict
 from include.files import Log
-from include.runners.job import StageCommand
+from include.runners.job import Command
 from include.settings import PROJECT
 from include.stages.common import FAILURE_FILE
 
@@ -29,7 +29,7 @@ class ProcessRunner:
         self._log = log
         self._process: subprocess.Popen[str] | None = None
 
-    def run(self, command: StageCommand, out: Path) -> None:
+    def run(self, command: Command, out: Path) -> None:
         """Runs ``command --out out`` to its end.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import StageCommand, StageImage
+from include.runners.job import Command, StageImage
 from include.triton.servers.plan import Ports, ServerPlan
 
 
@@ -35,7 +35,7 @@ class Target(Protocol):
     def hardware(self) -> dict[str, str]:
         """What an engine is bound to."""
 
-    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
+    def command(self, module: str, args: tuple[str, ...]) -> Command:
         """How a stage program starts in the target's environment."""
 
     def stage_image(self) -> StageImage:

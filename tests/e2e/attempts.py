@@ -20,7 +20,7 @@ from unittest.mock import patch
 from hf2triton.operators.docker_stage import DockerStageOperator
 from include.errors import PipelineError, from_dict
 from include.runners import docker as docker_runner
-from include.runners.job import StageCommand, StageImage, StageJob
+from include.runners.job import Command, StageImage, StageJob
 from include.settings import settings
 from tests.engine import BASE
 
@@ -112,8 +112,8 @@ class ShellTarget:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
 
-    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
-        return StageCommand(("sh", "-c", self._attempt.script, module, *args), {})
+    def command(self, module: str, args: tuple[str, ...]) -> Command:
+        return Command(("sh", "-c", self._attempt.script, module, *args), {})
 
     def stage_image(self) -> StageImage:
         return StageImage(self._attempt.image)

@@ -12,7 +12,7 @@ import pytest
 
 from include.host.docker.containers import ContainerSpec
 from include.runners.container import DockerRunner
-from include.runners.job import StageCommand
+from include.runners.job import Command
 from include.settings import PROJECT, Settings
 from include.targets.openvino import LOCK, OpenVinoTarget
 from tests.engine import client_or_skip, containers
@@ -62,7 +62,7 @@ def log() -> list[str]:
 def run(target: OpenVinoTarget, log: list[str], tmp_path: Path) -> Run:
     runner = DockerRunner(client_or_skip, log.append)
 
-    def run_in_container(command: StageCommand, name: str, *reads: Path) -> Path:
+    def run_in_container(command: Command, name: str, *reads: Path) -> Path:
         out = tmp_path / name
         out.mkdir()
         runner.run(
@@ -82,7 +82,7 @@ def run(target: OpenVinoTarget, log: list[str], tmp_path: Path) -> Run:
 
 
 def test_the_locked_versions_are_in_it(run: Run, log: list[str]) -> None:
-    run(StageCommand(("python", "-c", LIST_VERSIONS), {}), "none")
+    run(Command(("python", "-c", LIST_VERSIONS), {}), "none")
     installed = json.loads(log[-1])
     locked = dict(re.findall(r"^([a-zA-Z0-9_.-]+)==(\S+)", LOCK.read_text(), re.MULTILINE))
     assert locked
@@ -91,11 +91,11 @@ def test_the_locked_versions_are_in_it(run: Run, log: list[str]) -> None:
 
 
 def test_triton_and_its_python_backend_find_their_libraries(run: Run) -> None:
-    run(StageCommand(("sh", "-c", CHECK_SERVER), {}), "none")
+    run(Command(("sh", "-c", CHECK_SERVER), {}), "none")
 
 
 def test_a_model_becomes_a_checkpoint_and_an_engine(run: Run, target: OpenVinoTarget, log: list[str]) -> None:
-    make = StageCommand(("python", "-c", MAKE_MODEL.format(project=str(PROJECT))), {})
+    make = Command(("python", "-c", MAKE_MODEL.format(project=str(PROJECT))), {})
     model = run(make, "model", PROJECT / "tests")
     options = {"group-size": 16, "calib-size": 4, "calib-seq-len": 32, "dtype": "float32", "device": "cpu"}
     flags = tuple(word for name, value in options.items() for word in (f"--{name}", str(value)))

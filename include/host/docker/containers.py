@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict
 
 from include.files import Log
 from include.host.docker.engine import engine_errors
@@ -24,9 +26,8 @@ _NOBODY = 65534
 _ACTIVE = ("running", "paused", "restarting")
 
 
-@dataclass(frozen=True)
-class ContainerSpec:
-    """A container for one program. Paths are the same inside as outside.
+class ContainerSpec(BaseModel):
+    """A container for one program, kept as JSON where it has to be started again. Paths are the same inside as outside.
 
     Of the host it sees ``reads``, and can write only ``out`` and ``caches``. ``gpus`` are device ids. ``ports`` are
     published on ``address`` under the same numbers. ``build`` is the command that makes the image where no registry
@@ -34,23 +35,24 @@ class ContainerSpec:
     the engine's ``json-file`` log.
     """
 
+    model_config = ConfigDict(frozen=True)
     image: str
-    argv: tuple[str, ...]
+    argv: tuple[str, ...] = ()
     out: Path | None = None
     reads: tuple[Path, ...] = ()
     caches: tuple[Path, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
+    env: dict[str, str] = {}
+    labels: dict[str, str] = {}
     gpus: tuple[str, ...] = ()
     network: Literal["none", "bridge", "host"] = "none"
     ports: tuple[int, ...] = ()
     address: str = "127.0.0.1"
     shm_bytes: int | None = None
-    ulimits: Mapping[str, int] = field(default_factory=dict)
+    ulimits: dict[str, int] = {}
     user: str | None = None
     build: str = ""
     stop_signal: str | None = None
-    log_options: Mapping[str, str] = field(default_factory=dict)
+    log_options: dict[str, str] = {}
 
     @property
     def writable(self) -> frozenset[Path]:

@@ -20,7 +20,7 @@ from include.host.docker.engine import local_engine
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import StageCommand, StageImage
+from include.runners.job import Command, StageImage
 from include.settings import PROJECT, Settings
 from include.stages.common import has_native_bfloat16
 from include.targets.openvino import image, triton
@@ -100,7 +100,7 @@ class OpenVinoTarget:
         """An IR runs on any CPU."""
         return {"device": "cpu"}
 
-    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
+    def command(self, module: str, args: tuple[str, ...]) -> Command:
         """``python -m module`` in the target's environment; the Hub is out of reach on purpose."""
         env = {
             "PYTHONPATH": str(PROJECT),
@@ -111,7 +111,7 @@ class OpenVinoTarget:
             **triton.NO_TELEMETRY,
         }
         python = "python" if self._in_containers else str(self._python)
-        return StageCommand((python, "-m", module, *args), env)
+        return Command((python, "-m", module, *args), env)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """Nothing: lengths and batch are limits of the server, not of an IR."""

@@ -17,7 +17,7 @@ from include.files import write_atomic
 from include.host import gpus as gpu
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
-from include.runners.job import StageCommand, StageImage
+from include.runners.job import Command, StageImage
 from include.settings import PROJECT, Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
 from include.targets.tensorrt_llm import engines, memory, templates
@@ -114,7 +114,7 @@ class TensorRTLLMTarget:
         """The GPU model: an engine runs on no other."""
         return {"gpu": self._gpu.name, "sm": str(self._gpu.sm)}
 
-    def command(self, module: str, args: tuple[str, ...]) -> StageCommand:
+    def command(self, module: str, args: tuple[str, ...]) -> Command:
         """``python -m module`` with the image's own interpreter.
 
         ModelOpt's CUDA extension is compiled once for an image and a GPU architecture, into `cache`.
@@ -131,7 +131,7 @@ class TensorRTLLMTarget:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "TORCH_EXTENSIONS_DIR": str(extensions),
         }
-        return StageCommand((self.image.tools.python, "-m", module, *args), env)
+        return Command((self.image.tools.python, "-m", module, *args), env)
 
     def stage_image(self) -> StageImage:
         """The image, with what is compiled and timed once kept on the host."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from include.host.docker.containers import ContainerSpec
     from include.runners.container import DockerRunner
     from include.runners.container_job import ContainerJob
-    from include.runners.job import StageCommand, StageJob
+    from include.runners.job import Command, StageJob
     from include.targets.base import Target
 
 ACTIVE, SUCCEEDED, GONE = "active", "succeeded", "gone"
@@ -39,7 +39,7 @@ class _Attempt:
 
     stage: StageJob
     target: Target
-    command: StageCommand
+    command: Command
     claim: Claim
     container: ContainerJob
     leases: ExitStack
@@ -153,14 +153,14 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
             image=image.name,
             build=image.build,
             argv=argv,
-            env=attempt.command.env,
+            env=dict(attempt.command.env),
             labels={**labels, **self._owner(context)},
             reads=attempt.stage.reads,
             out=attempt.claim.partial,
             caches=image.caches,
             gpus=attempt.leases.enter_context(gpus),
             shm_bytes=image.shm_bytes,
-            ulimits=image.ulimits,
+            ulimits=dict(image.ulimits),
         )
 
     def _owner(self, context: Context) -> dict[str, str]:

@@ -49,7 +49,7 @@ def runner(client: Any, log: list[str]) -> Iterator[DockerRunner]:
 def spec(tmp_path: Path) -> Callable[..., ContainerSpec]:
     out = tmp_path / "out"
     out.mkdir()
-    return lambda script, **fields: ContainerSpec(BASE, ("sh", "-c", script), out, labels=TEST, **fields)
+    return lambda script, **fields: ContainerSpec(image=BASE, argv=("sh", "-c", script), out=out, labels=TEST, **fields)
 
 
 Spec = Callable[..., ContainerSpec]

@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from include.errors import HostError, ToolError, UserError
-from include.runners.job import StageCommand
+from include.runners.job import Command
 from include.runners.process import ProcessRunner
 
 
-def python(code: str) -> StageCommand:
-    return StageCommand((sys.executable, "-c", code), {"STAGE_TEST": "1"})
+def python(code: str) -> Command:
+    return Command((sys.executable, "-c", code), {"STAGE_TEST": "1"})
 
 
 def run(code: str, out: Path) -> list[str]:
