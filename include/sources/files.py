@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -15,9 +15,6 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
 
 from include.errors import HostError, UserError
-
-Log = Callable[[str], None]
-"""Takes one plain line of progress."""
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
