@@ -107,17 +107,18 @@ class Trial:
 
 
 class Gate(ABC):
-    """One question about a candidate. Its dataclass fields are its limits.
+    """One question about a candidate. Its dataclass fields are its limits, which ``threshold`` may name in braces.
 
     A gate asks the endpoint and lets `NoAnswer` pass: `validate` makes a failure of it.
     """
 
     name: ClassVar[str]
+    threshold: ClassVar[str] = ""
 
     @property
-    @abstractmethod
-    def threshold(self) -> str:
-        """What it takes to pass, in words, with the limits."""
+    def to_pass(self) -> str:
+        """The condition in words, with the limits."""
+        return self.threshold.format_map(vars(self))
 
     @abstractmethod
     def judge(self, trial: Trial) -> GateResult:
@@ -132,7 +133,7 @@ class Gate(ABC):
         return self._verdict("skip", reason)
 
     def _verdict(self, outcome: Outcome, found: str, **evidence: Any) -> GateResult:  # noqa: ANN401
-        return GateResult(gate=self.name, outcome=outcome, threshold=self.threshold, found=found, **evidence)
+        return GateResult(gate=self.name, outcome=outcome, threshold=self.to_pass, found=found, **evidence)
 
 
 def validate(trial: Trial, gates: Sequence[Gate]) -> Report:
