@@ -143,7 +143,7 @@ def _end(continued: Continued) -> End:
 
 
 def _share(wrong: End, ends: Sequence[tuple[Continued, End]]) -> float:
-    """How many of the answers that could end in this way did."""
+    """The share of answers that ended in this way, of those that could."""
     could: list[End] = [end for c, end in ends if end != "other" and (wrong == "early" or c.known.after_ended)]
     return could.count(wrong) / len(could) if could else 0.0
 

@@ -1,4 +1,4 @@
-"""What the gates found: verdicts with their evidence, and the report on one endpoint. Described in docs/report.md."""
+"""The gates' results with their evidence, and the report on one endpoint (docs/report.md)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Load(BaseModel):
 
 
 class GateResult(BaseModel):
-    """What one gate found. ``skip``: it could not be tried here, which is no failure."""
+    """The result of one gate. ``skip``: the gate could not be tried here, which is no failure."""
 
     model_config = ConfigDict(frozen=True)
     gate: str
@@ -82,7 +82,7 @@ class Report(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
-        """Whether no gate failed."""
+        """True if no gate failed."""
         return all(verdict.outcome != "fail" for verdict in self.verdicts)
 
     def failures(self) -> str:

@@ -1,4 +1,4 @@
-"""Where models and calibration texts come from: the Hugging Face Hub, or a local directory.
+"""The sources of models and calibration texts: the Hugging Face Hub, or a local directory.
 
 `resolve` says exactly which files, without fetching the large ones; `fetch` brings and proves them.
 """

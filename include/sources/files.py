@@ -1,4 +1,4 @@
-"""What a source consists of: which files of a model are needed, and proof that they arrived whole."""
+"""The files of a source: the choice of those that are needed, and the proof that they arrived whole."""
 
 from __future__ import annotations
 

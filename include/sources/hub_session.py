@@ -1,4 +1,4 @@
-"""How this project talks to the Hub: one repository, plain HTTP, no bars, no secrets in what is said."""
+"""A session with the Hub about one repository: plain HTTP, no progress bars, no secrets in its log."""
 
 from __future__ import annotations
 
