@@ -22,30 +22,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from include.artifacts.kind import Kind
 from include.errors import HostError
 from include.files import Log, sha256_of, sync
+from include.frozen import Frozen
 from include.stages.common import REPORT_FILE
 
 MANIFEST_FILE = "manifest.json"
 
 
-class OutputFile(BaseModel):
+class OutputFile(Frozen):
     """One file of an artifact: path relative to the artifact, size in bytes."""
 
-    model_config = ConfigDict(frozen=True)
     path: str
     size: int
     sha256: str
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """What an artifact was made from, what it holds, and how the making went."""
 
-    model_config = ConfigDict(frozen=True)
     schema_version: int = 1
-    kind: str
+    kind: Kind
     name: str
     inputs: dict[str, Any]
     outputs: list[OutputFile]
@@ -95,7 +95,7 @@ class Claim:
     is an earlier attempt's.
     """
 
-    def __init__(self, directory: Path, kind: str, name: str, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, kind: Kind, name: str, inputs: Mapping[str, Any]) -> None:
         self._final = directory / name
         self._kind = kind
         self._inputs = dict(inputs)
@@ -163,11 +163,11 @@ class ArtifactStore:
     `include.artifacts.pins`.
     """
 
-    def __init__(self, root: Path, pin: Callable[[str, str], None] = lambda kind, name: None) -> None:
+    def __init__(self, root: Path, pin: Callable[[Kind, str], None] = lambda kind, name: None) -> None:
         self.root = root
         self._pin = pin
 
-    def find(self, kind: str, name: str) -> Artifact | None:
+    def find(self, kind: Kind, name: str) -> Artifact | None:
         """The artifact, or None if it does not exist (a partial directory does not).
 
         Raises:
@@ -175,7 +175,7 @@ class ArtifactStore:
         """
         return _read(self.root / kind / name)
 
-    def get(self, kind: str, name: str) -> Artifact:
+    def get(self, kind: Kind, name: str) -> Artifact:
         """Like `find`, for an artifact that an earlier stage made."""
         self._pin(kind, name)
         artifact = self.find(kind, name)
@@ -187,13 +187,13 @@ class ArtifactStore:
             )
         return artifact
 
-    def all(self, kind: str) -> list[Artifact]:
+    def all(self, kind: Kind) -> list[Artifact]:
         """Every complete artifact of a kind, oldest first."""
         found = [_manifest_of(path.parent) for path in (self.root / kind).glob(f"*/{MANIFEST_FILE}")]
         artifacts = [Artifact(self.root / kind / m.name, m) for m in found if m]
         return sorted(artifacts, key=lambda a: a.manifest.created_at)
 
-    def explain_miss(self, kind: str, inputs: Mapping[str, Any]) -> str:
+    def explain_miss(self, kind: Kind, inputs: Mapping[str, Any]) -> str:
         """Why nothing in the store fits ``inputs``: the fields that differ from the nearest artifact."""
         candidates = [(differences(inputs, a.manifest.inputs), a) for a in self.all(kind)]
         if not candidates:
@@ -205,7 +205,7 @@ class ArtifactStore:
 
     @contextmanager
     def claim(
-        self, kind: str, inputs: Mapping[str, Any], *, log: Log, name: str | None = None, resume: bool = False
+        self, kind: Kind, inputs: Mapping[str, Any], *, log: Log, name: str | None = None, resume: bool = False
     ) -> Iterator[Claim]:
         """Holds the lock of one artifact; waits while another process builds it.
 
@@ -238,7 +238,7 @@ class ArtifactStore:
         shutil.rmtree(claim.partial, ignore_errors=True)
 
     @contextmanager
-    def if_unclaimed(self, kind: str, name: str) -> Iterator[bool]:
+    def if_unclaimed(self, kind: Kind, name: str) -> Iterator[bool]:
         """Whether no process holds the artifact's claim; if so, none can get it within the block."""
         lock = FileLock(self._lock_path(kind, name))
         try:
@@ -252,7 +252,7 @@ class ArtifactStore:
             lock.release()
 
     @contextmanager
-    def _lock(self, kind: str, name: str, log: Log) -> Iterator[None]:
+    def _lock(self, kind: Kind, name: str, log: Log) -> Iterator[None]:
         lock = FileLock(self._lock_path(kind, name))
         try:
             lock.acquire(timeout=0)
@@ -264,7 +264,7 @@ class ArtifactStore:
         finally:
             lock.release()
 
-    def _lock_path(self, kind: str, name: str) -> Path:
+    def _lock_path(self, kind: Kind, name: str) -> Path:
         path = self.root / ".locks" / kind / f"{name}.lock"
         _make(path.parent)
         return path

@@ -11,32 +11,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from include.artifacts.kind import Kind
 from include.artifacts.pins import Pins
 from include.artifacts.store import Artifact, ArtifactStore
 from include.files import Log
+from include.frozen import Frozen
 from include.releases.records import Release, ReleaseStore
 
-# What is made from others comes first: a crash in between leaves nothing that looks usable and is not.
-KINDS = ("repositories", "engines", "checkpoints", "datasets", "models")
+# What is made from others goes first: a crash in between leaves nothing that looks usable and is not.
+KINDS = tuple(reversed(Kind))
 _TRASH = ".trash"
 _PARTIAL = ".partial-"
 
 
-class Removed(BaseModel):
+class Removed(Frozen):
     """A directory that went, or would go. ``bytes`` is what that frees."""
 
-    model_config = ConfigDict(frozen=True)
-    kind: str
+    kind: Kind
     name: str
     bytes: int
 
 
-class PruneReport(BaseModel):
+class PruneReport(Frozen):
     """What pruning did. ``releases``: those that cannot be rolled back to any more."""
 
-    model_config = ConfigDict(frozen=True)
     dry_run: bool
     removed: tuple[Removed, ...]
     releases: tuple[str, ...]
@@ -70,7 +68,7 @@ class Pruner:
         if not dry_run:
             self._empty_trash()
         removed = tuple(one for path in self._doomed() if (one := self._remove(path, dry_run)))
-        gone = {one.name for one in removed if one.kind == "repositories"}
+        gone = {one.name for one in removed if one.kind is Kind.REPOSITORY}
         names = tuple(release.name for release in releases if release.repository in gone)
         if names and not dry_run:
             self.releases.rebuild_index()
@@ -100,14 +98,14 @@ class Pruner:
         released = {
             self.store.root / kind / name
             for release in self.kept_releases()
-            for kind, name in (*release.chain.items(), ("repositories", release.repository))
+            for kind, name in (*release.chain.items(), (Kind.REPOSITORY, release.repository))
         }
         return {
             path
             for path, artifact in self._artifacts.items()
             if path in released
             or path in self.served
-            or self.pins.held_by(path.parent.name, path.name)
+            or self.pins.held_by(artifact.manifest.kind, path.name)
             or not self._is_old(artifact.manifest.created_at)
         }
 
@@ -126,7 +124,7 @@ class Pruner:
 
     def _remove(self, path: Path, dry_run: bool) -> Removed | None:
         """Away by one rename, so that nothing half-deleted looks complete; then its files."""
-        kind, name = path.parent.name, path.name.split(_PARTIAL)[0]
+        kind, name = Kind(path.parent.name), path.name.split(_PARTIAL)[0]
         with self.store.if_unclaimed(kind, name) as free:
             user = "a run that builds it" if not free else self.pins.held_by(kind, name)
             if user:

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from include.artifacts.kind import Kind
 from include.artifacts.store import MANIFEST_FILE
 from include.errors import UserError
 from include.files import sync, write_atomic
+from include.frozen import Frozen
 from include.triton.servers.plan import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
@@ -34,22 +36,20 @@ CURRENT_LINK = "current"
 _RESERVED = (LIVE_LINK, INDEX_FILE)
 
 
-class Promotion(BaseModel):
+class Promotion(Frozen):
     """One time that a release went live. ``downtime_s``: how long the live address had no server before it did."""
 
-    model_config = ConfigDict(frozen=True)
     at: datetime
     downtime_s: float = 0
 
 
-class Release(BaseModel):
+class Release(Frozen):
     """One release. ``repository`` is the key of the artifact that it serves.
 
     ``server`` is what its server was started from, and ``answer`` what that said to the seed's prompt, greedily, when
     the release was first promoted. ``promoted_by``: the DAG run that made it live last.
     """
 
-    model_config = ConfigDict(frozen=True)
     schema_version: int = 2
     model: str
     number: int
@@ -90,10 +90,9 @@ class Release(BaseModel):
         return self.promotions[-1].at if self.promotions else None
 
 
-class ReleaseSummary(BaseModel):
+class ReleaseSummary(Frozen):
     """A release in the index. ``pruned``: its artifacts are gone; its report stays."""
 
-    model_config = ConfigDict(frozen=True)
     model: str
     number: int
     state: State
@@ -104,10 +103,9 @@ class ReleaseSummary(BaseModel):
     promotions: tuple[Promotion, ...]
 
 
-class Index(BaseModel):
+class Index(Frozen):
     """All releases with their states. ``seen`` is what it was built from; it is stale if that has changed."""
 
-    model_config = ConfigDict(frozen=True)
     schema_version: int = 1
     live: str | None
     releases: tuple[ReleaseSummary, ...]
@@ -180,7 +178,7 @@ class ReleaseStore:
 
     def is_pruned(self, release: Release) -> bool:
         """Whether the repository that it would serve is gone. Running its request again brings it back."""
-        return not (self.root.parent / "repositories" / release.repository / MANIFEST_FILE).exists()
+        return not (self.root.parent / Kind.REPOSITORY / release.repository / MANIFEST_FILE).exists()
 
     def open(
         self,
@@ -277,7 +275,7 @@ class ReleaseStore:
     def _seen(self) -> dict[str, str]:
         """What an index depends on: each record's time of change, each link's target, the repositories there are."""
         links = [self.root / LIVE_LINK, *self.root.glob(f"*/{CURRENT_LINK}")]
-        repositories = (self.root.parent / "repositories").glob(f"*/{MANIFEST_FILE}")
+        repositories = (self.root.parent / Kind.REPOSITORY).glob(f"*/{MANIFEST_FILE}")
         return (
             {str(path.relative_to(self.root)): str(path.stat().st_mtime_ns) for path in self._files()}
             | {str(link.relative_to(self.root)): str(link.readlink()) for link in links if link.is_symlink()}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from include.artifacts.kind import Kind
 from include.gates import GateResult
 from include.releases.records import Release, State
 from include.report.charts import Axis, speed_plots
@@ -20,7 +21,7 @@ from include.report.model import ReleaseReport
 from include.requests.presets import Preset
 
 _ORDER = {"fail": 0, "pass": 1, "skip": 2}
-_KINDS = {"models": "Model", "checkpoints": "Checkpoint", "engines": "Engine", "repositories": "Repository"}
+_KINDS = {kind: kind.name.capitalize() for kind in Kind}
 
 
 @dataclass(frozen=True)

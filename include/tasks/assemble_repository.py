@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.files import digest_of_tree
 from include.tasks import ArtifactRef, Checked
@@ -21,9 +22,9 @@ def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: Art
         "templates": digest_of_tree(target.templates()),
         "values": values,
     }
-    with context.store.claim("repositories", inputs, log=context.log) as claim:
+    with context.store.claim(Kind.REPOSITORY, inputs, log=context.log) as claim:
         if not claim.hit:
             repository.assemble(target.templates(), values, claim.partial)
             repository.check(claim.partial, path_map=target.local_path)
             claim.commit()
-        return ArtifactRef(kind="repositories", name=claim.name, reused=claim.hit)
+        return ArtifactRef(kind=Kind.REPOSITORY, name=claim.name, reused=claim.hit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact
 from include.context import Context
 from include.files import sha256_of
@@ -31,7 +32,7 @@ def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return StageJob(
         target=target.name,
-        kind="checkpoints",
+        kind=Kind.CHECKPOINT,
         module=MODULE,
         args=("--model", str(model.path), "--calib-data", data, *flags),
         reads=(model.path, *([Path(data)] if data.startswith("/") else [])),

@@ -7,26 +7,23 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from include.context import Context
 from include.errors import UserError
+from include.frozen import Frozen
 from include.requests.catalogue import Catalogue, Entry, Problem, load
 from include.requests.operations import CatalogueCheck
 
 
-class Window(BaseModel):
+class Window(Frozen):
     """The times of schedules that a run answers for: after ``since``, and not after ``until``."""
 
-    model_config = ConfigDict(frozen=True)
     since: datetime
     until: datetime
 
 
-class DueEntry(BaseModel):
+class DueEntry(Frozen):
     """An entry to look at, or what is wrong with it."""
 
-    model_config = ConfigDict(frozen=True)
     name: str
     entry: Entry | None = None
     problem: str = ""

@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from include import sources
 from include.artifacts.store import differences
 from include.context import Context
 from include.files import digest_of_tree, sha256_of, write_atomic
+from include.frozen import Frozen
 from include.requests.catalogue import Entry
 from include.requests.release import ReleaseRequest
 from include.runners.job import stage_code
@@ -27,33 +26,30 @@ _NOT_COMPARED = frozenset(
 )
 
 
-class LastRun(BaseModel):
+class LastRun(Frozen):
     """What an entry has asked for last, and the run of `release_awq_engine` that it asked.
 
     ``started``: Airflow has been seen to know that run. A check that was cut off before it started the run is made up
     for; a run that was deleted since is not started again.
     """
 
-    model_config = ConfigDict(frozen=True)
     model: str
     inputs: dict[str, Any]
     run_id: str
     started: bool = False
 
 
-class Trigger(BaseModel):
+class Trigger(Frozen):
     """A run to start: its id, its params, and why."""
 
-    model_config = ConfigDict(frozen=True)
     run_id: str
     conf: dict[str, Any]
     why: str
 
 
-class Desired(BaseModel):
+class Desired(Frozen):
     """What an entry would be built from now; ``request`` names the commit itself."""
 
-    model_config = ConfigDict(frozen=True)
     request: ReleaseRequest
     commit: str
     inputs: dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from include import report
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
@@ -87,7 +88,7 @@ def _trial(context: Context, checked: Checked, client: Client, checkpoint: Artif
         and request.chat_template == "auto"
         and context.target(request.target).applies_chat_template,
         reference=reference,
-        repository=context.store.get("repositories", release.repository).path,
+        repository=context.store.get(Kind.REPOSITORY, release.repository).path,
         tokenizer=made / "tokenizer",
         live=_rival(context, release),
         max_input_len=request.max_input_len,
