@@ -21,12 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
 from pydantic import Field
 
 from include.artifacts.kind import Kind
 from include.errors import HostError
-from include.files import Log, sha256_of, sync
+from include.files import Log, locked, sha256_of, sync, try_lock
 from include.frozen import Frozen
 from include.stages.common import REPORT_FILE
 
@@ -216,7 +215,9 @@ class ArtifactStore:
         name = name or key_of(inputs)
         directory = self.root / kind
         _make(directory)
-        with self._lock(kind, name, log):
+        with locked(
+            self._lock_path(kind, name), lambda: log(f"another run is building {kind}/{name[:12]}: waiting for it")
+        ):
             self._pin(kind, name)
             claim = Claim(directory, kind, name, inputs)
             if claim.artifact is not None:
@@ -240,29 +241,12 @@ class ArtifactStore:
     @contextmanager
     def if_unclaimed(self, kind: Kind, name: str) -> Iterator[bool]:
         """Whether no process holds the artifact's claim; if so, none can get it within the block."""
-        lock = FileLock(self._lock_path(kind, name))
+        lock = try_lock(self._lock_path(kind, name))
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
+            yield lock is not None
         finally:
-            lock.release()
-
-    @contextmanager
-    def _lock(self, kind: Kind, name: str, log: Log) -> Iterator[None]:
-        lock = FileLock(self._lock_path(kind, name))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log(f"another run is building {kind}/{name[:12]}: waiting for it")
-            lock.acquire(poll_interval=0.5)
-        try:
-            yield
-        finally:
-            lock.release()
+            if lock:
+                lock.release()
 
     def _lock_path(self, kind: Kind, name: str) -> Path:
         path = self.root / ".locks" / kind / f"{name}.lock"

@@ -9,17 +9,16 @@ moves, reconciling takes the promotion back, and from then on it finishes it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
-from include.files import write_atomic
+from include.files import locked, write_atomic
 from include.live.proxy import Proxy, Upstream, container_proxy, process_proxy
 from include.live.proxy.config import reachable
 from include.live.servers import ReleaseServers
@@ -191,7 +190,6 @@ class LiveAddress:
             if not self.suspended():
                 self._point_to(self._servers.ready(live) or self._restart(live, kept))
         self._stop_others(kept)
-        self._releases.index()
         return live
 
     def _end_suspension(self) -> None:
@@ -262,21 +260,9 @@ class LiveAddress:
         ports = Ports(http=chosen.live_http_port, grpc=chosen.live_grpc_port, metrics=chosen.live_metrics_port)
         _ask(chosen.bind_address, ports, expected)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """The kernel's: it goes with its process, however that ends."""
+    def _lock(self) -> AbstractContextManager[None]:
         path = self._context.settings.artifacts / ".locks" / "live.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self._log("another run is changing the live release: waiting for it")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(path, lambda: self._log("another run is changing the live release: waiting for it"))
 
 
 def _proxy_of(context: Context, container: ContainerPlan | None) -> Proxy:

@@ -70,8 +70,6 @@ class Pruner:
         removed = tuple(one for path in self._doomed() if (one := self._remove(path, dry_run)))
         gone = {one.name for one in removed if one.kind is Kind.REPOSITORY}
         names = tuple(release.name for release in releases if release.repository in gone)
-        if names and not dry_run:
-            self.releases.rebuild_index()
         return PruneReport(dry_run=dry_run, removed=removed, releases=names)
 
     def kept_releases(self) -> list[Release]:

@@ -6,34 +6,33 @@
 - ``releases/<model>/current -> <n>``: the model's last promoted release; it follows the live link.
 
 A release's state is never stored: it follows from the live link, the verdict and the promotions, so that no crash
-leaves two releases live, or none. ``releases/index.json`` is a cache of all states and never asked for the truth.
+leaves two releases live, or none.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from filelock import FileLock
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from include.artifacts.kind import Kind
 from include.artifacts.store import MANIFEST_FILE
 from include.errors import UserError
-from include.files import sync, write_atomic
+from include.files import locked, sync, write_atomic
 from include.frozen import Frozen
 from include.triton.servers.plan import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
 State = Literal["candidate", "rejected", "live", "retired"]
 RELEASE_FILE = "release.json"
-INDEX_FILE = "index.json"
 LIVE_LINK = "live"
 CURRENT_LINK = "current"
-_RESERVED = (LIVE_LINK, INDEX_FILE)
+_RESERVED = (LIVE_LINK, "index.json")  # earlier versions kept an index there
 
 
 class Promotion(Frozen):
@@ -43,7 +42,23 @@ class Promotion(Frozen):
     downtime_s: float = 0
 
 
-class Release(Frozen):
+class ReleaseId(Frozen):
+    """A release by its model and number. As text it is ``<model>/<n>``, the release's path below all releases."""
+
+    model: str
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The id that a text such as ``org--name/3`` names."""
+        model, _, number = text.rpartition("/")
+        return cls(model=model, number=int(number))
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.number}"
+
+
+class Release(ReleaseId):
     """One release. ``repository`` is the key of the artifact that it serves.
 
     ``server`` is what its server was started from, and ``answer`` what that said to the seed's prompt, greedily, when
@@ -51,8 +66,6 @@ class Release(Frozen):
     """
 
     schema_version: int = 2
-    model: str
-    number: int
     verdict: Verdict = "candidate"
     target: str
     repository: str
@@ -80,36 +93,19 @@ class Release(Frozen):
         }
 
     @property
+    def id(self) -> ReleaseId:
+        """The release without all else that is known of it."""
+        return ReleaseId(model=self.model, number=self.number)
+
+    @property
     def name(self) -> str:
-        """``<model>/<n>``: its path below the releases, and what people call it."""
-        return f"{self.model}/{self.number}"
+        """The id as text."""
+        return str(self)
 
     @property
     def promoted_at(self) -> datetime | None:
         """When it last went live."""
         return self.promotions[-1].at if self.promotions else None
-
-
-class ReleaseSummary(Frozen):
-    """A release in the index. ``pruned``: its artifacts are gone; its report stays."""
-
-    model: str
-    number: int
-    state: State
-    pruned: bool
-    current: bool
-    target: str
-    created_at: datetime
-    promotions: tuple[Promotion, ...]
-
-
-class Index(Frozen):
-    """All releases with their states. ``seen`` is what it was built from; it is stale if that has changed."""
-
-    schema_version: int = 1
-    live: str | None
-    releases: tuple[ReleaseSummary, ...]
-    seen: dict[str, str]
 
 
 class ReleaseStore:
@@ -118,9 +114,9 @@ class ReleaseStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def path(self, release: Release) -> Path:
+    def path(self, release: ReleaseId) -> Path:
         """The directory of a release."""
-        return self.root / release.name
+        return self.root / str(release)
 
     def models(self) -> list[str]:
         """Every model that has a release."""
@@ -164,13 +160,13 @@ class ReleaseStore:
 
     def previous(self, model: str) -> Release | None:
         """The model's release that was promoted last, of those that are not live."""
-        live = self._live_name()
-        promoted = [r for r in self.all(model) if r.promotions and r.name != live]
+        live = self._live_id()
+        promoted = [r for r in self.all(model) if r.promotions and r.id != live]
         return max(promoted, key=lambda r: r.promotions[-1].at, default=None)
 
     def state(self, release: Release) -> State:
         """Follows from the live link, then the verdict, then whether it has ever been promoted."""
-        if release.name == self._live_name():
+        if release.id == self._live_id():
             return "live"
         if release.verdict == "rejected":
             return "rejected"
@@ -217,13 +213,13 @@ class ReleaseStore:
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             changes: dict[str, Any] = {"server": server, "answer": answer if known.answer is None else known.answer}
-            if self._live_name() != release.name:
+            if self._live_id() != release.id:
                 changes["promoted_by"] = by
             return self._write(known.model_copy(update=changes))
 
     def make_live(self, release: Release) -> None:
         """Moves the live link to this release: the commit point of a promotion. `record_promotion` does the rest."""
-        if self._live_name() != release.name:
+        if self._live_id() != release.id:
             _link(self.root / LIVE_LINK, release.name)
 
     def record_promotion(self, *, suspended_since: datetime | None = None) -> Release | None:
@@ -244,44 +240,6 @@ class ReleaseStore:
             _link(current, str(live.number))
         return live
 
-    def index(self) -> Index:
-        """All releases with their states, from the cache if it still holds."""
-        try:
-            index = Index.model_validate_json((self.root / INDEX_FILE).read_text())
-        except (FileNotFoundError, ValidationError):
-            return self.rebuild_index()
-        return index if index.seen == self._seen() else self.rebuild_index()
-
-    def rebuild_index(self) -> Index:
-        """Reads every release and writes ``index.json`` anew."""
-        seen = self._seen()
-        index = Index(live=self._live_name(), releases=tuple(map(self._summary, self.every())), seen=seen)
-        write_atomic(self.root / INDEX_FILE, index.model_dump_json(indent=1))
-        return index
-
-    def _summary(self, release: Release) -> ReleaseSummary:
-        current = self.root / release.model / CURRENT_LINK
-        return ReleaseSummary(
-            model=release.model,
-            number=release.number,
-            state=self.state(release),
-            pruned=self.is_pruned(release),
-            current=current.is_symlink() and str(current.readlink()) == str(release.number),
-            target=release.target,
-            created_at=release.created_at,
-            promotions=release.promotions,
-        )
-
-    def _seen(self) -> dict[str, str]:
-        """What an index depends on: each record's time of change, each link's target, the repositories there are."""
-        links = [self.root / LIVE_LINK, *self.root.glob(f"*/{CURRENT_LINK}")]
-        repositories = (self.root.parent / Kind.REPOSITORY).glob(f"*/{MANIFEST_FILE}")
-        return (
-            {str(path.relative_to(self.root)): str(path.stat().st_mtime_ns) for path in self._files()}
-            | {str(link.relative_to(self.root)): str(link.readlink()) for link in links if link.is_symlink()}
-            | {path.parent.name: "" for path in repositories}
-        )
-
     def _files(self) -> list[Path]:
         directories = (path for path in self.root.glob("*") if not path.is_symlink())
         return [file for directory in directories for file in directory.glob(f"[0-9]*/{RELEASE_FILE}")]
@@ -292,9 +250,9 @@ class ReleaseStore:
         except FileNotFoundError:
             return None
 
-    def _live_name(self) -> str | None:
+    def _live_id(self) -> ReleaseId | None:
         try:
-            return str((self.root / LIVE_LINK).readlink())
+            return ReleaseId.parse(str((self.root / LIVE_LINK).readlink()))
         except FileNotFoundError:
             return None
 
@@ -308,10 +266,9 @@ class ReleaseStore:
         write_atomic(self.path(release) / RELEASE_FILE, release.model_dump_json(indent=1))
         return release
 
-    def _lock(self) -> FileLock:
+    def _lock(self) -> AbstractContextManager[None]:
         """Held while a record is read, changed and written: a trial and a promotion may want the same one."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / ".lock")
+        return locked(self.root / ".lock")
 
     def _create(self, release: Release) -> Release:
         draft = self.root / release.model / f".draft.{secrets.token_hex(4)}"

@@ -10,15 +10,13 @@ from pydantic import Field
 from include import gates
 from include.artifacts.kind import Kind
 from include.frozen import Frozen
-from include.releases.records import Promotion
+from include.releases.records import Promotion, ReleaseId
 from include.releases.run import RunRecord
 
 
-class Subject(Frozen):
+class Subject(ReleaseId):
     """The release that a report is about."""
 
-    model: str
-    number: int
     target: str
     source: str = Field(description="The model's Hub id or directory, and the commit: `<id>@<commit>`.")
 

@@ -52,13 +52,6 @@ class Pulled(Frozen):
     dataset: ArtifactRef | None = None
 
 
-class ReleaseId(Frozen):
-    """A release by its model and number."""
-
-    model: str
-    number: int
-
-
 class LiveRelease(Frozen):
     """What answers at the live address: ``release`` is its number, ``endpoint`` where it generates.
 

@@ -9,8 +9,8 @@ from typing import Any
 from include import report
 from include.context import Context
 from include.frozen import Frozen
+from include.releases.records import ReleaseId
 from include.requests.release import ReleaseRequest
-from include.tasks import ReleaseId
 from include.triton.servers import ServerRecord
 
 

@@ -10,9 +10,9 @@ from include.context import Context
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
 from include.live.proxy.config import reachable
-from include.releases.records import Release
+from include.releases.records import Release, ReleaseId
 from include.releases.run import RunRecord
-from include.tasks import ArtifactRef, Checked, ReleaseId
+from include.tasks import ArtifactRef, Checked
 from include.triton import servers
 from include.triton.servers import ServerRecord
 
@@ -45,7 +45,7 @@ def run(
     else:
         _judge(context, checked, candidate, checkpoint, release)
     context.log(f"report: {path / report.HTML_FILE}")
-    return ReleaseId(model=release.model, number=release.number)
+    return release.id
 
 
 def _judge(

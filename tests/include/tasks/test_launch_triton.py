@@ -10,9 +10,9 @@ import pytest
 from include import report
 from include.context import Context
 from include.live.address import LiveAddress
-from include.releases.records import Release
+from include.releases.records import Release, ReleaseId
 from include.targets.openvino import OpenVinoTarget
-from include.tasks import ArtifactRef, Checked, ReleaseId, check_request, launch_triton, validate_generate
+from include.tasks import ArtifactRef, Checked, check_request, launch_triton, validate_generate
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
 
