@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,12 +22,10 @@ from include.live.proxy import Proxy, Upstream, container_proxy, process_proxy
 from include.live.proxy.config import reachable
 from include.live.servers import ReleaseServers
 from include.releases.records import Release
-from include.requests.release import SEED_PROMPT
+from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
 from include.triton.client import Client, Endpoint, NoAnswer
 from include.triton.servers import ContainerPlan, Ports, ServerRecord
-
-Swap = Literal["beside", "stop_first"]
 
 # Batched with the requests of others, a greedy answer may round differently: it is asked for anew before it counts.
 _TRIES = 3
@@ -69,7 +66,7 @@ class LiveAddress:
             self._proxy.stop()
             return ["proxy"] * listening + [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
 
-    def promote(self, release: Release, *, candidate: Path | None = None, swap: Swap = "beside") -> Release:
+    def promote(self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green") -> Release:
         """Makes a release live, on the server of the ``candidate`` record, else on one that is launched for it.
 
         If it raises before the release is live, the one before it answers again. Doing it again is harmless.
@@ -155,7 +152,7 @@ class LiveAddress:
             return record
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
-        if swap == "stop_first":
+        if swap == "recreate":
             self._suspend("")
         return self._servers.launch(release)
 

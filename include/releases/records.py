@@ -25,6 +25,7 @@ from include.artifacts.store import MANIFEST_FILE
 from include.errors import UserError
 from include.files import locked, sync, write_atomic
 from include.frozen import Frozen
+from include.requests.release import swap_of
 from include.triton.servers.plan import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
@@ -79,9 +80,11 @@ class Release(ReleaseId):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 stored a state, and no promotions."""
-        state = fields.get("state")
+    def _from_earlier_versions(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 stored a state, and no promotions; the swaps had other names."""
+        state, request = fields.get("state"), fields.get("request", {})
+        if "swap" in request:
+            fields = {**fields, "request": {**request, "swap": swap_of(request["swap"])}}
         if state is None:
             return fields
         promoted = state in ("live", "retired")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from include.requests.release import MODEL_PATTERN, Form, form_field, slug_of
+from include.requests.release import FORMER_SWAPS, MODEL_PATTERN, Form, Swap, form_field, slug_of
 from include.settings import settings
 
 _OR_EMPTY = MODEL_PATTERN.replace("(?:", "(?:|", 1)
@@ -30,12 +28,13 @@ class RollbackRequest(Form):
         "previous",
         pattern=r"^(?:previous|[1-9][0-9]{0,8})$(?!\n)",
     )
-    swap: Literal["beside", "stop_first"] = form_field(
+    swap: Swap = form_field(
         "Promotion",
         "Swap",
-        "`beside`: no request is lost. `stop_first`, where memory does not hold two servers: the live server stops "
+        "`blue_green`: no request is lost. `recreate`, where memory does not hold two servers: the live server stops "
         "first, and the address answers 503 until the release is live.",
-        "beside",
+        "blue_green",
+        extra={"former": list(FORMER_SWAPS)},
     )
 
     @property

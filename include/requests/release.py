@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from include.errors import UserError
@@ -26,6 +26,18 @@ SEED_PROMPT = "How do I count to nine in French?"
 Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
 Clients = Annotated[int, Field(ge=1, le=256)]
 Approver = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+FORMER_SWAPS = {"beside": "blue_green", "stop_first": "recreate"}
+"""Names of earlier versions: runs, catalogues and records have them."""
+
+
+def swap_of(value: object) -> object:
+    """The name that a swap has today."""
+    return FORMER_SWAPS.get(value, value) if isinstance(value, str) else value
+
+
+Swap = Annotated[Literal["blue_green", "recreate"], BeforeValidator(swap_of)]
 
 
 def form_field(section: str, title: str, description: str, default: Any, **limits: Any) -> Any:  # noqa: ANN401
@@ -249,13 +261,14 @@ class ReleaseRequest(Form):
         le=720,
     )
 
-    swap: Literal["beside", "stop_first"] = form_field(
+    swap: Swap = form_field(
         "Promotion",
         "Swap",
-        "`beside`: the candidate runs beside the live server, and no request is lost. `stop_first`, where memory does "
-        "not hold two servers: the live server stops before the candidate starts, and the address answers 503 until "
-        "one of them is live; the release's report says for how long.",
-        "beside",
+        "`blue_green`: the candidate runs beside the live server, and no request is lost. `recreate`, where memory "
+        "does not hold two servers: the live server stops before the candidate starts, and the address answers 503 "
+        "until one of them is live; the release's report says for how long.",
+        "blue_green",
+        extra={"former": list(FORMER_SWAPS)},
     )
 
     @field_validator("test_prompts", "approvers", "speed_concurrencies", mode="before")
@@ -281,10 +294,10 @@ class ReleaseRequest(Form):
 
     @model_validator(mode="after")
     def _nobody_waits_for_a_person(self) -> Self:
-        if self.swap == "stop_first" and self.require_approval:
+        if self.swap == "recreate" and self.require_approval:
             raise ValueError(
-                "swap stop_first cannot be had with require_approval: the live address would be down until a person "
-                "has decided; use swap beside, or let the gates decide"
+                "swap recreate cannot be had with require_approval: the live address would be down until a person "
+                "has decided; use swap blue_green, or let the gates decide"
             )
         return self
 

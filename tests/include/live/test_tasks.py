@@ -141,6 +141,6 @@ def test_a_pruned_release_keeps_its_report(deployment: Deployment, pair: list[Re
     assert [deployment.releases.is_pruned(r) for r in deployment.releases.every()] == [False, False, True]
 
 
-def test_stop_first_with_an_approval_is_refused() -> None:
-    with pytest.raises(UserError, match="stop_first cannot be had with require_approval"):
-        ReleaseRequest.parse({"swap": "stop_first", "require_approval": True})
+def test_recreate_with_an_approval_is_refused() -> None:
+    with pytest.raises(UserError, match="recreate cannot be had with require_approval"):
+        ReleaseRequest.parse({"swap": "recreate", "require_approval": True})

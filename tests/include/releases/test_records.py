@@ -153,6 +153,12 @@ def test_records_of_version_1_are_read(releases: ReleaseStore, state: str, verdi
     assert (read.verdict, len(read.promotions), read.schema_version) == (verdict, promotions, 2)
 
 
+def test_a_stored_request_has_the_swap_by_its_name_of_today(releases: ReleaseStore) -> None:
+    request = {"model": MODEL, "swap": "stop_first"}
+    releases.open(MODEL, target="openvino", repository="a", chain={}, request=request)
+    assert releases.get(MODEL, 1).request == {"model": MODEL, "swap": "recreate"}
+
+
 def test_a_release_without_its_repository_is_pruned(releases: ReleaseStore, tmp_path: Path) -> None:
     with ArtifactStore(tmp_path).claim("repositories", {}, log=print) as claim:
         claim.commit()

@@ -16,7 +16,7 @@ from include.tasks import ArtifactRef, Checked, check_request, launch_triton, va
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
 
-PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256, "swap": "stop_first"}
+PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256, "swap": "recreate"}
 
 
 class StandIn(OpenVinoTarget):
