@@ -68,6 +68,15 @@ class Form(BaseModel):
                 fix="correct the field and trigger the DAG again",
             ) from None
 
+    def section(self, *names: str, ignored: Collection[str] = ()) -> dict[str, Any]:
+        """The fields of sections as JSON, all but those that are ``ignored``: so a new field counts until it is named.
+
+        Keys are made of it. A field that is forgotten makes a stage run once more; it never makes a wrong hit.
+        """
+        schema = self.model_json_schema()["properties"]
+        chosen = {name for name, field in schema.items() if field["section"] in names}
+        return self.model_dump(mode="json", include=chosen.difference(ignored))
+
 
 class ReleaseRequest(Form):
     """One run of `release_awq_engine`. Lengths are in tokens."""

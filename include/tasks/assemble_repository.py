@@ -8,6 +8,13 @@ from include.files import digest_of_tree
 from include.tasks import ArtifactRef, Checked
 from include.triton import repository
 
+_IGNORED = {
+    "kv_cache_memory_fraction": "the values have it",
+    "chat_template": "the values have it",
+    "streaming": "the values have it",
+    "candidate_http_port": "the candidate's server has it, no file",
+}
+
 
 def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: ArtifactRef) -> ArtifactRef:
     """Makes the repository; raises `ToolError` if it would not load: unfilled, unparsable, or a path missing."""
@@ -22,6 +29,8 @@ def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: Art
         "templates": digest_of_tree(target.templates()),
         "values": values,
     }
+    if fields := request.section("Serving", ignored=_IGNORED):
+        inputs["fields"] = fields
     with context.store.claim(Kind.REPOSITORY, inputs, log=context.log) as claim:
         if not claim.hit:
             repository.assemble(target.templates(), values, claim.partial)

@@ -20,10 +20,9 @@ from include.requests.release import ReleaseRequest
 from include.runners.job import stage_code
 from include.tasks import calibrate_awq, check_request
 
-# How a release goes live, not what it is: a change of these waits for the next release.
-_NOT_COMPARED = frozenset(
-    {"revision", "candidate_http_port", "require_approval", "approvers", "approval_timeout_h", "swap"}
-)
+# A change of section Promotion, how a release goes live and not what it is, waits for the next release.
+_COMPARED = ("Model", "Quantization", "Engine", "Serving", "Gates")
+_IGNORED = {"revision": "its commit is compared", "candidate_http_port": "no release has it"}
 
 
 class LastRun(Frozen):
@@ -111,7 +110,7 @@ def fingerprint(context: Context, entry: Entry) -> Desired:
     inputs = {
         "commit": source.commit,
         "calibration_data": _calibration_data(context, request),
-        "settings": request.model_dump(mode="json", exclude=set(_NOT_COMPARED)),
+        "settings": request.section(*_COMPARED, ignored=_IGNORED),
         "environment": target.environment(),
         "hardware": target.hardware(),
         "code": {
