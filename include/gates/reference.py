@@ -1,4 +1,4 @@
-"""What calibration measured on the checkpoint that an engine was built from (``reference.json``, ``held_out.json``)."""
+"""The reference: calibration's measurements on the engine's checkpoint (``reference.json``, ``held_out.json``)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Quality(BaseModel):
 
 
 class HeldOut(Frozen):
-    """How much held-out text there is beside the checkpoint: all but the first token of each sample are scored."""
+    """The size of the held-out text. All but the first token of each sample are scored."""
 
     text_sha256: str
     samples: int
@@ -65,7 +65,7 @@ class Reference(BaseModel):
 
     @property
     def has_chat(self) -> bool:
-        """Whether the model has a chat template, so that calibration measured prompts in it, too."""
+        """True if the model has a chat template; calibration has then measured prompts in it, too."""
         return any(c.chat for c in self.continuations)
 
     def of(self, prompt: str, chat: bool) -> Continuation | None:

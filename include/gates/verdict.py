@@ -1,4 +1,4 @@
-"""What the gates found: verdicts with their evidence, and the report on one endpoint. Described in docs/report.md."""
+"""The gates' results with their evidence, and the report on one endpoint (docs/report.md)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Load(Frozen):
 
 
 class GateResult(Frozen):
-    """What one gate found. ``skip``: it could not be tried here, which is no failure."""
+    """The result of one gate. ``skip``: the gate could not be tried here, which is no failure."""
 
     gate: str
     outcome: Outcome
@@ -78,7 +78,7 @@ class Report(Frozen):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
-        """Whether no gate failed."""
+        """True if no gate failed."""
         return all(verdict.outcome != "fail" for verdict in self.verdicts)
 
     def failures(self) -> str:

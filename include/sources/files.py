@@ -1,4 +1,4 @@
-"""What a source consists of: which files of a model are needed, and proof that they arrived whole."""
+"""The files of a source: the choice of those that are needed, and the proof that they arrived whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -16,9 +16,6 @@ from pydantic import AfterValidator, Field, computed_field
 
 from include.errors import HostError, UserError
 from include.frozen import Frozen
-
-Log = Callable[[str], None]
-"""Takes one plain line of progress."""
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

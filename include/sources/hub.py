@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from include.errors import PipelineError, ToolError, TransientError, UserError
+from include.files import Log
 from include.sources.dataset_files import Subset, choose_dataset_files, subsets
 from include.sources.files import (
     CONFIG_FILE,
     INDEX_FILE,
     BadFile,
     DatasetSource,
-    Log,
     ModelSource,
     SourceFile,
     check_files,

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from include.errors import UserError
+from include.files import Log
 from include.sources.files import (
     CONFIG_FILE,
     INDEX_FILE,
-    Log,
     ModelSource,
     SourceFile,
     check_files,

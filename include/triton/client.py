@@ -21,7 +21,7 @@ _SHOWN = 160
 
 
 class Endpoint(Frozen):
-    """Where a Triton server answers."""
+    """The address of a Triton server."""
 
     host: str
     http_port: int
@@ -56,7 +56,7 @@ class Client:
             yield cls(endpoint, http)
 
     def get(self, path: str) -> httpx.Response:
-        """What the server says at ``path``, whatever its status."""
+        """The server's response at ``path``, whatever its status."""
         try:
             return self.http.get(path)
         except httpx.TransportError as error:
@@ -129,7 +129,7 @@ class Client:
 
 
 def path_of(kind: str) -> str:
-    """Where an endpoint answers: ``kind`` is ``generate``, ``generate_stream`` or ``config``."""
+    """The path of an endpoint; ``kind`` is ``generate``, ``generate_stream`` or ``config``."""
     return f"/v2/models/{MODEL}/{kind}"
 
 
