@@ -105,11 +105,6 @@ class Release(ReleaseId):
         """The id as text."""
         return str(self)
 
-    @property
-    def promoted_at(self) -> datetime | None:
-        """When it last went live."""
-        return self.promotions[-1].at if self.promotions else None
-
 
 class ReleaseStore:
     """All releases below one root, a directory for each model, beside the store's ``repositories``."""
@@ -180,13 +175,7 @@ class ReleaseStore:
         return not (self.root.parent / Kind.REPOSITORY / release.repository / MANIFEST_FILE).exists()
 
     def open(
-        self,
-        model: str,
-        *,
-        target: str,
-        repository: str,
-        chain: Mapping[str, str],
-        request: Mapping[str, Any],
+        self, model: str, *, target: str, repository: str, chain: Mapping[str, str], request: Mapping[str, Any]
     ) -> Release:
         """The release of that repository: the one that is there (unless it was rejected), or a new candidate."""
         if model in _RESERVED:
@@ -196,12 +185,7 @@ class ReleaseStore:
             return known[-1]
         number = 1 + max((r.number for r in self.all(model)), default=0)
         release = Release(
-            model=model,
-            number=number,
-            target=target,
-            repository=repository,
-            chain=dict(chain),
-            request=dict(request),
+            model=model, number=number, target=target, repository=repository, chain=dict(chain), request=dict(request)
         )
         return self._create(release)
 
@@ -235,7 +219,7 @@ class ReleaseStore:
         if live is None:
             return None
         at = self.live_since()
-        if at and live.promoted_at != at:
+        if at and at not in (promotion.at for promotion in live.promotions[-1:]):
             downtime = max((at - suspended_since).total_seconds(), 0) if suspended_since else 0
             live = self._add_promotion(live, Promotion(at=at, downtime_s=downtime))
         current = self.root / live.model / CURRENT_LINK

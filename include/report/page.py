@@ -12,7 +12,6 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from include.artifacts.kind import Kind
 from include.gates import GateResult
 from include.releases.records import ReleaseStore
 from include.report.charts import Axis, speed_plots
@@ -21,7 +20,6 @@ from include.report.model import ReleaseReport
 from include.requests.presets import Preset
 
 _ORDER = {"fail": 0, "pass": 1, "skip": 2}
-_KINDS = {kind: kind.name.capitalize() for kind in Kind}
 
 
 def render_report(report: ReleaseReport) -> str:
@@ -41,7 +39,6 @@ def render_report(report: ReleaseReport) -> str:
             timed=timed,
             time_axis=Axis.over(stage.seconds or 0 for stage in timed),
             memory_axis=Axis.over(memory),
-            kinds=_KINDS,
         )
     )
 

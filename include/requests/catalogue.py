@@ -75,10 +75,6 @@ class Entry(Form):
         """What a run is asked for; raises `UserError` that names the field."""
         return ReleaseRequest.parse({**self.settings, **{field: getattr(self, field) for field in _OF_THE_ENTRY}})
 
-    def is_due(self, since: datetime, until: datetime) -> bool:
-        """Whether its schedule (UTC) has a time after ``since`` and not after ``until``."""
-        return self.next_look(since) <= until
-
     def next_look(self, after: datetime) -> datetime:
         """The first time of its schedule (UTC) after that one."""
         found: datetime = croniter(self.schedule, after).get_next(datetime)

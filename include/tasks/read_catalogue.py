@@ -46,7 +46,7 @@ def _choose(context: Context, catalogue: Catalogue, check: CatalogueCheck, windo
     for entry in catalogue.entries:
         if not entry.enabled:
             context.log(f"{entry.name}: not enabled")
-        elif window and not entry.is_due(window.since, window.until):
+        elif window and entry.next_look(window.since) > window.until:
             context.log(f"{entry.name}: not due before {entry.next_look(window.until):%Y-%m-%d %H:%M} UTC")
         elif entry.name in named:
             context.log(f"{entry.name}: due")

@@ -148,3 +148,15 @@ def test_a_new_field_is_a_change_of_a_followed_model(
 def test_only_fields_that_exist_are_ignored(ignored: dict[str, str]) -> None:
     assert set(ignored) <= set(ReleaseRequest.model_fields)
     assert all(ignored.values())
+
+
+def test_of_a_followed_model_all_is_compared_but_how_it_goes_live() -> None:
+    compared = ReleaseRequest().section(*rebuild._COMPARED, ignored=rebuild._IGNORED)
+    assert set(ReleaseRequest.model_fields) - set(compared) == {
+        "revision",
+        "candidate_http_port",
+        "require_approval",
+        "approvers",
+        "approval_timeout_h",
+        "swap",
+    }
