@@ -8,6 +8,7 @@ process, however that ends.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import platform
@@ -41,7 +42,7 @@ class OutputFile(Frozen):
 
 
 class Manifest(Frozen):
-    """What an artifact was made from, what it holds, and how the making went."""
+    """The record of an artifact: its inputs, its files, and how it was made."""
 
     schema_version: int = 1
     kind: Kind
@@ -73,7 +74,7 @@ class Artifact:
 
     @property
     def summary(self) -> str:
-        """What it is, its size, when it was made and how long that took: one line of a log, so hashes are cut."""
+        """The artifact in one line of a log: name, size, time, and how long it took to make. Hashes are cut."""
         made = self.manifest
         size = sum(output.size for output in made.outputs) / 1e6
         took = f" in {(made.created_at - made.started_at).total_seconds():.1f} s" if made.started_at else ""
@@ -84,14 +85,15 @@ class Artifact:
 
 def key_of(inputs: Mapping[str, Any]) -> str:
     """sha256 over the canonical JSON of ``inputs``: 64 hex digits."""
-    return hashlib.sha256(_canonical(inputs).encode()).hexdigest()
+    canonical = json.dumps(inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class Claim:
-    """The right to look at, or to build, one artifact. Made by `ArtifactStore.claim`.
+    """The right to use or to build one artifact, from `ArtifactStore.claim`.
 
-    On a ``hit`` the artifact exists already, and nothing has to run. ``resumed`` says that the partial directory
-    is an earlier attempt's.
+    On a ``hit`` the artifact exists already, and nothing has to run. If ``resumed``, the partial directory is that of
+    an earlier attempt.
     """
 
     def __init__(self, directory: Path, kind: Kind, name: str, inputs: Mapping[str, Any]) -> None:
@@ -109,9 +111,15 @@ class Claim:
         """The name that the artifact has or will have."""
         return self._final.name
 
-    def leftovers(self) -> list[Path]:
-        """Partial directories of attempts that died."""
-        return sorted(self._final.parent.glob(f"{_escape(self._final.name)}.partial-*"))
+    def prepare(self, resume: bool) -> None:
+        """Makes the partial directory, or takes that of an attempt that died; removes those of all others."""
+        leftovers = sorted(self._final.parent.glob(f"{glob.escape(self.name)}.partial-*"))
+        if resume and leftovers:
+            self.partial = leftovers.pop()
+            self.resumed = True
+        for path in leftovers:
+            shutil.rmtree(path)
+        self.partial.mkdir(exist_ok=True)
 
     def start_over(self) -> None:
         """Leaves the partial directory of an earlier attempt for a new, empty one.
@@ -126,12 +134,11 @@ class Claim:
     def commit(self) -> Artifact:
         """Turns the partial directory into the artifact: manifest, sync, rename."""
         report = self._take_report()
-        outputs = [_output(self.partial, path) for path in _files(self.partial)]
         manifest = Manifest(
             kind=self._kind,
-            name=self._final.name,
+            name=self.name,
             inputs=self._inputs,
-            outputs=outputs,
+            outputs=[_output(self.partial, path) for path in _files(self.partial)],
             report=report,
             started_at=self._started_at,
         )
@@ -158,8 +165,7 @@ class Claim:
 class ArtifactStore:
     """All artifacts below one root, a directory for each kind.
 
-    ``pin`` is told the kind and name of each artifact that its user looks for, before the look: see
-    `include.artifacts.pins`.
+    ``pin`` is called with the kind and name of each artifact before it is looked for: see `include.artifacts.pins`.
     """
 
     def __init__(self, root: Path, pin: Callable[[Kind, str], None] = lambda kind, name: None) -> None:
@@ -193,7 +199,7 @@ class ArtifactStore:
         return sorted(artifacts, key=lambda a: a.manifest.created_at)
 
     def explain_miss(self, kind: Kind, inputs: Mapping[str, Any]) -> str:
-        """Why nothing in the store fits ``inputs``: the fields that differ from the nearest artifact."""
+        """The reason of a miss: the fields in which ``inputs`` differ from those of the nearest artifact."""
         candidates = [(differences(inputs, a.manifest.inputs), a) for a in self.all(kind)]
         if not candidates:
             return f"miss: the store has no {kind} yet"
@@ -214,7 +220,7 @@ class ArtifactStore:
         """
         name = name or key_of(inputs)
         directory = self.root / kind
-        _make(directory)
+        make_directory(directory)
         with locked(
             self._lock_path(kind, name), lambda: log(f"another run is building {kind}/{name[:12]}: waiting for it")
         ):
@@ -225,7 +231,7 @@ class ArtifactStore:
                 yield claim
                 return
             log(self.explain_miss(kind, inputs))
-            _prepare_partial(claim, resume)
+            claim.prepare(resume)
             try:
                 yield claim
             finally:
@@ -235,12 +241,12 @@ class ArtifactStore:
                 log(f"made {claim.artifact.summary}")
 
     def discard(self, claim: Claim) -> None:
-        """Removes what a resumable claim has so far: it would not help the next attempt."""
+        """Removes the partial directory of a claim that resumes, so that the next attempt begins anew."""
         shutil.rmtree(claim.partial, ignore_errors=True)
 
     @contextmanager
     def if_unclaimed(self, kind: Kind, name: str) -> Iterator[bool]:
-        """Whether no process holds the artifact's claim; if so, none can get it within the block."""
+        """True if no process holds the artifact's claim; then none can get it within the block."""
         lock = try_lock(self._lock_path(kind, name))
         try:
             yield lock is not None
@@ -250,18 +256,8 @@ class ArtifactStore:
 
     def _lock_path(self, kind: Kind, name: str) -> Path:
         path = self.root / ".locks" / kind / f"{name}.lock"
-        _make(path.parent)
+        make_directory(path.parent)
         return path
-
-
-def _prepare_partial(claim: Claim, resume: bool) -> None:
-    leftovers = claim.leftovers()
-    if resume and leftovers:
-        claim.partial = leftovers.pop()
-        claim.resumed = True
-    for path in leftovers:
-        shutil.rmtree(path)
-    claim.partial.mkdir(exist_ok=True)
 
 
 def _read(path: Path) -> Artifact | None:
@@ -297,7 +293,8 @@ def _files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 
-def _make(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Makes a directory of the store; raises `HostError` if this user cannot."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -306,10 +303,6 @@ def _make(directory: Path) -> None:
             where="artifact store",
             fix="point HF2TRITON_ARTIFACTS at a directory that this user can write",
         ) from error
-
-
-def _canonical(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -343,7 +336,3 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Diffe
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:12]}..."
-
-
-def _escape(name: str) -> str:
-    return name.replace("[", "[[]")

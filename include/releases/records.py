@@ -37,7 +37,7 @@ _RESERVED = (LIVE_LINK, "index.json")  # earlier versions kept an index there
 
 
 class Promotion(Frozen):
-    """One time that a release went live. ``downtime_s``: how long the live address had no server before it did."""
+    """One time that a release went live. ``downtime_s``: for how long the address had no server before that."""
 
     at: datetime
     downtime_s: float = 0
@@ -62,8 +62,8 @@ class ReleaseId(Frozen):
 class Release(ReleaseId):
     """One release. ``repository`` is the key of the artifact that it serves.
 
-    ``server`` is what its server was started from, and ``answer`` what that said to the seed's prompt, greedily, when
-    the release was first promoted. ``promoted_by``: the DAG run that made it live last.
+    ``server`` is the plan of its server. ``answer`` is the server's greedy answer to the seed's prompt at the first
+    promotion. ``promoted_by`` is the DAG run that made the release live last.
     """
 
     schema_version: int = 2
@@ -126,7 +126,7 @@ class ReleaseStore:
         return sorted((_read(path) for path in found), key=lambda r: r.number)
 
     def every(self) -> list[Release]:
-        """All models' releases, oldest first within a model."""
+        """The releases of all models, oldest first within a model."""
         return [release for model in self.models() for release in self.all(model)]
 
     def get(self, model: str, number: int) -> Release:
@@ -146,7 +146,7 @@ class ReleaseStore:
         return self._linked(self.root / LIVE_LINK)
 
     def live_since(self) -> datetime | None:
-        """When the live link was last moved."""
+        """The time at which the live link was last moved."""
         try:
             return datetime.fromtimestamp((self.root / LIVE_LINK).lstat().st_mtime, UTC)
         except FileNotFoundError:
@@ -157,7 +157,7 @@ class ReleaseStore:
         return self._linked(self.root / model / CURRENT_LINK)
 
     def previous(self, model: str) -> Release | None:
-        """The model's release that was promoted last, of those that are not live."""
+        """The model's release that was promoted last among those that are not live."""
         live = self._live_id()
         promoted = [r for r in self.all(model) if r.promotions and r.id != live]
         return max(promoted, key=lambda r: r.promotions[-1].at, default=None)
@@ -171,7 +171,7 @@ class ReleaseStore:
         return "retired" if release.promotions else "candidate"
 
     def is_pruned(self, release: Release) -> bool:
-        """Whether the repository that it would serve is gone. Running its request again brings it back."""
+        """True if the repository of the release is gone. Running its request again brings it back."""
         return not (self.root.parent / Kind.REPOSITORY / release.repository / MANIFEST_FILE).exists()
 
     def open(
@@ -190,13 +190,13 @@ class ReleaseStore:
         return self._create(release)
 
     def judge(self, release: Release, verdict: Verdict) -> Release:
-        """Keeps a verdict. A release that has been live stays accepted: a later trial of it takes nothing back."""
+        """Records a verdict. A release that has been live stays accepted, whatever a later trial finds."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
 
     def record_proof(self, release: Release, *, answer: str, server: ServerPlan, by: str) -> Release:
-        """Keeps how the release is served, what it answers and which run is promoting it; the first answer stays."""
+        """Records the server, the answer and the run of a promotion. The first answer of a release stays."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             changes: dict[str, Any] = {"server": server, "answer": answer if known.answer is None else known.answer}
@@ -205,7 +205,7 @@ class ReleaseStore:
             return self._write(known.model_copy(update=changes))
 
     def make_live(self, release: Release) -> None:
-        """Moves the live link to this release: the commit point of a promotion. `record_promotion` does the rest."""
+        """Moves the live link to this release, which commits a promotion. `record_promotion` does the rest."""
         if self._live_id() != release.id:
             _link(self.root / LIVE_LINK, release.name)
 
@@ -213,7 +213,7 @@ class ReleaseStore:
         """Brings records in line with the live link, as often as it is called; returns the live release.
 
         A promotion is dated by the link itself, so that one that was cut off after its commit point is recorded the
-        same later. ``away_since``: from when on the address had no server before that.
+        same later. ``suspended_since``: from when on the address had no server before that.
         """
         live = self.live()
         if live is None:
@@ -277,7 +277,7 @@ def _read(path: Path) -> Release:
 
 
 def _link(link: Path, target: str) -> None:
-    """Points a link at ``target`` in one step: it never is away, and never names two."""
+    """Points a link at ``target`` in one step, so that it exists at every moment."""
     draft = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
     draft.symlink_to(target)
     draft.replace(link)

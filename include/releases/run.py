@@ -1,4 +1,4 @@
-"""What is written down about a DAG run: its times and the versions of all that it ran on."""
+"""The record of a DAG run: its times, and the versions of all that it ran on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RunRecord(Frozen):
 
 @cache
 def versions() -> dict[str, str]:
-    """Of what does the tasks: ``code`` is a digest of this project's own (dags, plugins, include)."""
+    """The versions of the programs that do the tasks. ``code`` is a digest of this project (dags, plugins, include)."""
     code = digest_of_tree(*(PROJECT / folder for folder in ("dags", "plugins", "include")))
     packages = {name: metadata.version(package) for name, package in _PACKAGES.items()}
     return {"code": code, "python": platform.python_version(), **packages}

@@ -22,7 +22,7 @@ class Subject(ReleaseId):
 
 
 class Stage(Frozen):
-    """How one artifact of the chain was made, from its manifest. Times in seconds, sizes and memory in bytes."""
+    """The making of one artifact of the chain, from its manifest. Times in seconds, sizes and memory in bytes."""
 
     task: str = Field(description="The task that made it.")
     kind: Kind = Field(description="The store's directory of such artifacts.")
@@ -42,12 +42,12 @@ class Stage(Frozen):
 
     @property
     def seconds(self) -> float | None:
-        """How long the stage took, None if its program did not measure it."""
+        """The duration of the stage, None if its program did not measure it."""
         return sum(self.timings_s.values()) if self.timings_s else None
 
 
 class Scores(Frozen):
-    """What the gates measured, in brief; None where they could not. Perplexities are on held-out text.
+    """The figures of the gates, in brief; None where they measured none. Perplexities are on held-out text.
 
     ``agreement``: share of the answers' first tokens that are the calibrated checkpoint's. ``tokens_per_s``: output
     tokens per second of all clients together, by the number of clients.
@@ -72,7 +72,7 @@ class ReleaseReport(gates.Report):
 
     @property
     def outcomes(self) -> dict[str, gates.Outcome]:
-        """What became of each gate."""
+        """The outcome of each gate."""
         return {verdict.gate: verdict.outcome for verdict in self.verdicts}
 
     @property

@@ -69,16 +69,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "bytes": _bytes,
-        "change": _change,
-        "figure": _figure,
-        "json": partial(json.dumps, indent=2),
-        "number": _number,
-        "parted": _parted,
-        "seconds": _seconds,
-        "when": _when,
-    }
+    filters = (_bytes, _change, _figure, _number, _parted, _seconds, _when)
+    environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
+    environment.filters["json"] = partial(json.dumps, indent=2)
     return environment
 
 

@@ -1,4 +1,4 @@
-"""What people ask of releases that are there already: the fields of the DAGs that roll back and prune."""
+"""The forms of the DAGs that work on releases: rollback, pruning, and the check of the catalogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user asks for: every field of the form with its limits, the same for the web UI, REST and schedules."""
+"""The release form: its fields by section, with their limits, the same for the web UI, REST and schedules."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Swap = Annotated[Literal["blue_green", "recreate"], BeforeValidator(swap_of)]
 
 
 def form_field(section: str, title: str, description: str, default: Any, **limits: Any) -> Any:  # noqa: ANN401
-    """A field with all that the trigger form shows of it."""
+    """A field of a form: its section, title, description and limits."""
     extra = {"section": section, **limits.pop("extra", {})}
     return Field(default, title=title, description=description, json_schema_extra=extra, **limits)
 
@@ -69,9 +69,9 @@ class Form(BaseModel):
             ) from None
 
     def section(self, *names: str, ignored: Collection[str] = ()) -> dict[str, Any]:
-        """The fields of sections as JSON, all but those that are ``ignored``: so a new field counts until it is named.
+        """The fields of sections as JSON, all but those that are ``ignored``.
 
-        Keys are made of it. A field that is forgotten makes a stage run once more; it never makes a wrong hit.
+        Keys are made of them: a new field that nobody thought of makes a stage run once more, and never a wrong hit.
         """
         schema = self.model_json_schema()["properties"]
         chosen = {name for name, field in schema.items() if field["section"] in names}
@@ -276,7 +276,7 @@ class ReleaseRequest(Form):
 
     @property
     def is_local(self) -> bool:
-        """Whether ``model`` is a directory of this host rather than a Hub id."""
+        """True if ``model`` is a directory of this host, False if it is a Hub id."""
         return self.model.startswith("/")
 
     @property

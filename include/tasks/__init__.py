@@ -22,7 +22,7 @@ from include.sources import DatasetSource, ModelSource
 
 
 class Checked(Frozen):
-    """A request that can be met: what `check_request` found out about it."""
+    """A request that can be met, with the facts that `check_request` found."""
 
     request: ReleaseRequest
     source: ModelSource
@@ -46,17 +46,17 @@ class ArtifactRef(Frozen):
 
 
 class Pulled(Frozen):
-    """What `pull_model` put into the store."""
+    """The artifacts that `pull_model` put into the store."""
 
     model: ArtifactRef
     dataset: ArtifactRef | None = None
 
 
 class LiveRelease(Frozen):
-    """What answers at the live address: ``release`` is its number, ``endpoint`` where it generates.
+    """The release at the live address: ``release`` is its number, ``endpoint`` the URL that generates.
 
-    ``new``: whether this run made it live. ``downtime_s``: how long the address had no server before it went live.
-    ``passed``, ``gates`` and ``scores``: what its report says. Programs read this; docs/rest-api.md describes it.
+    ``new`` is true if this run made it live; ``downtime_s`` says for how long the address had no server before that.
+    ``passed``, ``gates`` and ``scores`` are those of its report. Programs read this; docs/rest-api.md describes it.
     """
 
     model: str
@@ -72,7 +72,7 @@ class LiveRelease(Frozen):
 
     @classmethod
     def of(cls, release: Release, url: str, context: Context) -> Self:
-        """What a client needs to know of a release that is live at ``url``."""
+        """The facts about a release that is live at ``url``."""
         directory = context.releases.path(release)
         found = report.read(directory)
         return cls(

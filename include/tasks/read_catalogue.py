@@ -1,4 +1,4 @@
-"""Task ``read_catalogue``: which followed models are to be looked at now."""
+"""Task ``read_catalogue``: the followed models that are due."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whether a followed model has to be released anew: what its entry would be built from now, and what it was last time.
+"""The state of followed models: what an entry would be built from now, and what its last run was asked for.
 
-What an entry has asked for last is a file of the artifact store, ``catalogue/<entry>.json``. Releases cannot say it: a
+The last run of an entry is a file of the artifact store, ``catalogue/<entry>.json``. Releases cannot tell it: a
 run that failed early leaves none, a rollback makes an older one live on purpose, and people release by hand, too.
 """
 
@@ -26,10 +26,10 @@ _IGNORED = {"revision": "its commit is compared", "candidate_http_port": "no rel
 
 
 class LastRun(Frozen):
-    """What an entry has asked for last, and the run of `release_awq_engine` that it asked.
+    """The last run of `release_awq_engine` that an entry asked for, and its inputs.
 
-    ``started``: Airflow has been seen to know that run. A check that was cut off before it started the run is made up
-    for; a run that was deleted since is not started again.
+    ``started``: Airflow has known that run. If a check was cut off before it started the run, the next one starts it;
+    a run that was deleted since is not started again.
     """
 
     model: str
@@ -39,7 +39,7 @@ class LastRun(Frozen):
 
 
 class Trigger(Frozen):
-    """A run to start: its id, its params, and why."""
+    """A run to start: its id, its params, and the reason."""
 
     run_id: str
     conf: dict[str, Any]
@@ -47,7 +47,7 @@ class Trigger(Frozen):
 
 
 class Desired(Frozen):
-    """What an entry would be built from now; ``request`` names the commit itself."""
+    """The inputs that an entry would be built from now. ``request`` names the commit itself."""
 
     request: ReleaseRequest
     commit: str
@@ -55,7 +55,7 @@ class Desired(Frozen):
 
 
 class FollowState:
-    """What each entry has asked for last."""
+    """The last run of each entry, kept in files."""
 
     def __init__(self, context: Context) -> None:
         self._root = context.settings.artifacts / "catalogue"
@@ -63,7 +63,7 @@ class FollowState:
 
     def last(self, entry: Entry) -> LastRun | None:
         """The last run that the entry asked for, if it was started."""
-        asked = self._read(self._path(entry))
+        asked = self._read(self._root / f"{entry.name}.json")
         if asked is None or asked.started:
             return asked
         if self._context.run_state(asked.run_id) is None:
@@ -71,20 +71,17 @@ class FollowState:
         return self._write(entry, asked.model_copy(update={"started": True}))
 
     def ask(self, entry: Entry, wanted: Desired) -> str:
-        """Remembers that a run is about to be started; returns the id that it is to have."""
+        """Records that a run is about to be started; returns its id."""
         run_id = f"rebuild__{entry.name}__{datetime.now(UTC).isoformat()}"
         self._write(entry, LastRun(model=entry.request.slug, inputs=wanted.inputs, run_id=run_id))
         return run_id
 
     def busy(self, entry: Entry) -> str | None:
-        """A run of the entry's model that is queued or running: one that any entry asked for, or one that has pins."""
+        """The id of a queued or running run of the entry's model: one that an entry asked for, or one that has pins."""
         slug = entry.request.slug
         asked = (self._read(path) for path in self._root.glob("*.json"))
         runs = [one.run_id for one in asked if one and one.model == slug] + self._context.pins.of_model(slug)
         return next((run for run in runs if not self._context.is_over(run)), None)
-
-    def _path(self, entry: Entry) -> Path:
-        return self._root / f"{entry.name}.json"
 
     def _read(self, path: Path) -> LastRun | None:
         try:
@@ -93,12 +90,12 @@ class FollowState:
             return None
 
     def _write(self, entry: Entry, asked: LastRun) -> LastRun:
-        write_atomic(self._path(entry), asked.model_dump_json(indent=1))
+        write_atomic(self._root / f"{entry.name}.json", asked.model_dump_json(indent=1))
         return asked
 
 
 def fingerprint(context: Context, entry: Entry) -> Desired:
-    """Asks the Hub, or reads the directory; nothing large is fetched.
+    """The inputs of an entry as they are now, from the Hub or the model's directory. Nothing large is fetched.
 
     Raises:
         PipelineError: the model, the calibration data or the target cannot be had; the message says which.
@@ -124,7 +121,7 @@ def fingerprint(context: Context, entry: Entry) -> Desired:
 
 
 def changes(wanted: Desired, last: LastRun) -> str:
-    """What has changed since, ``field: old -> new`` each; empty if nothing has."""
+    """The changes since the last run, as ``field: old -> new``; empty if there are none."""
     return "; ".join(f"{d.field}: {d.there} -> {d.here}" for d in differences(wanted.inputs, last.inputs))
 
 
