@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -24,6 +24,7 @@ DATA_PATTERN = rf"^(?!.*\.\.)(?:builtin|{HUB_ID}|{PATH}){_END}"
 REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"
 SEED_PROMPT = "How do I count to nine in French?"
 
+Section = Literal["Model", "Quantization", "Engine", "Serving", "Gates", "Promotion"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
 Clients = Annotated[int, Field(ge=1, le=256)]
@@ -68,7 +69,7 @@ class Form(BaseModel):
                 "; ".join(problems), where="params of the run", fix="correct the field and trigger the DAG again"
             ) from None
 
-    def section(self, *names: str, ignored: Collection[str] = ()) -> dict[str, Any]:
+    def section(self, *names: Section, ignored: Collection[str] = ()) -> dict[str, Any]:
         """The fields of sections as JSON, all but those that are ``ignored``.
 
         Keys are made of them: a new field that nobody thought of makes a stage run once more, and never a wrong hit.
@@ -79,7 +80,7 @@ class Form(BaseModel):
 
 
 _model, _quantization, _engine, _serving, _gates, _promotion = (
-    partial(form_field, section) for section in ("Model", "Quantization", "Engine", "Serving", "Gates", "Promotion")
+    partial(form_field, section) for section in get_args(Section)
 )
 
 

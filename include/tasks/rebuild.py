@@ -16,12 +16,12 @@ from include.context import Context
 from include.files import digest_of_tree, sha256_of, write_atomic
 from include.frozen import Frozen
 from include.requests.catalogue import Entry
-from include.requests.release import ReleaseRequest
+from include.requests.release import ReleaseRequest, Section
 from include.runners.job import stage_code
 from include.tasks import calibrate_awq, check_request
 
 # A change of section Promotion, how a release goes live and not what it is, waits for the next release.
-_COMPARED = ("Model", "Quantization", "Engine", "Serving", "Gates")
+_COMPARED: tuple[Section, ...] = ("Model", "Quantization", "Engine", "Serving", "Gates")
 _IGNORED = {"revision": "its commit is compared", "candidate_http_port": "no release has it"}
 
 
