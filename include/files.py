@@ -54,9 +54,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def try_lock(path: Path) -> FileLock | None:
-    """A file's lock, held; None if another has it. The kernel frees it with its process, however that ends."""
-    lock = FileLock(path)
+def try_lock(path: Path, mode: int = -1) -> FileLock | None:
+    """A file's lock, held; None if another has it. The kernel frees it with its process, however that ends.
+
+    ``mode`` is the file's, -1 for what the umask leaves.
+    """
+    lock = FileLock(path, mode=mode)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -65,13 +68,13 @@ def try_lock(path: Path) -> FileLock | None:
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(path: Path, waiting: Callable[[], None] = lambda: None, mode: int = -1) -> Iterator[None]:
     """Holds a file's lock within the block; calls ``waiting`` first if another has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(path)
+    lock = try_lock(path, mode)
     if lock is None:
         waiting()
-        lock = FileLock(path)
+        lock = FileLock(path, mode=mode)
         lock.acquire(poll_interval=_LOCK_POLL_S)
     try:
         yield
