@@ -15,7 +15,7 @@ takes them from there and starts nothing.
 | `validate_generate` | the gates, through the generate endpoint |
 | `approve_release` | a person decides, if *require_approval* is on; skipped else |
 | `promote_release` | the candidate's server becomes the live one, without a request lost |
-| `stop_candidate` | stops a candidate that is not live, whatever happened; with *swap: stop_first*, starts the live server again if nothing replaced it |
+| `stop_candidate` | stops a candidate that is not live, whatever happened; with *swap: recreate*, starts the live server again if nothing replaced it |
 
 Limits for common models and GPUs: [presets](hf2triton/presets). What has been released: [releases](hf2triton/releases).
 

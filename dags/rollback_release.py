@@ -15,7 +15,7 @@ The release that was live still is.
 | what | what to do |
 |---|---|
 | no such release, rejected or pruned | the message names those there are |
-| the server does not start | its own last error lines are in the error; most often memory for two servers: *swap: stop_first* |
+| the server does not start | its own last error lines are in the error; most often memory for two servers: *swap: recreate* |
 | it answers otherwise than when it was promoted | the error shows both answers; see the release's report, or take another release |
 """
 

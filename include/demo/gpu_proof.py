@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
+from include.artifacts.kind import Kind
 from include.artifacts.store import ArtifactStore
 from include.demo import airflow, run
 from include.demo.api import AirflowApi
 from include.errors import PipelineError, ToolError
 from include.files import write_atomic
+from include.frozen import Frozen
 from include.releases.records import ReleaseStore
 from include.requests.release import SEED_PROMPT, ReleaseRequest
 from include.settings import PROJECT, Settings, settings
@@ -43,21 +44,19 @@ REQUEST = {
 PROMPTS = (SEED_PROMPT, "The capital of Portugal is", "A short history of the steam engine:")
 CONCURRENCIES = (1, 8, 32)
 ANSWER_TOKENS = 128
-_ARTIFACTS = ("checkpoints", "engines")
+_ARTIFACTS = (Kind.CHECKPOINT, Kind.ENGINE)
 
 
-class Answer(BaseModel):
+class Answer(Frozen):
     """What the live endpoint said to a prompt, greedily."""
 
-    model_config = ConfigDict(frozen=True)
     prompt: str
     text: str
 
 
-class Speed(BaseModel):
+class Speed(Frozen):
     """``requests`` answered ``concurrency`` at a time: tokens generated, and seconds from the first to the last."""
 
-    model_config = ConfigDict(frozen=True)
     concurrency: int
     requests: int
     tokens: int
@@ -69,10 +68,9 @@ class Speed(BaseModel):
         return self.tokens / self.seconds
 
 
-class Proof(BaseModel):
+class Proof(Frozen):
     """One whole run on a real GPU. Times in seconds; ``parts_s`` is by artifact kind, then by part of the stage."""
 
-    model_config = ConfigDict(frozen=True)
     schema_version: int = 1
     made_at: datetime
     gpu: str
@@ -178,7 +176,7 @@ def gather(
     release = ReleaseStore(chosen.artifacts / "releases").get(released["model"], released["release"])
     store = ArtifactStore(chosen.artifacts)
     manifests = {kind: store.get(kind, release.chain[kind]).manifest for kind in _ARTIFACTS}
-    engine = manifests["engines"]
+    engine = manifests[Kind.ENGINE]
     return Proof(
         made_at=datetime.now(UTC),
         gpu=engine.inputs["hardware"]["gpu"],

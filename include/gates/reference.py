@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from include.frozen import Frozen
+
 REFERENCE_FILE = "reference.json"
 HELD_OUT_FILE = "held_out.json"
 
@@ -45,10 +47,9 @@ class Quality(BaseModel):
         return self.after / self.before - 1 if self.before else math.nan
 
 
-class HeldOut(BaseModel):
+class HeldOut(Frozen):
     """The size of the held-out text. All but the first token of each sample are scored."""
 
-    model_config = ConfigDict(frozen=True)
     text_sha256: str
     samples: int
     tokens: int

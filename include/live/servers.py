@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from include.artifacts.kind import Kind
 from include.artifacts.pins import run_slug
 from include.artifacts.store import ArtifactStore
 from include.context import Context
@@ -18,7 +19,7 @@ from include.releases.records import Release
 from include.triton import servers
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 
-_SERVED_FROM = ("repositories", "engines", "checkpoints")
+_SERVED_FROM = (Kind.REPOSITORY, Kind.ENGINE, Kind.CHECKPOINT)
 
 
 class ReleaseServers:
@@ -103,7 +104,7 @@ class ReleaseServers:
         if release.server and _are_free(release.server.ports):
             return release.server
         http, grpc, metrics = servers.free_ports(3)
-        repository = store.get("repositories", release.repository).path
+        repository = store.get(Kind.REPOSITORY, release.repository).path
         return self._context.target(release.target).server(repository, Ports(http=http, grpc=grpc, metrics=metrics))
 
 

@@ -12,6 +12,7 @@ from shutil import rmtree
 from types import TracebackType
 from typing import Self
 
+from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact, ArtifactStore, Claim
 from include.errors import PipelineError, TransientError
 from include.files import Log
@@ -150,7 +151,7 @@ def remove_abandoned(runner: DockerRunner, store: ArtifactStore, dag: str, run: 
     removed = []
     for container in runner.find({LABEL_STORE: str(store.root), LABEL_DAG: dag, LABEL_RUN: run}):
         partial = Path(container.labels[LABEL_PARTIAL])
-        with store.if_unclaimed(partial.parent.name, container.labels[LABEL_KEY]) as unclaimed:
+        with store.if_unclaimed(Kind(partial.parent.name), container.labels[LABEL_KEY]) as unclaimed:
             if unclaimed:
                 runner.remove(container.id)
                 rmtree(partial, ignore_errors=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from include.artifacts.kind import Kind
 from include.files import digest_of_tree
 from include.settings import PROJECT
 
@@ -46,7 +47,7 @@ class StageJob:
     """
 
     target: str
-    kind: str
+    kind: Kind
     module: str
     args: tuple[str, ...]
     reads: tuple[Path, ...]

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
+from pydantic import AfterValidator, Field, computed_field
 
 from include.errors import HostError, UserError
+from include.frozen import Frozen
 from include.model.files import CONFIG_FILE, INDEX_FILE, SMALL_FILES, TOKENIZER_FILES, WEIGHTS_FILE
 from include.model.weights import promised_tensors
 
@@ -32,23 +33,19 @@ Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|git-sha1:[0-9a-f]{
 """A hash with its kind: sha256 of large (LFS) and local files, git's blob sha1 of small files of the Hub."""
 
 
-class SourceFile(BaseModel):
+class SourceFile(Frozen):
     """One file: path relative to the source, size in bytes, hash."""
-
-    model_config = ConfigDict(frozen=True)
 
     path: Annotated[str, AfterValidator(_inside)]
     size: Annotated[int, Field(ge=0)]
     digest: Digest
 
 
-class Source(BaseModel):
+class Source(Frozen):
     """Files at one immutable commit, on the Hub or in a local directory. Holds no credential.
 
     ``id`` is the Hub's, or the absolute directory; ``revision`` what was asked for; ``commit`` 40 hex digits.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     origin: Literal["hub", "local"]
     id: str

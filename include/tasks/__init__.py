@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
-
 from include import report
+from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact, ArtifactStore
 from include.context import Context
+from include.frozen import Frozen
 from include.gates import Outcome
 from include.model.config import ModelConfig
 from include.releases.records import Release
@@ -21,24 +21,22 @@ from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 
 
-class Checked(BaseModel):
-    """A request that can be met: what `check_request` found out about it."""
+class Checked(Frozen):
+    """A request that can be met, with the facts that `check_request` found."""
 
-    model_config = ConfigDict(frozen=True)
     request: ReleaseRequest
     source: ModelSource
     dataset: DatasetSource | None = None
     config: ModelConfig
 
 
-class ArtifactRef(BaseModel):
+class ArtifactRef(Frozen):
     """An artifact by its name in the store, which is the same on every worker.
 
     ``reused`` says that this run took it from there instead of making it.
     """
 
-    model_config = ConfigDict(frozen=True)
-    kind: str
+    kind: Kind
     name: str
     reused: bool
 
@@ -47,30 +45,20 @@ class ArtifactRef(BaseModel):
         return store.get(self.kind, self.name)
 
 
-class Pulled(BaseModel):
-    """What `pull_model` put into the store."""
+class Pulled(Frozen):
+    """The artifacts that `pull_model` put into the store."""
 
-    model_config = ConfigDict(frozen=True)
     model: ArtifactRef
     dataset: ArtifactRef | None = None
 
 
-class ReleaseId(BaseModel):
-    """A release by its model and number."""
+class LiveRelease(Frozen):
+    """The release at the live address: ``release`` is its number, ``endpoint`` the URL that generates.
 
-    model_config = ConfigDict(frozen=True)
-    model: str
-    number: int
-
-
-class LiveRelease(BaseModel):
-    """What answers at the live address: ``release`` is its number, ``endpoint`` where it generates.
-
-    ``new``: whether this run made it live. ``downtime_s``: how long the address had no server before it went live.
-    ``passed``, ``gates`` and ``scores``: what its report says. Programs read this; docs/rest-api.md describes it.
+    ``new`` is true if this run made it live; ``downtime_s`` says for how long the address had no server before that.
+    ``passed``, ``gates`` and ``scores`` are those of its report. Programs read this; docs/rest-api.md describes it.
     """
 
-    model_config = ConfigDict(frozen=True)
     model: str
     release: int
     endpoint: str
@@ -84,7 +72,7 @@ class LiveRelease(BaseModel):
 
     @classmethod
     def of(cls, release: Release, url: str, context: Context) -> Self:
-        """What a client needs to know of a release that is live at ``url``."""
+        """The facts about a release that is live at ``url``."""
         directory = context.releases.path(release)
         found = report.read(directory)
         return cls(

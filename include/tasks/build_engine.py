@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked
@@ -14,7 +15,7 @@ def job(context: Context, checked: Checked, checkpoint: ArtifactRef) -> StageJob
     path = checkpoint.load(context.store).path
     return StageJob(
         target=target.name,
-        kind="engines",
+        kind=Kind.ENGINE,
         module=target.build_module,
         args=("--checkpoint", str(path), *target.build_args(checked.request)),
         reads=(path,),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from include import sources
+from include.artifacts.store import make_directory
 from include.context import Context
-from include.errors import HostError, UserError
+from include.errors import UserError
 from include.live.address import LiveAddress
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
@@ -118,12 +119,5 @@ def resolve_dataset(context: Context, request: ReleaseRequest) -> DatasetSource 
 
 def _check_disk(context: Context, source: ModelSource, config: ModelConfig, request: ReleaseRequest) -> None:
     needed = source.total_bytes + pipeline_disk_bytes(config, request.awq_group_size)
-    try:
-        context.settings.artifacts.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(
-            f"cannot create {context.settings.artifacts}: {error.strerror}",
-            where="artifact store",
-            fix="point HF2TRITON_ARTIFACTS at a directory that this user can write",
-        ) from error
+    make_directory(context.settings.artifacts)
     sources.require_disk(context.settings.artifacts, needed)

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from include import gates
+from include.artifacts.kind import Kind
 from include.artifacts.store import MANIFEST_FILE, ArtifactStore
 from include.context import Context
 from include.gates.reference import REFERENCE_FILE
@@ -30,7 +31,7 @@ def engine_event(context: Context, made: ArtifactRef) -> dict[str, Any]:
 
 def live_event(context: Context, made: LiveRelease) -> dict[str, Any]:
     """What the task returned."""
-    repository = ArtifactStore(context.settings.artifacts).get("repositories", made.repository)
+    repository = ArtifactStore(context.settings.artifacts).get(Kind.REPOSITORY, made.repository)
     fields = made.model_dump(mode="json", exclude={"repository"})
     return {**fields, "key": repository.name, "digest": repository.content}
 

@@ -8,8 +8,9 @@ from typing import Any
 from include import report
 from include.context import Context
 from include.live.address import LiveAddress
+from include.releases.records import ReleaseId
 from include.requests.release import ReleaseRequest
-from include.tasks import LiveRelease, ReleaseId
+from include.tasks import LiveRelease
 from include.tasks.events import live_event
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict
+
+from include.frozen import Frozen
 
 MODEL = "ensemble"
 TIMEOUT_S = 300.0
@@ -19,10 +20,9 @@ PROBE_TOKENS = 48
 _SHOWN = 160
 
 
-class Endpoint(BaseModel):
+class Endpoint(Frozen):
     """The address of a Triton server."""
 
-    model_config = ConfigDict(frozen=True)
     host: str
     http_port: int
     grpc_port: int

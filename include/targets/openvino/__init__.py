@@ -48,6 +48,8 @@ _TOOLS = (
     "nvidia-pytriton",
 )
 
+_LIMITS = ("tp_size", "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
+
 
 class OpenVinoTarget:
     """Calibrates with ModelOpt on the CPU, builds an OpenVINO IR, serves it with nvidia-pytriton's Triton."""
@@ -115,8 +117,8 @@ class OpenVinoTarget:
         return Command((python, "-m", module, *args), env)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
-        """Nothing: lengths and batch are limits of the server, not of an IR."""
-        return {}
+        """None of today's fields: lengths and batch are limits of the server, not of an IR."""
+        return request.section("Engine", ignored=_LIMITS)
 
     def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
         """None, as there are no options."""

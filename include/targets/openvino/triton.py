@@ -14,9 +14,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from include.errors import HostError
+from include.frozen import Frozen
 from include.runners.job import StageImage
 from include.triton.servers import ContainerPlan, Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
@@ -53,10 +52,9 @@ print(json.dumps({
 """
 
 
-class Environment(BaseModel):
+class Environment(Frozen):
     """What the server needs to know of the environment that its models run in."""
 
-    model_config = ConfigDict(frozen=True)
     python: str
     site_packages: Path
     scripts: Path
