@@ -6,9 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+from include.host.docker.containers import ContainerSpec
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import Command, StageImage
+from include.runners.job import Command
 from include.triton.servers.plan import Ports, ServerPlan
 
 
@@ -38,8 +39,8 @@ class Target(Protocol):
     def command(self, module: str, args: tuple[str, ...]) -> Command:
         """How a stage program starts in the target's environment."""
 
-    def stage_image(self) -> StageImage:
-        """Where stage programs run if the deployment's runner is docker."""
+    def stage_image(self) -> ContainerSpec:
+        """The image that stage programs run in if the deployment's runner is docker, and what its containers need."""
 
     def gpus(self, request: ReleaseRequest) -> int:
         """How many GPUs a stage or a server of this request takes."""

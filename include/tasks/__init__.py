@@ -6,7 +6,7 @@ what stage program a runner is to start. Tasks hand on small JSON: the models be
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,6 +45,16 @@ class ArtifactRef(BaseModel):
     def load(self, store: ArtifactStore) -> Artifact:
         """The artifact; raises `HostError` if this worker's store does not have it."""
         return store.get(self.kind, self.name)
+
+    def event(self, artifact: Artifact, scores: dict[str, Any], report: str) -> dict[str, Any]:
+        """The ``extra`` of the asset event: ``new`` if this run made the artifact, ``report`` is the path of a file."""
+        return {
+            "key": artifact.name,
+            "digest": artifact.content,
+            "new": not self.reused,
+            "scores": scores,
+            "report": str(artifact.path / report),
+        }
 
 
 class Pulled(BaseModel):
@@ -99,3 +109,9 @@ class LiveRelease(BaseModel):
             repository=release.repository,
             downtime_s=release.promotions[-1].downtime_s,
         )
+
+    def event(self, context: Context) -> dict[str, Any]:
+        """The ``extra`` of the asset event: these fields, and the repository's key and digest."""
+        repository = ArtifactStore(context.settings.artifacts).get("repositories", self.repository)
+        fields = self.model_dump(mode="json", exclude={"repository"})
+        return {**fields, "key": repository.name, "digest": repository.content}

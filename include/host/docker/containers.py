@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from include.files import Log
 from include.host.docker.engine import engine_errors
-from include.host.docker.images import ensure_image
+from include.host.docker.images import ImageId, ensure_image
 from include.host.docker.registry import FindLogin, no_login
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ class Containers:
     def _client(self) -> APIClient:
         return self._connect()
 
-    def ensure_image(self, image: str, build: str = "") -> None:
+    def ensure_image(self, image: str, build: str = "") -> ImageId:
         """As `include.host.docker.images.ensure_image`."""
-        ensure_image(self._client, image, build, self._log, self._find_login)
+        return ensure_image(self._client, image, build, self._log, self._find_login)
 
     def create(self, spec: ContainerSpec) -> str:
         """Makes a container that only has to be started; returns its id.

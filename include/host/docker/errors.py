@@ -62,17 +62,10 @@ _CAUSES = (
         "stop what has it (`docker ps` shows the ports of containers), or choose another port",
     ),
     cause(
-        r"PermissionError|permission denied.*(daemon|docker\.sock)",
+        r"bind source path does not exist",
         HostError,
-        "this user may not talk to the Docker engine",
-        "add the worker's user to group docker, or set DOCKER_HOST to an engine of its own",
-    ),
-    cause(
-        r"FileNotFoundError|connection refused|cannot connect to the docker daemon|error while fetching server API"
-        r"|connection aborted",
-        HostError,
-        "no Docker engine answers on this host",
-        "install and start Docker, or set DOCKER_HOST",
+        "the Docker engine does not see a path of this worker",
+        "the engine must run on the worker's host, and see the store below the same absolute path",
     ),
 )
 

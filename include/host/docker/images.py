@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from include.errors import HostError
 from include.files import Log
@@ -15,7 +18,15 @@ if TYPE_CHECKING:
 _BY_ID = "sha256:"
 
 
-def ensure_image(client: APIClient, image: str, build: str, log: Log, find_login: FindLogin = no_login) -> None:
+@dataclass(frozen=True)
+class ImageId:
+    """Names of an image that cannot move to another: the engine's ``id``, and the registry's ``digest`` if any."""
+
+    id: str
+    digest: str | None
+
+
+def ensure_image(client: APIClient, image: str, build: str, log: Log, find_login: FindLogin = no_login) -> ImageId:
     """Pulls the image if the engine does not have it; one that has to be built on the host is not looked for.
 
     Without a login for the image's registry the client sends what ``docker login`` has stored for this user.
@@ -25,9 +36,11 @@ def ensure_image(client: APIClient, image: str, build: str, log: Log, find_login
         UserError: the registry has no such image.
         TransientError: the registry, or the engine, cannot be reached.
     """
+    from docker.errors import ImageNotFound
+
     with engine_errors(image):
-        if _has(client, image):
-            return
+        with suppress(ImageNotFound):
+            return _id_of(image, client.inspect_image(image))
         if build:
             raise HostError(f"image {image} is not on this host", fix=f"in the project: {build}")
         if image.startswith(_BY_ID):
@@ -36,16 +49,18 @@ def ensure_image(client: APIClient, image: str, build: str, log: Log, find_login
                 fix="trigger release_awq_engine, which gets it by its name; or `docker load` a copy",
             )
         _pull(client, image, log, find_login)
+        return _id_of(image, client.inspect_image(image))
 
 
-def _has(client: APIClient, image: str) -> bool:
-    from docker.errors import ImageNotFound
+def _id_of(image: str, inspected: Mapping[str, Any]) -> ImageId:
+    from docker.utils import parse_repository_tag
 
-    try:
-        client.inspect_image(image)
-    except ImageNotFound:
-        return False
-    return True
+    # Other registries, or this one, may have the same image by other digests.
+    repository = parse_repository_tag(image)[0]
+    names = sorted(
+        inspected.get("RepoDigests") or (), key=lambda name: (name != image, not name.startswith(f"{repository}@"))
+    )
+    return ImageId(id=inspected["Id"], digest=names[0].partition("@")[2] if names else None)
 
 
 def _pull(client: APIClient, image: str, log: Log, find_login: FindLogin) -> None:

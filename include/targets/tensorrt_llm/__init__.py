@@ -15,13 +15,14 @@ from google.protobuf import text_format
 from include.errors import HostError, ToolError
 from include.files import write_atomic
 from include.host import gpus as gpu
+from include.host.docker.containers import ContainerSpec
+from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
-from include.runners.job import Command, StageImage
+from include.runners.job import Command
 from include.settings import PROJECT, Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
 from include.targets.tensorrt_llm import engines, memory, templates
-from include.targets.tensorrt_llm.containers import DockerImage
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
@@ -133,12 +134,12 @@ class TensorRTLLMTarget:
         }
         return Command((self.image.tools.python, "-m", module, *args), env)
 
-    def stage_image(self) -> StageImage:
+    def stage_image(self) -> ContainerSpec:
         """The image, with what is compiled and timed once kept on the host."""
         caches = (self.cache / "torch_extensions", self.cache / "timing")
         for cache in caches:
             cache.mkdir(parents=True, exist_ok=True)
-        return StageImage(name=self.image.id, caches=caches, shm_bytes=SHM_BYTES, ulimits=ULIMITS)
+        return ContainerSpec(image=self.image.id, caches=caches, shm_bytes=SHM_BYTES, ulimits=dict(ULIMITS))
 
     def gpus(self, request: ReleaseRequest) -> int:
         """One for each rank of the engine."""

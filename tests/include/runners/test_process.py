@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from include.errors import HostError, ToolError, UserError
-from include.runners.job import Command
+from include.runners.job import Command, StageTarget
 from include.runners.process import ProcessRunner
 
 
@@ -20,9 +20,13 @@ def python(code: str) -> Command:
     return Command((sys.executable, "-c", code), {"STAGE_TEST": "1"})
 
 
+def no_target(name: str) -> StageTarget:
+    raise AssertionError(f"target {name} is not needed")
+
+
 def run(code: str, out: Path) -> list[str]:
     lines: list[str] = []
-    ProcessRunner(lines.append).run(python(code), out)
+    ProcessRunner(no_target, lines.append).execute(python(code), out)
     return lines
 
 
@@ -63,9 +67,9 @@ def test_the_program_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) ->
 import sys
 from pathlib import Path
 from include.runners.process import ProcessRunner
-from include.runners.job import StageCommand
-ProcessRunner(lambda line: print(line, flush=True)).run(
-    StageCommand((sys.executable, "-c", {child!r}), {{}}), Path({str(tmp_path)!r})
+from include.runners.job import Command
+ProcessRunner(None, lambda line: print(line, flush=True)).execute(
+    Command((sys.executable, "-c", {child!r}), {{}}), Path({str(tmp_path)!r})
 )
 """
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
@@ -89,9 +93,9 @@ time.sleep(600)
         children.append(psutil.Process(int(line)))
         runner.stop()
 
-    runner = ProcessRunner(stop_when_started)
+    runner = ProcessRunner(no_target, stop_when_started)
     with pytest.raises(ToolError, match=f"exit code {-signal.SIGTERM}"):
-        runner.run(python(code), tmp_path)
+        runner.execute(python(code), tmp_path)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert children
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
