@@ -84,22 +84,19 @@ class ContainerRunner:
 
     def _take_over(self, claim: Claim) -> Container | None:
         """The container that works on the artifact, or has made it. Others of the artifact are removed."""
+        usable = None
         try:
             sweep(self._containers, self._store)
-            return self._choose(claim)
+            for container in self._containers.find(self._labels):
+                if usable is None and (container.active or container.succeeded):
+                    usable = container
+                    continue
+                self._log(_obituary(container, self._containers.last_lines(container.id)))
+                self._containers.remove(container.id)
         except PipelineError:
             if not claim.resumed:
                 self._store.discard(claim)
             raise
-
-    def _choose(self, claim: Claim) -> Container | None:
-        usable = None
-        for container in self._containers.find(self._labels):
-            if usable is None and (container.active or container.succeeded):
-                usable = container
-                continue
-            self._log(_obituary(container, self._containers.last_lines(container.id)))
-            self._containers.remove(container.id)
         if usable is None:
             claim.start_over()
         else:

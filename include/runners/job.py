@@ -48,7 +48,7 @@ class StageTarget(Protocol):
         """The image of the target's stage programs, and what all their containers need."""
 
     def gpu_ids(self) -> tuple[str, ...]:
-        """Device ids of this host's GPUs that stages may use, in the order of preference."""
+        """Device ids of this host's GPUs that stages and servers may use: idle ones first, then the busy ones."""
 
 
 FindTarget = Callable[[str], StageTarget]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -150,13 +151,9 @@ class Containers:
 
     def inspect(self, container_id: str) -> Container | None:
         """What the engine says of a container; None if there is none of that id."""
-        from docker.errors import NotFound
-
-        with engine_errors(f"container {container_id[:12]}"):
-            try:
-                return Container.parse(self._client.inspect_container(container_id))
-            except NotFound:
-                return None
+        with _unless_gone(container_id):
+            return Container.parse(self._client.inspect_container(container_id))
+        return None
 
     def find(self, labels: Mapping[str, str]) -> list[Container]:
         """All containers with these labels, whatever their state."""
@@ -175,13 +172,8 @@ class Containers:
 
     def stop(self, container_id: str, grace_s: float) -> None:
         """Asks the program to end, and kills it after ``grace_s`` seconds. One that is gone is no error."""
-        from docker.errors import NotFound
-
-        with engine_errors(f"container {container_id[:12]}"):
-            try:
-                self._client.stop(container_id, timeout=round(grace_s))
-            except NotFound:
-                return
+        with _unless_gone(container_id):
+            self._client.stop(container_id, timeout=round(grace_s))
 
     def remove(self, container_id: str) -> None:
         """Kills the container if it runs, and removes it; one that is gone already is no error."""
@@ -202,13 +194,8 @@ class Containers:
 
     def save_log(self, container_id: str, path: Path) -> None:
         """Writes all that the container has said into a file; of one that is gone, nothing."""
-        from docker.errors import NotFound
-
-        with engine_errors(f"container {container_id[:12]}"):
-            try:
-                output = self._client.logs(container_id, stream=True, follow=False)
-            except NotFound:
-                return
+        with _unless_gone(container_id):
+            output = self._client.logs(container_id, stream=True, follow=False)
             with path.open("wb") as file:
                 file.writelines(output)
 
@@ -232,6 +219,15 @@ class Containers:
             log_config=LogConfig(type="json-file", config=dict(spec.log_options)),
         )
         return config
+
+
+@contextmanager
+def _unless_gone(container_id: str) -> Iterator[None]:
+    """Leaves the block if the engine has no container of that id any more."""
+    from docker.errors import NotFound
+
+    with engine_errors(f"container {container_id[:12]}"), suppress(NotFound):
+        yield
 
 
 def _hand_over(spec: ContainerSpec) -> str:
