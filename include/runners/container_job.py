@@ -9,9 +9,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
+from typing import ClassVar
 
 from include.artifacts.store import ArtifactStore, Claim
 from include.errors import PipelineError, TransientError
@@ -33,6 +35,7 @@ LABEL_MAP_INDEX = "hf2triton.map_index"
 LABEL_ATTEMPT = "hf2triton.attempt"
 
 
+@dataclass
 class ContainerRunner:
     """The `Runner` that starts a container, or follows the one that works on the artifact already.
 
@@ -40,37 +43,26 @@ class ContainerRunner:
     engine goes away both stay, for the next attempt. ``owner`` are labels that name the task's attempt.
     """
 
-    resumes = True
-
-    def __init__(
-        self,
-        containers: StageContainers,
-        store: ArtifactStore,
-        find_target: FindTarget,
-        *,
-        lease_dir: Path,
-        owner: Mapping[str, str],
-        log: Log,
-    ) -> None:
-        self._containers = containers
-        self._store = store
-        self._find_target = find_target
-        self._lease_dir = lease_dir
-        self._owner = owner
-        self._log = log
-        self._labels: dict[str, str] = {}
-        self._stopped = False
+    resumes: ClassVar[bool] = True
+    containers: StageContainers
+    store: ArtifactStore
+    find_target: FindTarget
+    lease_dir: Path
+    owner: Mapping[str, str]
+    log: Log
+    _labels: dict[str, str] = field(default_factory=dict, init=False)
+    _stopped: bool = field(default=False, init=False)
 
     def run(self, job: StageJob, claim: Claim) -> None:
         """Makes the claim's artifact; if the store has it already, starts nothing."""
         if claim.hit:
             # An attempt may have been killed between the result's rename and its container's removal.
             with suppress(PipelineError):
-                sweep(self._containers, self._store)
+                sweep(self.containers, self.store)
             return
-        target = self._find_target(job.target)
+        target = self.find_target(job.target)
         command = target.command(job.module, job.args)
-        self._labels = {LABEL_STORE: str(self._store.root), LABEL_KEY: claim.name}
+        self._labels = {LABEL_STORE: str(self.store.root), LABEL_KEY: claim.name}
         found = self._take_over(claim)
         with ExitStack() as leases, self._clearing(claim):
             container_id = found.id if found else self._start(job, claim, target, command, leases)
@@ -86,22 +78,22 @@ class ContainerRunner:
         """The container that works on the artifact, or has made it. Others of the artifact are removed."""
         usable = None
         try:
-            sweep(self._containers, self._store)
-            for container in self._containers.find(self._labels):
+            sweep(self.containers, self.store)
+            for container in self.containers.find(self._labels):
                 if usable is None and (container.active or container.succeeded):
                     usable = container
                     continue
-                self._log(_obituary(container, self._containers.last_lines(container.id)))
-                self._containers.remove(container.id)
+                self.log(_obituary(container, self.containers.last_lines(container.id)))
+                self.containers.remove(container.id)
         except PipelineError:
             if not claim.resumed:
-                self._store.discard(claim)
+                self.store.discard(claim)
             raise
         if usable is None:
             claim.start_over()
         else:
             claim.partial = Path(usable.labels[LABEL_PARTIAL])
-            self._log(f"container {usable.id[:12]} of attempt {usable.labels.get(LABEL_ATTEMPT)} is {usable.status}")
+            self.log(f"container {usable.id[:12]} of attempt {usable.labels.get(LABEL_ATTEMPT)} is {usable.status}")
         return usable
 
     def _start(self, job: StageJob, claim: Claim, target: StageTarget, command: Command, leases: ExitStack) -> str:
@@ -109,33 +101,33 @@ class ContainerRunner:
         gpus = lease(
             job.gpus,
             target.gpu_ids() if job.gpus else (),
-            directory=self._lease_dir,
-            in_use=partial(gpus_in_use, self._containers, self._store.root),
-            log=self._log,
+            directory=self.lease_dir,
+            in_use=partial(gpus_in_use, self.containers, self.store.root),
+            log=self.log,
         )
         fields = {
             "argv": (*command.argv, "--out", str(claim.partial)),
             "env": dict(command.env),
-            "labels": {**self._owner, **self._labels, LABEL_PARTIAL: str(claim.partial)},
+            "labels": {**self.owner, **self._labels, LABEL_PARTIAL: str(claim.partial)},
             "reads": job.reads,
             "out": claim.partial,
             "gpus": leases.enter_context(gpus),
         }
         spec = target.stage_image().model_copy(update=fields)
-        self._log(f"running {shlex.join(spec.argv)} in {spec.image}")
-        container_id = self._containers.create(spec)
+        self.log(f"running {shlex.join(spec.argv)} in {spec.image}")
+        container_id = self.containers.create(spec)
         self._check_not_stopped()
-        self._containers.start(container_id)
+        self.containers.start(container_id)
         self._check_not_stopped()
-        self._log(f"container {container_id[:12]} started")
+        self.log(f"container {container_id[:12]} started")
         return container_id
 
     def _finish(self, container_id: str, argv: tuple[str, ...], claim: Claim) -> None:
         """Waits for the container's end, and takes its result into the store."""
         try:
-            ended = self._containers.follow(container_id)
+            ended = self.containers.follow(container_id)
             if not ended.succeeded:
-                raise self._containers.failure_of(ended, argv, claim.partial)
+                raise self.containers.failure_of(ended, argv, claim.partial)
         except TransientError:
             self._check_not_stopped()
             raise
@@ -158,17 +150,17 @@ class ContainerRunner:
             try:
                 self._remove_all()
             except EngineAway:
-                self._containers.await_engine()
+                self.containers.await_engine()
                 self._remove_all()
         except PipelineError as failure:
-            self._log(f"the container is left to the next attempt: {failure.what}")
+            self.log(f"the container is left to the next attempt: {failure.what}")
             return
         if claim.artifact is None:
-            self._store.discard(claim)
+            self.store.discard(claim)
 
     def _remove_all(self) -> None:
-        for container in self._containers.find(self._labels):
-            self._containers.remove(container.id)
+        for container in self.containers.find(self._labels):
+            self.containers.remove(container.id)
 
     def _check_not_stopped(self) -> None:
         if self._stopped:

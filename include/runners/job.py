@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from include.artifacts.store import Claim
 from include.files import digest_of_tree
@@ -19,6 +19,18 @@ class Command:
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+
+    @classmethod
+    def python(cls, interpreter: str, module: str, args: tuple[str, ...], **env: str) -> Self:
+        """``python -m module`` with the project's code; the Hub is out of reach on purpose."""
+        common = {
+            "PYTHONPATH": str(PROJECT),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_MININTERVAL": "5",
+        }
+        return cls((interpreter, "-m", module, *args), {**common, **env})
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ FindTarget = Callable[[str], StageTarget]
 class Runner(Protocol):
     """Runs a stage program for one attempt of a task."""
 
-    resumes: bool
+    resumes: ClassVar[bool]
     """Whether its programs outlive the worker, so that the next attempt goes on with their partial directory."""
 
     def run(self, job: StageJob, claim: Claim) -> None:

@@ -10,7 +10,7 @@ import subprocess
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from include.artifacts.store import Claim
 from include.errors import HostError, PipelineError, ToolError, from_dict
@@ -27,7 +27,7 @@ _OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or
 class ProcessRunner:
     """The `Runner` that starts a process of this host; its output goes to ``log`` line by line."""
 
-    resumes = False
+    resumes: ClassVar[bool] = False
 
     def __init__(self, find_target: FindTarget, log: Log) -> None:
         self._find_target = find_target

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from include.errors import HostError
 from include.files import Log
 from include.host.docker.engine import engine_errors
-from include.host.docker.images import ImageId, ensure_image
+from include.host.docker.images import ImageId, pull
 from include.host.docker.registry import FindLogin, no_login
 
 if TYPE_CHECKING:
@@ -113,8 +114,26 @@ class Containers:
         return self._connect()
 
     def ensure_image(self, image: str, build: str = "") -> ImageId:
-        """As `include.host.docker.images.ensure_image`."""
-        return ensure_image(self._client, image, build, self._log, self._find_login)
+        """Pulls the image if the engine does not have it; one that has to be built on the host is not looked for.
+
+        Raises:
+            HostError: it is not there and cannot be had; the message says what to do.
+            PipelineError: as `include.host.docker.images.pull`.
+        """
+        from docker.errors import ImageNotFound
+
+        with engine_errors(image):
+            with suppress(ImageNotFound):
+                return ImageId.of(image, self._client.inspect_image(image))
+            if build:
+                raise HostError(f"image {image} is not on this host", fix=f"in the project: {build}")
+            if image.startswith("sha256:"):
+                raise HostError(
+                    f"image {image} is gone from this host",
+                    fix="trigger release_awq_engine, which gets it by its name; or `docker load` a copy",
+                )
+            pull(self._client, image, self._log, self._find_login())
+            return ImageId.of(image, self._client.inspect_image(image))
 
     def create(self, spec: ContainerSpec) -> str:
         """Makes a container that only has to be started; returns its id.

@@ -1,21 +1,16 @@
-"""Images: there, pulled, or an error that says how to get them."""
+"""Images: how they are known, and how they are pulled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from include.errors import HostError
 from include.files import Log
-from include.host.docker.engine import engine_errors
-from include.host.docker.registry import FindLogin, no_login, pull_failure
+from include.host.docker.registry import RegistryLogin, pull_failure
 
 if TYPE_CHECKING:
     from docker import APIClient
-
-_BY_ID = "sha256:"
 
 
 @dataclass(frozen=True)
@@ -25,48 +20,29 @@ class ImageId:
     id: str
     digest: str | None
 
+    @classmethod
+    def of(cls, image: str, inspected: Mapping[str, Any]) -> Self:
+        """Out of what the engine says of ``image``."""
+        from docker.utils import parse_repository_tag
 
-def ensure_image(client: APIClient, image: str, build: str, log: Log, find_login: FindLogin = no_login) -> ImageId:
-    """Pulls the image if the engine does not have it; one that has to be built on the host is not looked for.
+        # Other registries, or this one, may have the same image by other digests.
+        repository = parse_repository_tag(image)[0]
+        names = sorted(
+            inspected.get("RepoDigests") or (), key=lambda name: (name != image, not name.startswith(f"{repository}@"))
+        )
+        return cls(id=inspected["Id"], digest=names[0].partition("@")[2] if names else None)
 
-    Without a login for the image's registry the client sends what ``docker login`` has stored for this user.
+
+def pull(client: APIClient, image: str, log: Log, login: RegistryLogin | None) -> None:
+    """Pulls an image. Without a login for its registry the client sends what ``docker login`` has stored for this user.
 
     Raises:
-        HostError: it is not there and cannot be had; the message says what to do.
+        HostError: the registry refuses, or the disk is full.
         UserError: the registry has no such image.
-        TransientError: the registry, or the engine, cannot be reached.
+        TransientError: the registry cannot be reached.
     """
-    from docker.errors import ImageNotFound
-
-    with engine_errors(image):
-        with suppress(ImageNotFound):
-            return _id_of(image, client.inspect_image(image))
-        if build:
-            raise HostError(f"image {image} is not on this host", fix=f"in the project: {build}")
-        if image.startswith(_BY_ID):
-            raise HostError(
-                f"image {image} is gone from this host",
-                fix="trigger release_awq_engine, which gets it by its name; or `docker load` a copy",
-            )
-        _pull(client, image, log, find_login)
-        return _id_of(image, client.inspect_image(image))
-
-
-def _id_of(image: str, inspected: Mapping[str, Any]) -> ImageId:
-    from docker.utils import parse_repository_tag
-
-    # Other registries, or this one, may have the same image by other digests.
-    repository = parse_repository_tag(image)[0]
-    names = sorted(
-        inspected.get("RepoDigests") or (), key=lambda name: (name != image, not name.startswith(f"{repository}@"))
-    )
-    return ImageId(id=inspected["Id"], digest=names[0].partition("@")[2] if names else None)
-
-
-def _pull(client: APIClient, image: str, log: Log, find_login: FindLogin) -> None:
     from docker.errors import APIError
 
-    login = find_login()
     auth = login.auth_for(image) if login else None
     log(f"pulling {image}" + (f" with the login of Connection {login.connection}" if login and auth else ""))
     try:

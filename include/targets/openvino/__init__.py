@@ -21,7 +21,7 @@ from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.runners.job import Command
-from include.settings import PROJECT, Settings
+from include.settings import Settings
 from include.stages.common import has_native_bfloat16
 from include.targets.openvino import image, triton
 from include.triton.repository import paths
@@ -101,17 +101,9 @@ class OpenVinoTarget:
         return {"device": "cpu"}
 
     def command(self, module: str, args: tuple[str, ...]) -> Command:
-        """``python -m module`` in the target's environment; the Hub is out of reach on purpose."""
-        env = {
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TQDM_MININTERVAL": "5",
-            **triton.NO_TELEMETRY,
-        }
+        """The stage program in the target's environment."""
         python = "python" if self._in_containers else str(self._python)
-        return Command((python, "-m", module, *args), env)
+        return Command.python(python, module, args, **triton.NO_TELEMETRY)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """Nothing: lengths and batch are limits of the server, not of an IR."""

@@ -20,7 +20,7 @@ from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
 from include.runners.job import Command
-from include.settings import PROJECT, Settings
+from include.settings import Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
 from include.targets.tensorrt_llm import engines, memory, templates
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
@@ -116,23 +116,13 @@ class TensorRTLLMTarget:
         return {"gpu": self._gpu.name, "sm": str(self._gpu.sm)}
 
     def command(self, module: str, args: tuple[str, ...]) -> Command:
-        """``python -m module`` with the image's own interpreter.
+        """The stage program with the image's own interpreter.
 
         ModelOpt's CUDA extension is compiled once for an image and a GPU architecture, into `cache`.
         """
         extensions = self.cache / "torch_extensions" / f"{self.image.short_id}-sm{self._gpu.sm}"
-        env = {
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TQDM_MININTERVAL": "5",
-            # The image's home directory belongs to root; a stage does not run as root.
-            "HOME": "/tmp",  # noqa: S108 - in the container
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "TORCH_EXTENSIONS_DIR": str(extensions),
-        }
-        return Command((self.image.tools.python, "-m", module, *args), env)
+        env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TORCH_EXTENSIONS_DIR": str(extensions)}
+        return Command.python(self.image.tools.python, module, args, **env)
 
     def stage_image(self) -> ContainerSpec:
         """The image, with what is compiled and timed once kept on the host."""

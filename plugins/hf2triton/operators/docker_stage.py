@@ -45,14 +45,8 @@ class DockerStageOperator(StageOperator, DockerOperator):
             labels.LABEL_MAP_INDEX: str(ti.map_index),
             labels.LABEL_ATTEMPT: str(ti.try_number),
         }
-        return ContainerRunner(
-            self.containers(),
-            task.store,
-            task.target,
-            lease_dir=task.settings.gpu_lease_dir,
-            owner=owner,
-            log=self.log.info,
-        )
+        lease_dir = task.settings.gpu_lease_dir
+        return ContainerRunner(self.containers(), task.store, task.target, lease_dir, owner, self.log.info)
 
     def containers(self) -> StageContainers:
         """The containers of the engine; connects when it is first needed."""
