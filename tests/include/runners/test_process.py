@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from include.artifacts.store import ArtifactStore
 from include.errors import HostError, ToolError, UserError
-from include.runners.job import Command, StageTarget
+from include.runners.job import Command, StageJob, StageTarget
 from include.runners.process import ProcessRunner
 
 
@@ -99,3 +101,13 @@ time.sleep(600)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert children
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_an_artifact_is_made_once(tmp_path: Path) -> None:
+    code = "import pathlib, sys; (pathlib.Path(sys.argv[2]) / 'engine').write_text('made')"
+    target = SimpleNamespace(command=lambda module, args: python(code))
+    store, job = ArtifactStore(tmp_path), StageJob("played", "engines", "stage", (), (), {"is": "made up"})
+    for find_target in (lambda name: target, no_target):
+        with store.claim(job.kind, job.inputs, log=print) as claim:
+            ProcessRunner(find_target, print).run(job, claim)
+        assert (store.get(job.kind, claim.name).path / "engine").read_text() == "made"
