@@ -7,10 +7,9 @@ by its labels which artifact it works on and into which partial directory.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import ClassVar
@@ -23,7 +22,6 @@ from include.host.docker.engine import EngineAway
 from include.host.leases import lease
 from include.runners.container import StageContainers
 from include.runners.job import Command, FindTarget, StageJob, StageTarget
-from include.triton.servers import gpus_in_use
 
 LABEL_STORE = "hf2triton.store"
 LABEL_KEY = "hf2triton.key"
@@ -40,13 +38,15 @@ class ContainerRunner:
     """The `Runner` that starts a container, or follows the one that works on the artifact already.
 
     After `run` no container of the artifact, and unless it was made no partial directory, is left. Only if the
-    engine goes away both stay, for the next attempt. ``owner`` are labels that name the task's attempt.
+    engine goes away both stay, for the next attempt. ``gpus_in_use`` gives the device ids that no lease may have;
+    ``owner`` are labels that name the task's attempt.
     """
 
     resumes: ClassVar[bool] = True
     containers: StageContainers
     store: ArtifactStore
     find_target: FindTarget
+    gpus_in_use: Callable[[], Collection[str]]
     lease_dir: Path
     owner: Mapping[str, str]
     log: Log
@@ -102,7 +102,7 @@ class ContainerRunner:
             job.gpus,
             target.gpu_ids() if job.gpus else (),
             directory=self.lease_dir,
-            in_use=partial(gpus_in_use, self.containers, self.store.root),
+            in_use=self.gpus_in_use,
             log=self.log,
         )
         fields = {

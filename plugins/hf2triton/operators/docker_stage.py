@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.docker.operators.docker import DockerOperator
@@ -13,6 +14,7 @@ from include.host.docker.engine import unreachable
 from include.runners import container_job as labels
 from include.runners.container import StageContainers
 from include.runners.container_job import ContainerRunner
+from include.triton.servers import gpus_in_use
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -45,8 +47,10 @@ class DockerStageOperator(StageOperator, DockerOperator):
             labels.LABEL_MAP_INDEX: str(ti.map_index),
             labels.LABEL_ATTEMPT: str(ti.try_number),
         }
+        containers = self.containers()
+        in_use = partial(gpus_in_use, containers, task.settings.artifacts)
         lease_dir = task.settings.gpu_lease_dir
-        return ContainerRunner(self.containers(), task.store, task.target, lease_dir, owner, self.log.info)
+        return ContainerRunner(containers, task.store, task.target, in_use, lease_dir, owner, self.log.info)
 
     def containers(self) -> StageContainers:
         """The containers of the engine; connects when it is first needed."""

@@ -85,9 +85,8 @@ def engine() -> Engine:
 
 
 def attempt(engine: Engine, store: ArtifactStore, number: int = 1) -> ContainerRunner:
-    return ContainerRunner(
-        engine, store, lambda name: Target(), store.root / "leases", {LABEL_ATTEMPT: str(number)}, print
-    )
+    owner = {LABEL_ATTEMPT: str(number)}
+    return ContainerRunner(engine, store, lambda name: Target(), set, store.root / "leases", owner, print)
 
 
 def make(runner: ContainerRunner, store: ArtifactStore) -> str:
