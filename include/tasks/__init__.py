@@ -1,7 +1,8 @@
 """One module for each task id of the DAGs: what the task does, without Airflow.
 
-A module has ``run(worker, ...)``, which does the task on the worker, or ``job(worker, ...)``, which says
-what stage program a runner is to start. Tasks hand on small JSON: the models below.
+A module has ``run(context, ...)``, which does the task, or ``job(context, ...)``, which returns the stage program that
+a runner is to start; ``event(context, made)`` makes the ``extra`` of an asset's event. Tasks hand on small JSON: the
+models below.
 """
 
 from __future__ import annotations

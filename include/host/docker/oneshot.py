@@ -44,7 +44,7 @@ class DockerImage(Containers):
         return self.ensure_image(self.name)
 
     def run(self, argv: Sequence[str], *, gpus: bool = False) -> Finished:
-        """Runs a command in a container of its own, without a network, that is gone afterwards.
+        """Runs a command in a container of its own, without a network, that is gone afterwards. ``gpus``: on all GPUs.
 
         Raises:
             HostError: the container could not be started, e.g. for want of an NVIDIA runtime.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class DockerStageOperator(StageOperator, DockerOperator):
-    """The same in a container of the engine at ``docker_url``, which Airflow's hook connects to.
+    """A `StageOperator` whose program runs in a container of the engine that Airflow's hook connects to.
 
     The container outlives its worker: the next attempt, or another run that needs the same artifact, finds it by its
     labels, follows it and takes its result. Killing the task removes the container.
