@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from include.errors import UserError
+from include.model.config import GroupSize
 
 # A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path.
 # Written so that Python's and the browser's engines read them alike; "$" alone would allow a trailing newline.
@@ -112,7 +113,7 @@ class ReleaseRequest(Form):
         "Type of all that is not int4: activations, norms, embeddings. Best is the one the model was trained in.",
         "float16",
     )
-    awq_group_size: Literal[128, 64, 32, 16] = _quantization(
+    awq_group_size: GroupSize = _quantization(
         "AWQ group size",
         "Weights that share one scale. 128 is usual; it must divide the model's dimensions, SmolLM2-135M needs 64.",
         64,

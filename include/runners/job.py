@@ -11,6 +11,9 @@ from include.artifacts.kind import Kind
 from include.files import digest_of_tree
 from include.settings import PROJECT
 
+STAGES = "include.stages"
+"""The package of all stage programs."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -53,7 +56,15 @@ class StageJob:
 
 
 def stage_code(module: str) -> str:
-    """Digest of the code that ``module`` runs: its package and what it shares with the other programs."""
-    stages = PROJECT / "include" / "stages"
-    package = PROJECT / Path(*module.split("."))
-    return digest_of_tree(package, *sorted(stages.glob("*.py")), PROJECT / "include" / "errors.py")
+    """Digest of the code that ``module`` runs."""
+    return digest_of_tree(*travelling_code(module))
+
+
+def travelling_code(module: str = STAGES) -> tuple[Path, ...]:
+    """Files and folders that travel with the program ``module``: its package, and what all programs share.
+
+    Without a module, those of every program.
+    """
+    include, package = PROJECT / "include", PROJECT / Path(*module.split("."))
+    shared = [path for path in sorted((include / "stages").glob("*.py")) if path.parent != package]
+    return (package, *shared, include / "model", include / "errors.py", include / "__init__.py")

@@ -23,6 +23,7 @@ from include.requests.release import ReleaseRequest
 from include.runners.job import Command, StageImage
 from include.settings import PROJECT, Settings
 from include.stages.common import has_native_bfloat16
+from include.targets import estimates
 from include.targets.openvino import image, triton
 from include.triton.repository import paths
 from include.triton.servers import Ports, ServerPlan
@@ -148,7 +149,7 @@ class OpenVinoTarget:
         self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
     ) -> dict[str, dict[str, str]]:
         """The values that the templates ask for; the KV cache is what the limits need, capped by memory."""
-        needed = request.max_batch_size * request.max_seq_len * config.kv_cache_bytes_per_token()
+        needed = request.max_batch_size * request.max_seq_len * estimates.kv_cache_bytes_per_token(config)
         allowed = int(psutil.virtual_memory().total * request.kv_cache_memory_fraction)
         batch = {"triton_max_batch_size": str(request.max_batch_size)}
         tokenizer = {**batch, "tokenizer_dir": str(checkpoint / "tokenizer")}

@@ -20,7 +20,8 @@ from include.host.gpus import Gpu
 from include.runners.job import Command, StageImage
 from include.settings import PROJECT, Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
-from include.targets.tensorrt_llm import engines, memory, templates
+from include.targets import estimates
+from include.targets.tensorrt_llm import engines, templates
 from include.targets.tensorrt_llm.containers import DockerImage
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
@@ -82,8 +83,8 @@ class TensorRTLLMTarget:
         self.devices(request)
 
     def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
-        """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `memory` estimates it."""
-        memory.check_fits(memory.estimate(config, request), self.devices(request))
+        """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `estimates` has it."""
+        estimates.check_fits(estimates.estimate(config, request), self.devices(request))
 
     def devices(self, request: ReleaseRequest) -> list[Gpu]:
         """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few.
