@@ -89,7 +89,7 @@ class Context:
 
         Raises:
             HostError: the host does not have as many GPUs, or another program keeps their memory.
-            PipelineError: as `servers.launch`, or as `include.host.docker.images.ensure_image`.
+            PipelineError: as `servers.launch`, or as `Containers.ensure_image`.
         """
         if box := plan.container:
             Containers(local_engine, self.log, self.find_login).ensure_image(box.image, box.build)

@@ -1,4 +1,4 @@
-"""The docker runner: a stage program in a container of its own.
+"""A stage program in a container of its own.
 
 A container is created, gets the stage code, and is started. The engine never removes it by itself, so that its
 result outlives the worker that asked for it. `include.runners.container_job` ties one to an artifact.
@@ -37,27 +37,12 @@ _SILENCE_S = 1.0
 _KILLED = {128 + 9, 128 + 15}
 
 
-class DockerRunner(Containers):
+class StageContainers(Containers):
     """Stage programs in containers of one engine."""
 
     def __init__(self, connect: Callable[[], APIClient], log: Log, find_login: FindLogin = no_login) -> None:
         super().__init__(connect, log, find_login)
         self._attached: dict[str, Response] = {}
-
-    def run(self, spec: ContainerSpec) -> None:
-        """Runs a container to its end and removes it.
-
-        Raises:
-            PipelineError: as `failure_of`, or the engine's own failure.
-        """
-        container_id = self.create(spec)
-        try:
-            self.start(container_id)
-            ended = self.follow(container_id)
-            if not ended.succeeded:
-                raise self.failure_of(ended, spec.argv, spec.out)
-        finally:
-            self.remove(container_id)
 
     def create(self, spec: ContainerSpec) -> str:
         """As `Containers.create`, with the stage code in it."""

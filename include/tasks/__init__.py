@@ -1,12 +1,13 @@
 """One module for each task id of the DAGs: what the task does, without Airflow.
 
-A module has ``run(worker, ...)``, which does the task on the worker, or ``job(worker, ...)``, which says
-what stage program a runner is to start. Tasks hand on small JSON: the models below.
+A module has ``run(context, ...)``, which does the task, or ``job(context, ...)``, which returns the stage program that
+a runner is to start; ``event(context, made)`` makes the ``extra`` of an asset's event. Tasks hand on small JSON: the
+models below.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from include import report
 from include.artifacts.kind import Kind
@@ -43,6 +44,16 @@ class ArtifactRef(Frozen):
     def load(self, store: ArtifactStore) -> Artifact:
         """The artifact; raises `HostError` if this worker's store does not have it."""
         return store.get(self.kind, self.name)
+
+    def event(self, artifact: Artifact, scores: dict[str, Any], report: str) -> dict[str, Any]:
+        """The ``extra`` of the asset event: ``new`` if this run made the artifact, ``report`` is the path of a file."""
+        return {
+            "key": artifact.name,
+            "digest": artifact.content,
+            "new": not self.reused,
+            "scores": scores,
+            "report": str(artifact.path / report),
+        }
 
 
 class Pulled(Frozen):
@@ -87,3 +98,9 @@ class LiveRelease(Frozen):
             repository=release.repository,
             downtime_s=release.promotions[-1].downtime_s,
         )
+
+    def event(self, context: Context) -> dict[str, Any]:
+        """The ``extra`` of the asset event: these fields, and the repository's key and digest."""
+        repository = ArtifactStore(context.settings.artifacts).get(Kind.REPOSITORY, self.repository)
+        fields = self.model_dump(mode="json", exclude={"repository"})
+        return {**fields, "key": repository.name, "digest": repository.content}

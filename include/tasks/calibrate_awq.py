@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from include import gates
 from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact
 from include.context import Context
 from include.files import sha256_of
+from include.gates.reference import REFERENCE_FILE
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked, Pulled
-from include.tasks.events import checkpoint_event
 
 MODULE = "include.stages.calibrate"
 _FLAGS = {"awq_group_size": "group-size"}
@@ -49,7 +50,12 @@ def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
     )
 
 
-event = checkpoint_event
+def event(context: Context, made: ArtifactRef) -> dict[str, Any]:
+    """``scores``: perplexity on held-out text before and after quantization."""
+    artifact = made.load(context.store)
+    quality = gates.read_reference(artifact.path).quality
+    scores = {"metric": quality.metric, "before": quality.before, "after": quality.after} if quality else {}
+    return made.event(artifact, scores, REFERENCE_FILE)
 
 
 def _options(request: ReleaseRequest) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from include.live.address import LiveAddress
 from include.releases.records import ReleaseId
 from include.requests.release import ReleaseRequest
 from include.tasks import LiveRelease
-from include.tasks.events import live_event
 
 
 def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> LiveRelease:
@@ -29,4 +28,6 @@ def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> Live
     return LiveRelease.of(promoted, live.url, context)
 
 
-event = live_event
+def event(context: Context, made: LiveRelease) -> dict[str, Any]:
+    """What the task returned."""
+    return made.event(context)

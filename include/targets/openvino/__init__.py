@@ -15,13 +15,13 @@ import psutil
 
 from include.errors import HostError, UserError
 from include.files import sha256_of
-from include.host.docker.containers import Containers
+from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import local_engine
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import Command, StageImage
-from include.settings import PROJECT, Settings
+from include.runners.job import Command
+from include.settings import Settings
 from include.stages.common import has_native_bfloat16
 from include.targets import estimates
 from include.targets.openvino import image, triton
@@ -74,7 +74,7 @@ class OpenVinoTarget:
             )
         if self._in_containers:
             wanted = self.stage_image()
-            Containers(local_engine, log.info, self._find_login).ensure_image(wanted.name, wanted.build)
+            Containers(local_engine, log.info, self._find_login).ensure_image(wanted.image, wanted.build)
         elif not self._python.exists():
             raise HostError(
                 f"target openvino is not available: {self._python} does not exist",
@@ -104,17 +104,9 @@ class OpenVinoTarget:
         return {"device": "cpu"}
 
     def command(self, module: str, args: tuple[str, ...]) -> Command:
-        """``python -m module`` in the target's environment; the Hub is out of reach on purpose."""
-        env = {
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TQDM_MININTERVAL": "5",
-            **triton.NO_TELEMETRY,
-        }
+        """The stage program in the target's environment."""
         python = "python" if self._in_containers else str(self._python)
-        return Command((python, "-m", module, *args), env)
+        return Command.python(python, module, args, **triton.NO_TELEMETRY)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """None of today's fields: lengths and batch are limits of the server, not of an IR."""
@@ -124,11 +116,11 @@ class OpenVinoTarget:
         """None, as there are no options."""
         return ()
 
-    def stage_image(self) -> StageImage:
+    def stage_image(self) -> ContainerSpec:
         """Debian's Python with the same locked requirements: built on this host, or from the deployment's registry."""
         if self._settings.openvino_image:
-            return StageImage(name=image.image(self._settings.openvino_image))
-        return StageImage(name=image.image(), build=image.BUILD_COMMAND)
+            return ContainerSpec(image=image.image(self._settings.openvino_image))
+        return ContainerSpec(image=image.image(), build=image.BUILD_COMMAND)
 
     def gpus(self, request: ReleaseRequest) -> int:
         """None: everything runs on the CPU."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from include.errors import HostError
 from include.frozen import Frozen
-from include.runners.job import StageImage
+from include.host.docker.containers import ContainerSpec
 from include.triton.servers import ContainerPlan, Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 
@@ -116,11 +116,11 @@ def server(environment: Environment, repository: Path, ports: Ports, address: st
 
 
 def server_in_container(
-    image: StageImage, repository: Path, ports: Ports, address: str, reads: Iterable[Path]
+    image: ContainerSpec, repository: Path, ports: Ports, address: str, reads: Iterable[Path]
 ) -> ServerPlan:
     """The same in the target's image; ``reads`` is what the models need besides the repository."""
     container = ContainerPlan(
-        image=image.name, build=image.build, reads=(repository, *sorted(reads)), shm_bytes=SHM_BYTES
+        image=image.image, build=image.build, reads=(repository, *sorted(reads)), shm_bytes=SHM_BYTES
     )
     plan = server(IN_IMAGE, repository, ports, EVERYWHERE)
     return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
