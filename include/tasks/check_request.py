@@ -30,14 +30,15 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     """
     request = ReleaseRequest.parse(dict(params))
     target = context.target(request.target)
-    target.check_host(request)
+    shared = context.live_gpus()
+    target.check_host(request, shared)
     _check_ports(context, request)
     check_calibration_file(request)
     endpoint = context.settings.hub_endpoint
     source = sources.resolve(request.model, request.revision, token=context.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)
     _check_model(request, config)
-    target.check_fits(request, config)
+    target.check_fits(request, config, shared)
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
     _say_what_is_asked_for(context, request, source, config)

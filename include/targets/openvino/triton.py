@@ -17,8 +17,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from include.errors import HostError
+from include.host.docker.containers import ContainerSpec
 from include.runners.job import StageImage
-from include.triton.servers import ContainerPlan, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 
 STUB = "triton_python_backend_stub"
@@ -121,9 +122,8 @@ def server_in_container(
     image: StageImage, repository: Path, ports: Ports, address: str, reads: Iterable[Path]
 ) -> ServerPlan:
     """The same in the target's image; ``reads`` is what the models need besides the repository."""
-    container = ContainerPlan(
-        image=image.name, build=image.build, reads=(repository, *sorted(reads)), shm_bytes=SHM_BYTES
-    )
+    reads = (repository, *sorted(reads))
+    container = ContainerSpec(image=image.name, build=image.build, reads=reads, network="bridge", shm_bytes=SHM_BYTES)
     plan = server(IN_IMAGE, repository, ports, EVERYWHERE)
     return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
 

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from include.errors import HostError, ToolError
 from include.files import write_atomic
 from include.host import gpus as gpu
+from include.host.docker.containers import ContainerSpec
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
 from include.runners.job import Command, StageImage
@@ -25,9 +26,8 @@ from include.targets.tensorrt_llm.containers import DockerImage
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
-from include.triton import servers
 from include.triton.repository import paths
-from include.triton.servers import ContainerPlan, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class TensorRTLLMTarget:
         self._docker = docker or DockerImage(self._own.image, find_login)
         self.cache = settings.artifacts / "cache" / self.name
 
-    def check_host(self, request: ReleaseRequest) -> None:
+    def check_host(self, request: ReleaseRequest, shared: Collection[str] = ()) -> None:
         """Raises for what the target, the image or the host's GPUs cannot do; pulls the image if need be.
 
         Raises:
@@ -79,25 +79,24 @@ class TensorRTLLMTarget:
         self.image.check_digest(self._own.digests)
         if request.tp_size > 1:
             self.image.mpirun()
-        self.devices(request)
+        self.devices(request, shared)
 
-    def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
+    def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
         """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `memory` estimates it."""
-        memory.check_fits(memory.estimate(config, request), self.devices(request))
+        memory.check_fits(memory.estimate(config, request), self.devices(request, shared))
 
-    def devices(self, request: ReleaseRequest) -> list[Gpu]:
+    def devices(self, request: ReleaseRequest, shared: Collection[str] = ()) -> list[Gpu]:
         """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few.
 
-        They are idle. Where that leaves too few, those of the live server are among them: `check_fits` knows what
-        it leaves free.
+        They are idle. Where that leaves too few, ``shared`` ones are among them: `check_fits` knows what their
+        server leaves free.
         """
-        live = servers.find(servers.live_record(self._settings.artifacts))
         return gpu.usable(
             self.list_gpus(),
             self.gpus(request),
             min_driver=self._own.min_driver,
             busy_mib=self._own.busy_mib,
-            shared=live.gpus if live else (),
+            shared=shared,
         )
 
     def environment(self) -> dict[str, str]:
@@ -195,9 +194,9 @@ class TensorRTLLMTarget:
             env={"HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
             ports=ports,
             address=address,
-            container=ContainerPlan(
+            gpus=ranks,
+            container=ContainerSpec(
                 image=self.image.id,
-                gpus=ranks,
                 reads=(repository, *sorted(named)),
                 network=self._own.network,
                 shm_bytes=SHM_BYTES,

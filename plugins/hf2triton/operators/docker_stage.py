@@ -133,9 +133,9 @@ class DockerStageOperator(ResumableJobMixin, DockerOperator):
 
     def _spec(self, context: Context, labels: Mapping[str, str]) -> ContainerSpec:
         """The container of this stage, its GPUs leased."""
+        from include.context import gpus_in_use
         from include.host.docker.containers import ContainerSpec
         from include.host.leases import lease
-        from include.triton.servers import gpus_in_use
 
         attempt = self._running
         image = attempt.target.stage_image()
