@@ -75,8 +75,7 @@ Action = Step | Stop
 def decide(desired: Desired, actual: Actual) -> list[Action]:
     """The actions that make the live release answer at the address, and nothing else, in their order.
 
-    Another promotion's outcome does not change them: done again after they were cut off at any point, they end the
-    same.
+    Whoever is cut off between two of them decides anew, and comes to the same end.
     """
     ends = _end_of_suspension(desired)
     suspended = desired.suspension is not None and ends is None
