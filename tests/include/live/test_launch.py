@@ -14,9 +14,11 @@ from include.errors import HostError, ToolError
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import free_ports
 from include.live import launch
+from include.releases.records import Release
 from include.settings import Settings
 from include.triton import servers
 from include.triton.servers import Ports, ServerPlan, ServerRecord
+from tests.include.live.deployment import Deployment
 
 PLAN = ServerPlan(
     target="played",
@@ -128,3 +130,16 @@ def test_a_taken_port_that_was_asked_for_is_an_error_at_once(
         with pytest.raises(ToolError, match="died"):
             launch.launch_on_free_ports(context, on, tmp_path / "server.json", http=port)
     assert len(stolen.tried) == 1
+
+
+def test_a_release_whose_proved_port_was_taken_meanwhile_is_served_on_others(
+    deployment: Deployment, first: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.kill_live_server()
+    with ExitStack() as stack:
+        stolen = Stolen(stack, times=1)
+        monkeypatch.setattr("include.live.servers.launch", stolen)
+        assert deployment.live().reconcile() == first
+    assert stolen.tried == [first.server.ports]
+    assert deployment.answer() == "un"
+    assert not {*servers.find(deployment.context().live_record).ports.all} & {first.server.ports.grpc}
