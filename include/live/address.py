@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -217,10 +217,6 @@ class LiveAddress:
                 limit = self._context.settings.drain_timeout_s
                 if left := self._proxy.drain(limit):
                     self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
-            case Step.LAUNCH | Step.POINT:
-                raise ValueError(f"{step.name} without a live release")
-            case _:
-                assert_never(step)
 
     def _end_suspension(self) -> None:
         """The address has a server again."""

@@ -2,19 +2,25 @@
 
 A service is a process of this host or a container of its Docker engine. Its record, a JSON file, is written before it
 starts and holds a token that the process carries in its environment, the container in a label. So a starter that is
-killed at any moment leaves nothing that `Backend.find` could not find.
+killed at any moment leaves nothing that `find` could not find.
 """
 
 from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from include.files import write_atomic
 from include.host.docker.containers import ContainerSpec
+
+if TYPE_CHECKING:
+    from include.host.services.container import ContainerBackend
+    from include.host.services.process import ProcessBackend
+
+    Backend: TypeAlias = ContainerBackend | ProcessBackend
 
 LAST_LINES = 15
 _LOG_OPTIONS = {"max-size": "64m", "max-file": "4"}  # a service's log would grow as long as it lives
@@ -59,38 +65,6 @@ class ServiceRecord(BaseModel):
 R = TypeVar("R", bound=ServiceRecord)
 
 
-class Backend(Protocol):
-    """Starts, finds and stops services of one kind."""
-
-    def start(self, spec: ServiceSpec, record: R, path: Path) -> R:
-        """Writes the record to ``path`` and starts the service; returns the record with what identifies it.
-
-        The log before it is kept as ``.1``.
-
-        Raises:
-            ToolError: it ended at once, and left no record.
-            HostError: the image, a GPU, a path or a port cannot be had.
-        """
-
-    def keep_across_restarts(self, record: ServiceRecord) -> None:
-        """Lets a container come back with its host. Before it was ready that would only repeat its failure."""
-
-    def find(self, record: R, path: Path) -> R | None:
-        """The record if its service runs; what is left of one that does not is removed."""
-
-    def is_up(self, record: ServiceRecord, port: int) -> bool:
-        """Whether it is this very service that has the port."""
-
-    def why_gone(self, record: ServiceRecord) -> str | None:
-        """How it ended; None while it runs."""
-
-    def collect_log(self, record: ServiceRecord) -> None:
-        """Brings what the service has said so far into the record's log."""
-
-    def stop(self, record: ServiceRecord, path: Path, grace_s: float) -> None:
-        """Asks it to end, kills it after ``grace_s``, and removes the record. The log stays, its ports are free."""
-
-
 def read(path: Path, kind: type[R]) -> R | None:
     """What a record says, whether it is still true or not; one that cannot be read is removed."""
     try:
@@ -119,6 +93,6 @@ def last_lines(log: Path) -> str:
 
 
 def find(path: Path, kind: type[R], backend: Backend) -> R | None:
-    """The record at ``path`` if its service runs; see `Backend.find`."""
+    """The record at ``path`` if its service runs; what is left of one that does not is removed."""
     record = read(path, kind)
     return record and backend.find(record, path)

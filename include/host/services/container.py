@@ -13,7 +13,7 @@ _KILLED = 128 + 9
 
 @dataclass(frozen=True)
 class ContainerBackend:
-    """The `include.host.services.Backend` of containers, whose ``label`` holds the record's token."""
+    """Starts, finds and stops containers, whose ``label`` holds the record's token."""
 
     label: str
     containers: Containers

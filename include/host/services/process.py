@@ -28,7 +28,7 @@ _EXEC_S = 2.0
 
 @dataclass(frozen=True)
 class ProcessBackend:
-    """The `include.host.services.Backend` of processes; ``ask`` is the signal on which they end in order."""
+    """Starts, finds and stops processes; ``ask`` is the signal on which they end in order."""
 
     ask: signal.Signals = signal.SIGTERM
 

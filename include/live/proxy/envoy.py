@@ -10,7 +10,7 @@ from include.files import Log
 from include.host import services
 from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import engine_errors, local_engine
-from include.host.services import Backend, ServiceRecord, ServiceSpec
+from include.host.services import ServiceRecord, ServiceSpec
 from include.host.services.container import ContainerBackend
 from include.host.services.process import ProcessBackend
 from include.live.proxy.config import Files
@@ -44,8 +44,7 @@ class Envoy:
         self._image = image
         self._build = build
         self._containers = _EnvoyContainers(local_engine, log)
-        in_container = ContainerBackend(LABEL_PROXY, self._containers)
-        self._backend: Backend = ProcessBackend() if image is None else in_container
+        self._backend = ProcessBackend() if image is None else ContainerBackend(LABEL_PROXY, self._containers)
 
     def find(self) -> str | None:
         """The digest of the configuration that Envoy was started with; None if it does not run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -14,10 +15,12 @@ from include.host import services
 from include.host.docker.containers import Containers
 from include.host.docker.engine import local_engine
 from include.host.ports import check_port_free, free_ports
-from include.host.services import Backend
 from include.host.services.container import ContainerBackend
 from include.host.services.process import GRACE_S, INHERITED, ProcessBackend
 from include.triton.servers.plan import Ports, ServerPlan, ServerRecord
+
+if TYPE_CHECKING:
+    from include.host.services import Backend
 
 __all__ = [
     "INHERITED",
