@@ -24,6 +24,7 @@ from airflow.sdk import DAG
 from hf2triton.operators import TaskOperator
 from hf2triton.retries import default_args
 from include.settings import settings
+from include.tasks import check_live_release
 
 with DAG(
     dag_id="check_live_release",
@@ -35,4 +36,4 @@ with DAG(
     tags=["hf2triton"],
     default_args=default_args(),
 ):
-    TaskOperator(task_id="check_live_release", queue=settings().serve_queue)
+    TaskOperator(task_id="check_live_release", call=check_live_release.run, queue=settings().serve_queue)

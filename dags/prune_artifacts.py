@@ -31,6 +31,7 @@ from hf2triton.operators import TaskOperator
 from hf2triton.retries import default_args
 from include.requests.operations import PruneRequest
 from include.settings import settings
+from include.tasks import prune_artifacts
 
 with DAG(
     dag_id="prune_artifacts",
@@ -43,4 +44,4 @@ with DAG(
     tags=["hf2triton"],
     default_args=default_args(),
 ):
-    TaskOperator(task_id="prune_artifacts", queue=settings().serve_queue)
+    TaskOperator(task_id="prune_artifacts", call=prune_artifacts.run, queue=settings().serve_queue)

@@ -32,6 +32,7 @@ from hf2triton.retries import default_args
 from hf2triton.schedules import catalogue_timetable
 from include.requests.operations import CatalogueCheck
 from include.settings import settings
+from include.tasks import read_catalogue, rebuild_on_change
 
 with DAG(
     dag_id="rebuild_on_change",
@@ -43,9 +44,12 @@ with DAG(
     tags=["hf2triton"],
     default_args=default_args(),
 ):
-    read = CatalogueOperator(task_id="read_catalogue")
+    read = CatalogueOperator(task_id="read_catalogue", call=read_catalogue.run)
 
     # What the target is, only its host knows.
     RebuildOperator.partial(
-        task_id="rebuild_on_change", queue=settings().serve_queue, map_index_template="{{ task.due.name }}"
+        task_id="rebuild_on_change",
+        call=rebuild_on_change.run,
+        queue=settings().serve_queue,
+        map_index_template="{{ task.due.name }}",
     ).expand(due=read.output)

@@ -15,7 +15,7 @@ takes them from there and starts nothing.
 | `validate_generate` | the gates, through the generate endpoint |
 | `approve_release` | a person decides, if *require_approval* is on; skipped else |
 | `promote_release` | the candidate's server becomes the live one, without a request lost |
-| `stop_candidate` | stops a candidate that is not live, whatever happened; with *swap: stop_first*, starts the live server again if nothing replaced it |
+| `stop_candidate` | stops a candidate that is not live, whatever happened; with *swap: recreate*, starts the live server again if nothing replaced it |
 
 Limits for common models and GPUs: [presets](hf2triton/presets). What has been released: [releases](hf2triton/releases).
 
@@ -48,6 +48,18 @@ from hf2triton.form import request_params
 from hf2triton.operators import ReleaseApprovalOperator, ReleaseOperator, TaskOperator, stage_operator
 from hf2triton.retries import default_args
 from include.settings import settings
+from include.tasks import (
+    approve_release,
+    assemble_repository,
+    build_engine,
+    calibrate_awq,
+    check_request,
+    launch_triton,
+    promote_release,
+    pull_model,
+    stop_candidate,
+    validate_generate,
+)
 
 Stage = stage_operator()
 # Servers run on the GPU host, on ports of that host: what talks to them runs there, too.
@@ -65,36 +77,41 @@ with DAG(
     tags=["hf2triton"],
     default_args=default_args(),
 ):
-    check = TaskOperator(task_id="check_request", **HOST)
+    check = TaskOperator(task_id="check_request", call=check_request.run, **HOST)
     checked = {"checked": check.output}
 
-    pull = TaskOperator(task_id="pull_model", inputs=checked)
+    pull = TaskOperator(task_id="pull_model", call=pull_model.run, inputs=checked)
 
-    calibrate = Stage(task_id="calibrate_awq", inputs={**checked, "pulled": pull.output}, outlets=[CHECKPOINT], **GPU)
+    pulled = {**checked, "pulled": pull.output}
+    calibrate = Stage(
+        task_id="calibrate_awq", job=calibrate_awq.job, inputs=pulled, events={CHECKPOINT: calibrate_awq.event}, **GPU
+    )
 
-    build = Stage(task_id="build_engine", inputs={**checked, "checkpoint": calibrate.output}, outlets=[ENGINE], **GPU)
+    calibrated = {**checked, "checkpoint": calibrate.output}
+    build = Stage(
+        task_id="build_engine", job=build_engine.job, inputs=calibrated, events={ENGINE: build_engine.event}, **GPU
+    )
 
-    made = {"checkpoint": calibrate.output, "engine": build.output}
-    assemble = TaskOperator(task_id="assemble_repository", inputs={**checked, **made}, **HOST)
+    made = {**calibrated, "engine": build.output}
+    assemble = TaskOperator(task_id="assemble_repository", call=assemble_repository.run, inputs=made, **HOST)
 
     served = {**checked, "repository": assemble.output}
-    launch = TaskOperator(task_id="launch_triton", inputs=served, **HOST, **POOL)
+    launch = TaskOperator(task_id="launch_triton", call=launch_triton.run, inputs=served, **HOST, **POOL)
 
-    validate = ReleaseOperator(
-        task_id="validate_generate",
-        inputs={**checked, **made, "repository": assemble.output, "candidate": launch.output},
-        **HOST,
-    )
+    running = {**made, **served, "candidate": launch.output}
+    validate = ReleaseOperator(task_id="validate_generate", call=validate_generate.run, inputs=running, **HOST)
 
     proven = {"release": validate.output}
-    approve = ReleaseApprovalOperator(task_id="approve_release", inputs={**proven, "candidate": launch.output})
-
-    # The approval is skipped where none is asked for; a no skips this task itself.
-    promote = ReleaseOperator(
-        task_id="promote_release", inputs=proven, trigger_rule="none_failed", outlets=[LIVE_RELEASE], **HOST
+    asked = {**proven, "candidate": launch.output}
+    approve = ReleaseApprovalOperator(
+        task_id="approve_release", question=approve_release.question, reject=approve_release.reject, inputs=asked
     )
 
+    # The approval is skipped where none is asked for; a no skips this task itself.
+    live: dict[str, Any] = {"trigger_rule": "none_failed", "events": {LIVE_RELEASE: promote_release.event}, **HOST}
+    promote = ReleaseOperator(task_id="promote_release", call=promote_release.run, inputs=proven, **live)
+
     # No setup is named, so it runs however the others ended, a launch that was killed included.
-    stop = ReleaseOperator(task_id="stop_candidate", **HOST).as_teardown()
+    stop = ReleaseOperator(task_id="stop_candidate", call=stop_candidate.run, **HOST).as_teardown()
 
     check >> pull >> calibrate >> build >> assemble >> launch >> validate >> approve >> promote >> stop

@@ -15,7 +15,7 @@ The release that was live still is.
 | what | what to do |
 |---|---|
 | no such release, rejected or pruned | the message names those there are |
-| the server does not start | its own last error lines are in the error; most often memory for two servers: *swap: stop_first* |
+| the server does not start | its own last error lines are in the error; most often memory for two servers: *swap: recreate* |
 | it answers otherwise than when it was promoted | the error shows both answers; see the release's report, or take another release |
 """
 
@@ -29,6 +29,7 @@ from hf2triton.operators import TaskOperator
 from hf2triton.retries import default_args
 from include.requests.operations import RollbackRequest
 from include.settings import settings
+from include.tasks import rollback_release
 
 with DAG(
     dag_id="rollback_release",
@@ -39,4 +40,9 @@ with DAG(
     tags=["hf2triton"],
     default_args=default_args(),
 ):
-    TaskOperator(task_id="rollback_release", outlets=[LIVE_RELEASE], queue=settings().serve_queue)
+    TaskOperator(
+        task_id="rollback_release",
+        call=rollback_release.run,
+        events={LIVE_RELEASE: rollback_release.event},
+        queue=settings().serve_queue,
+    )

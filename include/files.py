@@ -1,15 +1,20 @@
-"""Files and directories: digests, and writes that a crash leaves whole or not done."""
+"""Files and directories: digests, locks, and writes that a crash leaves whole or not done."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 Log = Callable[[str], None]
 """Takes one plain line of progress."""
+
+_LOCK_POLL_S = 0.2
 
 
 def digest_of_tree(*roots: Path) -> str:
@@ -47,3 +52,31 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def try_lock(path: Path, mode: int = -1) -> FileLock | None:
+    """A file's lock, held; None if another has it. The kernel frees it with its process, however that ends.
+
+    ``mode`` is the file's, -1 for what the umask leaves.
+    """
+    lock = FileLock(path, mode=mode)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] = lambda: None, mode: int = -1) -> Iterator[None]:
+    """Holds a file's lock within the block; calls ``waiting`` first if another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = try_lock(path, mode)
+    if lock is None:
+        waiting()
+        lock = FileLock(path, mode=mode)
+        lock.acquire(poll_interval=_LOCK_POLL_S)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 class Settings(BaseSettings):
-    """What one deployment of hf2triton is made of."""
+    """The settings of one deployment of hf2triton."""
 
     model_config = SettingsConfigDict(env_prefix="HF2TRITON_", frozen=True, extra="ignore")
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from include.host.docker.containers import ContainerSpec
+from include.runners.container import StageContainers
+
 BASE = "debian:bookworm-slim"
 
 
@@ -41,3 +44,15 @@ def none_left(client: Any, folder: Path) -> Iterator[None]:
     for container in left:
         client.remove_container(container, force=True)
     assert not left
+
+
+def run_to_end(containers: StageContainers, spec: ContainerSpec) -> None:
+    """Runs a stage container to its end and removes it; raises the failure of its program."""
+    container = containers.create(spec)
+    try:
+        containers.start(container)
+        ended = containers.follow(container)
+        if not ended.succeeded:
+            raise containers.failure_of(ended, spec.argv, spec.out)
+    finally:
+        containers.remove(container)

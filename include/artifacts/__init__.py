@@ -1,1 +1,1 @@
-"""What is kept: the artifact store and its pins."""
+"""Artifacts: the store, their kinds, and the pins of runs."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from include.artifacts.kind import Kind
 from include.files import write_atomic
 
 
@@ -29,7 +30,7 @@ class Pins:
 
     root: Path
 
-    def add(self, run_id: str, kind: str, name: str) -> None:
+    def add(self, run_id: str, kind: Kind, name: str) -> None:
         """This run needs that artifact, whether or not it exists yet."""
         if not self._record(run_id).exists():
             write_atomic(self._record(run_id), run_id)
@@ -53,13 +54,13 @@ class Pins:
         """The ids of all runs that hold pins."""
         return [path.read_text() for path in sorted(self.root.glob("*.run"))]
 
-    def held_by(self, kind: str, name: str) -> str | None:
+    def held_by(self, kind: Kind, name: str) -> str | None:
         """A run that needs that artifact, if there is one."""
         return next((run for run in self.runs() if (self.root / run_slug(run) / kind / name).exists()), None)
 
     def of_model(self, slug: str) -> list[str]:
         """The runs that use a model, at whichever commit; a run has pinned it once it begins to pull it."""
-        return [run for run in self.runs() if any((self.root / run_slug(run) / "models").glob(f"{slug}@*"))]
+        return [run for run in self.runs() if any((self.root / run_slug(run) / Kind.MODEL).glob(f"{slug}@*"))]
 
     def _record(self, run_id: str) -> Path:
         return self.root / f"{run_slug(run_id)}.run"

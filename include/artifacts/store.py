@@ -8,6 +8,7 @@ process, however that ends.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import platform
@@ -21,31 +22,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from include.artifacts.kind import Kind
 from include.errors import HostError
-from include.files import Log, sha256_of, sync
+from include.files import Log, locked, sha256_of, sync, try_lock
+from include.frozen import Frozen
 from include.stages.common import REPORT_FILE
 
 MANIFEST_FILE = "manifest.json"
 
 
-class OutputFile(BaseModel):
+class OutputFile(Frozen):
     """One file of an artifact: path relative to the artifact, size in bytes."""
 
-    model_config = ConfigDict(frozen=True)
     path: str
     size: int
     sha256: str
 
 
-class Manifest(BaseModel):
-    """What an artifact was made from, what it holds, and how the making went."""
+class Manifest(Frozen):
+    """The record of an artifact: its inputs, its files, and how it was made."""
 
-    model_config = ConfigDict(frozen=True)
     schema_version: int = 1
-    kind: str
+    kind: Kind
     name: str
     inputs: dict[str, Any]
     outputs: list[OutputFile]
@@ -74,7 +74,7 @@ class Artifact:
 
     @property
     def summary(self) -> str:
-        """What it is, its size, when it was made and how long that took: one line of a log, so hashes are cut."""
+        """The artifact in one line of a log: name, size, time, and how long it took to make. Hashes are cut."""
         made = self.manifest
         size = sum(output.size for output in made.outputs) / 1e6
         took = f" in {(made.created_at - made.started_at).total_seconds():.1f} s" if made.started_at else ""
@@ -85,17 +85,18 @@ class Artifact:
 
 def key_of(inputs: Mapping[str, Any]) -> str:
     """sha256 over the canonical JSON of ``inputs``: 64 hex digits."""
-    return hashlib.sha256(_canonical(inputs).encode()).hexdigest()
+    canonical = json.dumps(inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class Claim:
-    """The right to look at, or to build, one artifact. Made by `ArtifactStore.claim`.
+    """The right to use or to build one artifact, from `ArtifactStore.claim`.
 
-    On a ``hit`` the artifact exists already, and nothing has to run. ``resumed`` says that the partial directory
-    is an earlier attempt's.
+    On a ``hit`` the artifact exists already, and nothing has to run. If ``resumed``, the partial directory is that of
+    an earlier attempt.
     """
 
-    def __init__(self, directory: Path, kind: str, name: str, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, kind: Kind, name: str, inputs: Mapping[str, Any]) -> None:
         self._final = directory / name
         self._kind = kind
         self._inputs = dict(inputs)
@@ -110,9 +111,15 @@ class Claim:
         """The name that the artifact has or will have."""
         return self._final.name
 
-    def leftovers(self) -> list[Path]:
-        """Partial directories of attempts that died."""
-        return sorted(self._final.parent.glob(f"{_escape(self._final.name)}.partial-*"))
+    def prepare(self, resume: bool) -> None:
+        """Makes the partial directory, or takes that of an attempt that died; removes those of all others."""
+        leftovers = sorted(self._final.parent.glob(f"{glob.escape(self.name)}.partial-*"))
+        if resume and leftovers:
+            self.partial = leftovers.pop()
+            self.resumed = True
+        for path in leftovers:
+            shutil.rmtree(path)
+        self.partial.mkdir(exist_ok=True)
 
     def start_over(self) -> None:
         """Leaves the partial directory of an earlier attempt for a new, empty one.
@@ -127,12 +134,11 @@ class Claim:
     def commit(self) -> Artifact:
         """Turns the partial directory into the artifact: manifest, sync, rename."""
         report = self._take_report()
-        outputs = [_output(self.partial, path) for path in _files(self.partial)]
         manifest = Manifest(
             kind=self._kind,
-            name=self._final.name,
+            name=self.name,
             inputs=self._inputs,
-            outputs=outputs,
+            outputs=[_output(self.partial, path) for path in _files(self.partial)],
             report=report,
             started_at=self._started_at,
         )
@@ -159,15 +165,14 @@ class Claim:
 class ArtifactStore:
     """All artifacts below one root, a directory for each kind.
 
-    ``pin`` is told the kind and name of each artifact that its user looks for, before the look: see
-    `include.artifacts.pins`.
+    ``pin`` is called with the kind and name of each artifact before it is looked for: see `include.artifacts.pins`.
     """
 
-    def __init__(self, root: Path, pin: Callable[[str, str], None] = lambda kind, name: None) -> None:
+    def __init__(self, root: Path, pin: Callable[[Kind, str], None] = lambda kind, name: None) -> None:
         self.root = root
         self._pin = pin
 
-    def find(self, kind: str, name: str) -> Artifact | None:
+    def find(self, kind: Kind, name: str) -> Artifact | None:
         """The artifact, or None if it does not exist (a partial directory does not).
 
         Raises:
@@ -175,7 +180,7 @@ class ArtifactStore:
         """
         return _read(self.root / kind / name)
 
-    def get(self, kind: str, name: str) -> Artifact:
+    def get(self, kind: Kind, name: str) -> Artifact:
         """Like `find`, for an artifact that an earlier stage made."""
         self._pin(kind, name)
         artifact = self.find(kind, name)
@@ -187,14 +192,14 @@ class ArtifactStore:
             )
         return artifact
 
-    def all(self, kind: str) -> list[Artifact]:
+    def all(self, kind: Kind) -> list[Artifact]:
         """Every complete artifact of a kind, oldest first."""
         found = [_manifest_of(path.parent) for path in (self.root / kind).glob(f"*/{MANIFEST_FILE}")]
         artifacts = [Artifact(self.root / kind / m.name, m) for m in found if m]
         return sorted(artifacts, key=lambda a: a.manifest.created_at)
 
-    def explain_miss(self, kind: str, inputs: Mapping[str, Any]) -> str:
-        """Why nothing in the store fits ``inputs``: the fields that differ from the nearest artifact."""
+    def explain_miss(self, kind: Kind, inputs: Mapping[str, Any]) -> str:
+        """The reason of a miss: the fields in which ``inputs`` differ from those of the nearest artifact."""
         candidates = [(differences(inputs, a.manifest.inputs), a) for a in self.all(kind)]
         if not candidates:
             return f"miss: the store has no {kind} yet"
@@ -205,7 +210,7 @@ class ArtifactStore:
 
     @contextmanager
     def claim(
-        self, kind: str, inputs: Mapping[str, Any], *, log: Log, name: str | None = None, resume: bool = False
+        self, kind: Kind, inputs: Mapping[str, Any], *, log: Log, name: str | None = None, resume: bool = False
     ) -> Iterator[Claim]:
         """Holds the lock of one artifact; waits while another process builds it.
 
@@ -215,8 +220,10 @@ class ArtifactStore:
         """
         name = name or key_of(inputs)
         directory = self.root / kind
-        _make(directory)
-        with self._lock(kind, name, log):
+        make_directory(directory)
+        with locked(
+            self._lock_path(kind, name), lambda: log(f"another run is building {kind}/{name[:12]}: waiting for it")
+        ):
             self._pin(kind, name)
             claim = Claim(directory, kind, name, inputs)
             if claim.artifact is not None:
@@ -224,7 +231,7 @@ class ArtifactStore:
                 yield claim
                 return
             log(self.explain_miss(kind, inputs))
-            _prepare_partial(claim, resume)
+            claim.prepare(resume)
             try:
                 yield claim
             finally:
@@ -234,50 +241,23 @@ class ArtifactStore:
                 log(f"made {claim.artifact.summary}")
 
     def discard(self, claim: Claim) -> None:
-        """Removes what a resumable claim has so far: it would not help the next attempt."""
+        """Removes the partial directory of a claim that resumes, so that the next attempt begins anew."""
         shutil.rmtree(claim.partial, ignore_errors=True)
 
     @contextmanager
-    def if_unclaimed(self, kind: str, name: str) -> Iterator[bool]:
-        """Whether no process holds the artifact's claim; if so, none can get it within the block."""
-        lock = FileLock(self._lock_path(kind, name))
+    def if_unclaimed(self, kind: Kind, name: str) -> Iterator[bool]:
+        """True if no process holds the artifact's claim; then none can get it within the block."""
+        lock = try_lock(self._lock_path(kind, name))
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
+            yield lock is not None
         finally:
-            lock.release()
+            if lock:
+                lock.release()
 
-    @contextmanager
-    def _lock(self, kind: str, name: str, log: Log) -> Iterator[None]:
-        lock = FileLock(self._lock_path(kind, name))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log(f"another run is building {kind}/{name[:12]}: waiting for it")
-            lock.acquire(poll_interval=0.5)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _lock_path(self, kind: str, name: str) -> Path:
+    def _lock_path(self, kind: Kind, name: str) -> Path:
         path = self.root / ".locks" / kind / f"{name}.lock"
-        _make(path.parent)
+        make_directory(path.parent)
         return path
-
-
-def _prepare_partial(claim: Claim, resume: bool) -> None:
-    leftovers = claim.leftovers()
-    if resume and leftovers:
-        claim.partial = leftovers.pop()
-        claim.resumed = True
-    for path in leftovers:
-        shutil.rmtree(path)
-    claim.partial.mkdir(exist_ok=True)
 
 
 def _read(path: Path) -> Artifact | None:
@@ -313,7 +293,8 @@ def _files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 
-def _make(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Makes a directory of the store; raises `HostError` if this user cannot."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -322,10 +303,6 @@ def _make(directory: Path) -> None:
             where="artifact store",
             fix="point HF2TRITON_ARTIFACTS at a directory that this user can write",
         ) from error
-
-
-def _canonical(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -359,7 +336,3 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Diffe
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:12]}..."
-
-
-def _escape(name: str) -> str:
-    return name.replace("[", "[[]")

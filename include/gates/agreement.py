@@ -33,10 +33,7 @@ class Agreement(Gate):
     min_share: float = 0.65
     first: int = 16
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return f"of the first {self.first} tokens of all answers a share >= {self.min_share:g} is the checkpoint's"
+    threshold: ClassVar[str] = "of the first {first} tokens of all answers a share >= {min_share:g} is the checkpoint's"
 
     def judge(self, trial: Trial) -> GateResult:
         """Compares every answer to which the checkpoint's is not empty."""
@@ -73,10 +70,7 @@ class EndToken(Gate):
 
     name: ClassVar[str] = "end_token"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "fewer than half of the answers end early or late, and none shows a special token"
+    threshold: ClassVar[str] = "fewer than half of the answers end early or late, and none shows a special token"
 
     def judge(self, trial: Trial) -> GateResult:
         """Looks at the ends of all answers."""
@@ -110,10 +104,7 @@ class Repetition(Gate):
     name: ClassVar[str] = "repetition"
     max_excess: float = 0.25
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return f"share of repeated 4-token sequences <= the checkpoint's + {self.max_excess:g} on average"
+    threshold: ClassVar[str] = "share of repeated 4-token sequences <= the checkpoint's + {max_excess:g} on average"
 
     def judge(self, trial: Trial) -> GateResult:
         """Compares the repeated shares."""
@@ -152,7 +143,7 @@ def _end(continued: Continued) -> End:
 
 
 def _share(wrong: End, ends: Sequence[tuple[Continued, End]]) -> float:
-    """How many of the answers that could end in this way did."""
+    """The share of answers that ended in this way, of those that could."""
     could: list[End] = [end for c, end in ends if end != "other" and (wrong == "early" or c.known.after_ended)]
     return could.count(wrong) / len(could) if could else 0.0
 

@@ -23,7 +23,7 @@ _WORD = re.compile(r"[A-Za-z]{3,}")
 
 @dataclass(frozen=True)
 class Continued:
-    """How the candidate continues a prompt, beside how the checkpoint did."""
+    """The candidate's continuation of a prompt beside the checkpoint's."""
 
     known: Continuation
     text: str
@@ -38,7 +38,7 @@ class Continued:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the gates judge: a candidate's endpoint, and what is known about what it should say.
+    """The subject of the gates: a candidate's endpoint, and the reference that its answers are held against.
 
     ``chat``: whether the endpoint puts prompts into the model's chat template. ``max_input_len`` and
     ``max_seq_len`` are its limits in tokens, ``repository`` the model repository that it was started on,
@@ -64,12 +64,12 @@ class Trial:
 
     @cached_property
     def special_texts(self) -> tuple[str, ...]:
-        """What no answer may hold: the special tokens, such as the one that ends an answer."""
+        """The texts of the special tokens, such as the end token. No answer may hold one."""
         return special_texts(self.tokenizer)
 
     @cached_property
     def comparable(self) -> tuple[Continuation, ...]:
-        """What calibration measured in the form that the endpoint uses, as far as it fits the endpoint's limits."""
+        """The reference's continuations in the endpoint's form (chat or raw) that fit its limits."""
         known = self.reference.continuations if self.reference else ()
         return tuple(c for c in known if c.chat == self.chat and self._fits(c))
 
@@ -96,7 +96,7 @@ class Trial:
         return self.wordy[0] if self.wordy else SEED_PROMPT
 
     def may_be_empty(self, prompt: str) -> bool:
-        """Whether the checkpoint itself has nothing to say to ``prompt``."""
+        """True if the checkpoint's own answer to ``prompt`` is empty."""
         known = self.reference.of(prompt, self.chat) if self.reference else None
         return known is not None and not known.after_text.strip()
 
@@ -107,17 +107,18 @@ class Trial:
 
 
 class Gate(ABC):
-    """One question about a candidate. Its dataclass fields are its limits.
+    """One question about a candidate. Its dataclass fields are its limits, which ``threshold`` may name in braces.
 
     A gate asks the endpoint and lets `NoAnswer` pass: `validate` makes a failure of it.
     """
 
     name: ClassVar[str]
+    threshold: ClassVar[str] = ""
 
     @property
-    @abstractmethod
-    def threshold(self) -> str:
-        """What it takes to pass, in words, with the limits."""
+    def to_pass(self) -> str:
+        """The condition in words, with the limits."""
+        return self.threshold.format_map(vars(self))
 
     @abstractmethod
     def judge(self, trial: Trial) -> GateResult:
@@ -132,7 +133,7 @@ class Gate(ABC):
         return self._verdict("skip", reason)
 
     def _verdict(self, outcome: Outcome, found: str, **evidence: Any) -> GateResult:  # noqa: ANN401
-        return GateResult(gate=self.name, outcome=outcome, threshold=self.threshold, found=found, **evidence)
+        return GateResult(gate=self.name, outcome=outcome, threshold=self.to_pass, found=found, **evidence)
 
 
 def validate(trial: Trial, gates: Sequence[Gate]) -> Report:

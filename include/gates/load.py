@@ -23,7 +23,7 @@ from include.triton.client import TIMEOUT_S, Client, Endpoint, NoAnswer, events,
 
 @dataclass(frozen=True)
 class Workload:
-    """What clients ask for: greedy answers of exactly ``max_tokens`` tokens, streamed or whole."""
+    """The requests of the clients: greedy answers of exactly ``max_tokens`` tokens, streamed or whole."""
 
     prompts: tuple[str, ...]
     max_tokens: int
@@ -56,7 +56,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Burst:
-    """What came of some requests, ``seconds`` from the first one's start to the last one's end."""
+    """The results of a burst of requests, ``seconds`` from the first one's start to the last one's end."""
 
     seconds: float
     timings: tuple[Timing, ...]
@@ -74,7 +74,7 @@ class Burst:
 
 
 def streams(endpoint: Endpoint) -> bool:
-    """Whether an endpoint can send an answer token by token. Raises `NoAnswer`."""
+    """True if the endpoint can stream an answer token by token. Raises `NoAnswer`."""
     with Client.open(endpoint) as client:
         answer = client.get(path_of("config"))
     return bool(read_answer(answer.text, answer.status_code)["model_transaction_policy"]["decoupled"])

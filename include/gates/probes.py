@@ -24,10 +24,7 @@ class SeedRequest(Gate):
 
     name: ClassVar[str] = "seed_request"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "the answer is not empty"
+    threshold: ClassVar[str] = "the answer is not empty"
 
     def judge(self, trial: Trial) -> GateResult:
         """Sends it."""
@@ -42,10 +39,7 @@ class TestPrompts(Gate):
     __test__: ClassVar[bool] = False  # pytest takes it for tests by its name
     name: ClassVar[str] = "test_prompts"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "no answer is empty, unless the checkpoint's own is"
+    threshold: ClassVar[str] = "no answer is empty, unless the checkpoint's own is"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks each."""
@@ -60,10 +54,7 @@ class SameOverGrpc(Gate):
 
     name: ClassVar[str] = "same_over_grpc"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "tritonclient gets the same answer"
+    threshold: ClassVar[str] = "tritonclient gets the same answer"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks both ways."""
@@ -78,10 +69,7 @@ class MaxTokens(Gate):
 
     name: ClassVar[str] = "max_tokens"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "no answer has more tokens than max_tokens"
+    threshold: ClassVar[str] = "no answer has more tokens than max_tokens"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks for one token, and for eight."""
@@ -99,10 +87,7 @@ class StopWord(Gate):
 
     name: ClassVar[str] = "stop_word"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "the answer ends at the stop word"
+    threshold: ClassVar[str] = "the answer ends at the stop word"
 
     def judge(self, trial: Trial) -> GateResult:
         """Takes a word of an answer for a stop word."""
@@ -121,10 +106,7 @@ class BadWord(Gate):
 
     name: ClassVar[str] = "bad_word"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "the answer does not hold the bad word"
+    threshold: ClassVar[str] = "the answer does not hold the bad word"
 
     def judge(self, trial: Trial) -> GateResult:
         """Bans a word of an answer."""
@@ -155,10 +137,9 @@ class Deterministic(Gate):
     company: int = 4
     min_share: float = 0.5
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return f"one answer at top_k 1 alone, equal first tokens beside {self.company} others >= {self.min_share:g}"
+    threshold: ClassVar[str] = (
+        "one answer at top_k 1 alone, equal first tokens beside {company} others >= {min_share:g}"
+    )
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks the same twice alone, then among others."""
@@ -186,10 +167,7 @@ class Streaming(Gate):
 
     name: ClassVar[str] = "streaming"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "the pieces, joined, are the answer"
+    threshold: ClassVar[str] = "the pieces, joined, are the answer"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks with and without streaming."""

@@ -28,13 +28,10 @@ class Quality(Gate):
     max_increase: float = 0.3
     max_decrease: float = 0.02
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return (
-            f"perplexity rises by {self.max_increase:.0%} at most and does not fall by more than "
-            f"{self.max_decrease:.0%}; every held-out sample counts"
-        )
+    threshold: ClassVar[str] = (
+        "perplexity rises by {max_increase:.0%} at most and does not fall by more than {max_decrease:.0%}; "
+        "every held-out sample counts"
+    )
 
     def judge(self, trial: Trial) -> GateResult:
         """Reads the reference; asks nothing of the endpoint."""

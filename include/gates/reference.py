@@ -1,4 +1,4 @@
-"""What calibration measured on the checkpoint that an engine was built from (``reference.json``, ``held_out.json``)."""
+"""The reference: calibration's measurements on the engine's checkpoint (``reference.json``, ``held_out.json``)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+from include.frozen import Frozen
 
 REFERENCE_FILE = "reference.json"
 HELD_OUT_FILE = "held_out.json"
@@ -45,10 +47,9 @@ class Quality(BaseModel):
         return self.after / self.before - 1 if self.before else math.nan
 
 
-class HeldOut(BaseModel):
-    """How much held-out text there is beside the checkpoint: all but the first token of each sample are scored."""
+class HeldOut(Frozen):
+    """The size of the held-out text. All but the first token of each sample are scored."""
 
-    model_config = ConfigDict(frozen=True)
     text_sha256: str
     samples: int
     tokens: int
@@ -64,7 +65,7 @@ class Reference(BaseModel):
 
     @property
     def has_chat(self) -> bool:
-        """Whether the model has a chat template, so that calibration measured prompts in it, too."""
+        """True if the model has a chat template; calibration has then measured prompts in it, too."""
         return any(c.chat for c in self.continuations)
 
     def of(self, prompt: str, chat: bool) -> Continuation | None:

@@ -21,10 +21,7 @@ class Ready(Gate):
 
     name: ClassVar[str] = "ready"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return f"Triton says live and ready, and that model {MODEL} is ready"
+    threshold: ClassVar[str] = f"Triton says live and ready, and that model {MODEL} is ready"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks the health endpoints."""
@@ -40,10 +37,7 @@ class Templates(Gate):
 
     name: ClassVar[str] = "templates"
 
-    @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
-        return "each model's batch size, decoupled mode, tensors and parameters are the repository's"
+    threshold: ClassVar[str] = "each model's batch size, decoupled mode, tensors and parameters are the repository's"
 
     def judge(self, trial: Trial) -> GateResult:
         """Compares the served configs with the files."""

@@ -60,8 +60,8 @@ class Speed(Gate):
     rounds: int = 4
 
     @property
-    def threshold(self) -> str:
-        """What it takes to pass."""
+    def to_pass(self) -> str:
+        """The loads that it tries, and the ratio that it demands."""
         clients = ", ".join(map(str, self.concurrencies))
         ratio = f", tokens/s >= {self.min_ratio:g} of the live release's" if self.min_ratio else ""
         return f"with {clients} requests at once none fails{ratio}"

@@ -35,7 +35,7 @@ def splitter(folder: Path | None) -> Split:
 
 
 def special_texts(folder: Path | None) -> tuple[str, ...]:
-    """How the tokenizer writes its special tokens, such as those that end an answer."""
+    """The texts of the tokenizer's special tokens, such as the end token."""
     path = folder / TOKENIZER_FILE if folder else None
     if path is None or not path.is_file():
         return ()
@@ -44,5 +44,5 @@ def special_texts(folder: Path | None) -> tuple[str, ...]:
 
 
 def common_prefix(one: Tokens, other: Tokens) -> int:
-    """How many tokens at the start are equal."""
+    """The number of equal tokens at the start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -1,11 +1,12 @@
-"""What the gates found: verdicts with their evidence, and the report on one endpoint. Described in docs/report.md."""
+"""The gates' results with their evidence, and the report on one endpoint (docs/report.md)."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import Field, computed_field
 
+from include.frozen import Frozen
 from include.gates.reference import Quality
 from include.triton.client import Endpoint
 
@@ -13,10 +14,9 @@ Outcome = Literal["pass", "fail", "skip"]
 _SHOWN = 160
 
 
-class Sample(BaseModel):
+class Sample(Frozen):
     """One answer of the candidate, and what it was held against."""
 
-    model_config = ConfigDict(frozen=True)
     prompt: str
     answer: str = Field(description="What the candidate answered.")
     expected: str | None = Field(default=None, description="What it was held against, if anything.")
@@ -26,22 +26,20 @@ class Sample(BaseModel):
     note: str = Field(default="", description="One line for the reader.")
 
 
-class Percentiles(BaseModel):
+class Percentiles(Frozen):
     """Of one value for each request; linear between neighbours."""
 
-    model_config = ConfigDict(frozen=True)
     p50: float
     p90: float
     p99: float
 
 
-class Load(BaseModel):
+class Load(Frozen):
     """One server under one constant load. Times are in milliseconds, None where no request was answered.
 
     ``ttft_ms`` and ``itl_ms`` are None, too, where the servers were not asked to stream.
     """
 
-    model_config = ConfigDict(frozen=True)
     server: Literal["candidate", "live"]
     concurrency: int = Field(description="Clients, each of which sends its next request when it has its answer.")
     requests: int
@@ -55,10 +53,9 @@ class Load(BaseModel):
     itl_ms: Percentiles | None = Field(default=None, description="A request's mean time between tokens.")
 
 
-class GateResult(BaseModel):
-    """What one gate found. ``skip``: it could not be tried here, which is no failure."""
+class GateResult(Frozen):
+    """The result of one gate. ``skip``: the gate could not be tried here, which is no failure."""
 
-    model_config = ConfigDict(frozen=True)
     gate: str
     outcome: Outcome
     threshold: str = Field(description="What it takes to pass, in words, with its numbers.")
@@ -69,10 +66,9 @@ class GateResult(BaseModel):
     loads: tuple[Load, ...] = Field(default=(), description="The loads that `speed` put on the servers.")
 
 
-class Report(BaseModel):
+class Report(Frozen):
     """The verdicts on one endpoint."""
 
-    model_config = ConfigDict(frozen=True)
     schema_version: Literal[2] = 2
     verdicts: tuple[GateResult, ...]
     endpoint: Endpoint
@@ -82,7 +78,7 @@ class Report(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
-        """Whether no gate failed."""
+        """True if no gate failed."""
         return all(verdict.outcome != "fail" for verdict in self.verdicts)
 
     def failures(self) -> str:

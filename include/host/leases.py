@@ -12,12 +12,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
-
 from include.errors import HostError
-from include.files import Log
+from include.files import Log, locked, try_lock
 
 POLL_S = 1.0
+_ALL_USERS = 0o666
 
 
 @contextmanager
@@ -49,7 +48,8 @@ def lease(
     _prepare(directory)
     with ExitStack() as held:
         # One at a time waits for devices, the others for their turn: a lease of two is not starved by leases of one.
-        with _turn(directory, log):
+        first = directory / "turn.lock"
+        with locked(first, lambda: log("waiting for this host's GPUs: another stage is first in line"), _ALL_USERS):
             taken = _take(count, devices, directory, in_use, held)
             if not taken:
                 log(f"waiting for {count} of this host's GPUs {', '.join(devices)}")
@@ -67,7 +67,7 @@ def _take(
     taken: list[str] = []
     with ExitStack() as locks:
         for device in devices:
-            lock = _try_lock(directory / f"{quote(device, safe='')}.lock")
+            lock = try_lock(directory / f"{quote(device, safe='')}.lock", _ALL_USERS)
             if lock is None:
                 continue
             # Asked with the lock held: from now on no container can start on the device without us.
@@ -80,29 +80,6 @@ def _take(
                 held.push(locks.pop_all())
                 return tuple(taken)
     return ()
-
-
-def _try_lock(path: Path) -> FileLock | None:
-    lock = FileLock(path, mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock
-
-
-@contextmanager
-def _turn(directory: Path, log: Log) -> Iterator[None]:
-    lock = FileLock(directory / "turn.lock", mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log("waiting for this host's GPUs: another stage is first in line")
-        lock.acquire(poll_interval=POLL_S)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _prepare(directory: Path) -> None:

@@ -9,29 +9,25 @@ moves, reconciling takes the promotion back, and from then on it finishes it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
-from include.files import write_atomic
+from include.files import locked, write_atomic
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
 from include.live.proxy import Proxy, Upstream, proxy_of
 from include.live.servers import ReleaseServers
 from include.releases.records import Release
-from include.requests.release import SEED_PROMPT
+from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
 from include.triton.client import Client, Endpoint, NoAnswer
 from include.triton.servers import Ports, ServerRecord
-
-Swap = Literal["beside", "stop_first"]
 
 # Batched with the requests of others, a greedy answer may round differently: it is asked for anew before it counts.
 _TRIES = 3
@@ -64,7 +60,7 @@ class LiveAddress:
             self._proxy.stop()
             return ["proxy"] * listening + [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
 
-    def promote(self, release: Release, *, candidate: Path | None = None, swap: Swap = "beside") -> Release:
+    def promote(self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green") -> Release:
         """Makes a release live, on the server of the ``candidate`` record, else on one that is launched for it.
 
         If it raises before the release is live, the one before it answers again. Doing it again is harmless.
@@ -150,7 +146,7 @@ class LiveAddress:
             return record
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
-        if swap == "stop_first":
+        if swap == "recreate":
             self._suspend("")
         return self._servers.launch(release)
 
@@ -200,7 +196,6 @@ class LiveAddress:
                     self._point_to(record)
                 case _:
                     self._do(action)
-        self._releases.index()
         return self._releases.live()
 
     def _do(self, step: Step) -> None:
@@ -250,21 +245,9 @@ class LiveAddress:
         ports = Ports(http=chosen.live_http_port, grpc=chosen.live_grpc_port, metrics=chosen.live_metrics_port)
         _ask(chosen.bind_address, ports, expected)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """The kernel's: it goes with its process, however that ends."""
+    def _lock(self) -> AbstractContextManager[None]:
         path = self._context.settings.artifacts / ".locks" / "live.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self._log("another run is changing the live release: waiting for it")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(path, lambda: self._log("another run is changing the live release: waiting for it"))
 
 
 def _proxy_of(context: Context, container: ContainerSpec | None) -> Proxy:

@@ -7,15 +7,13 @@ from datetime import datetime
 from enum import Enum, auto
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from include.artifacts.pins import run_slug
+from include.frozen import Frozen
 
 
-class Suspension(BaseModel):
+class Suspension(Frozen):
     """The live server was stopped on purpose, to make room for a candidate of ``run`` (empty: for a rollback)."""
 
-    model_config = ConfigDict(frozen=True)
     run: str
     since: datetime
 

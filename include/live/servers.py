@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from include.artifacts.kind import Kind
 from include.artifacts.store import ArtifactStore
 from include.context import Context
 from include.errors import PipelineError, UserError
@@ -18,7 +19,7 @@ from include.releases.records import Release
 from include.triton import servers
 from include.triton.servers import ServerRecord
 
-_SERVED_FROM = ("repositories", "engines", "checkpoints")
+_SERVED_FROM = (Kind.REPOSITORY, Kind.ENGINE, Kind.CHECKPOINT)
 
 
 class ReleaseServers:
@@ -75,7 +76,7 @@ class ReleaseServers:
             except PipelineError:
                 if are_free(proved.ports.all):
                     raise
-        repository = store.get("repositories", release.repository).path
+        repository = store.get(Kind.REPOSITORY, release.repository).path
         target = self._context.target(release.target)
         return launch_on_free_ports(self._context, partial(target.server, repository), record)
 

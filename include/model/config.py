@@ -1,75 +1,78 @@
-"""What a model's ``config.json`` says: is it supported, what divides, how large everything will be."""
+"""A model's ``config.json``: is it supported, what divides, how many weights it has."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, ValidationError
 
 from include.errors import UserError
+from include.model.architectures import Architecture, find_architecture
+from include.model.files import CONFIG_FILE
 
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-"""Decoders whose checkpoint each target's builder can read."""
-
-GROUP_SIZES = (128, 64, 32, 16)
-CONFIG_FILE = "config.json"
+GroupSize = Literal[128, 64, 32, 16]
+GROUP_SIZES: tuple[GroupSize, ...] = get_args(GroupSize)
+# What both TensorRT-LLM's RotaryScalingType and transformers know by the same name.
+ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn")
 
 DType = Literal["float16", "bfloat16", "float32"]
-_DTYPE_BYTES: dict[DType, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
-_DEFAULT_ROPE_THETA = 10000.0
-_MISTRAL_WINDOW = 4096
+DTYPE_BYTES: dict[DType, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
 _WHERE = "field model"
 
 
-class _HfConfig(BaseModel):
-    """The fields of ``config.json`` that count, with the defaults of transformers 4.57 where it has the same."""
+class _Named(BaseModel):
+    """The classes that ``config.json`` names: read first, since another class has other fields."""
 
-    architectures: list[str] = Field(default_factory=list)
+    architectures: JsonValue = None
+
+
+class _Shared(BaseModel):
+    """The fields that `ModelConfig` takes as ``config.json`` has them."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt | None = None
-    head_dim: PositiveInt | None = None
+    layers: PositiveInt = Field(alias="num_hidden_layers")
+    heads: PositiveInt = Field(alias="num_attention_heads")
     vocab_size: PositiveInt
     max_position_embeddings: PositiveInt
+    tied_embeddings: bool = Field(False, alias="tie_word_embeddings")
+    mlp_bias: bool = False
+
+
+class _HfConfig(_Shared):
+    """The other fields that count, with the defaults of transformers 4.57 where it has the same."""
+
+    num_key_value_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
     rope_theta: PositiveFloat | None = None
     rope_scaling: dict[str, JsonValue] | None = None
     rope_parameters: dict[str, JsonValue] | None = None
     dtype: str | None = None
     torch_dtype: str | None = None
-    tie_word_embeddings: bool = False
     attention_bias: bool = False
-    mlp_bias: bool = False
     use_sliding_window: bool = False
     sliding_window: PositiveInt | None = None
     quantization_config: dict[str, JsonValue] | None = None
 
 
-class ModelConfig(BaseModel):
-    """The dimensions of a decoder model. Sizes are counts of elements; ``dtype`` is that of the stored weights."""
+class ModelConfig(_Shared):
+    """The dimensions of a decoder model. Sizes are counts of elements; ``dtype`` is that of the stored weights.
 
-    model_config = ConfigDict(frozen=True)
+    ``rope_scaling`` names its kind ``rope_type`` and leaves out the base, which is ``rope_theta``.
+    """
 
     architecture: str
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
     kv_heads: PositiveInt
     head_dim: PositiveInt
-    vocab_size: PositiveInt
-    max_position_embeddings: PositiveInt
     rope_theta: PositiveFloat
     rope_scaling: dict[str, JsonValue] | None
     dtype: DType
-    tied_embeddings: bool
     qkv_bias: bool
     output_bias: bool
-    mlp_bias: bool
     sliding_window: PositiveInt | None
     quantization: str | None
 
@@ -97,33 +100,47 @@ class ModelConfig(BaseModel):
             UserError: no JSON object, an architecture that is not supported, or a field that is missing or
                 wrong, which the message names.
         """
-        fields = _object(text, where)
-        architecture = _architecture(fields, where)
         try:
-            raw = _HfConfig.model_validate(fields)
+            named = _Named.model_validate_json(text).architectures
+            names = [str(name) for name in named] if isinstance(named, list) else []
+            architecture = find_architecture(names, where, _WHERE)
+            raw = _HfConfig.model_validate_json(text)
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            problems = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
             raise _bad_config(where, "; ".join(problems)) from error
+        theta, scaling = _rope(raw, where)
+        quantized = raw.quantization_config
         return cls(
-            architecture=architecture,
-            hidden_size=raw.hidden_size,
-            intermediate_size=raw.intermediate_size,
-            layers=raw.num_hidden_layers,
-            heads=raw.num_attention_heads,
-            kv_heads=raw.num_key_value_heads or raw.num_attention_heads,
-            head_dim=raw.head_dim or raw.hidden_size // raw.num_attention_heads,
-            vocab_size=raw.vocab_size,
-            max_position_embeddings=raw.max_position_embeddings,
-            rope_theta=_rope_theta(raw, where),
-            rope_scaling=_rope_scaling(raw),
+            **raw.model_dump(include=set(_Shared.model_fields)),
+            architecture=architecture.name,
+            kv_heads=raw.num_key_value_heads or raw.heads,
+            head_dim=raw.head_dim or raw.hidden_size // raw.heads,
+            rope_theta=theta,
+            rope_scaling=scaling,
             dtype=_dtype(raw, where),
-            tied_embeddings=raw.tie_word_embeddings,
-            qkv_bias=raw.attention_bias or architecture == "Qwen2ForCausalLM",
+            qkv_bias=raw.attention_bias or architecture.qkv_bias,
             output_bias=raw.attention_bias,
-            mlp_bias=raw.mlp_bias,
             sliding_window=_sliding_window(raw, architecture),
-            quantization=_quantization(raw),
+            quantization=None if quantized is None else str(quantized.get("quant_method", "quantization_config")),
         )
+
+    def check_calibration(self, group: int, seq_len: int, tp: int) -> None:
+        """Raises `UserError` where no INT4 AWQ checkpoint in groups of ``group`` can be made for ``tp`` ranks.
+
+        ``seq_len`` is the length of the calibration samples in tokens.
+        """
+        self.check_supported()
+        self.check_tp(tp)
+        self.check_group_size(group, tp)
+        self._check_positions("calib_seq_len", seq_len)
+
+    def _check_positions(self, field: str, length: int) -> None:
+        if length > self.max_position_embeddings:
+            raise UserError(
+                f"{field} {length} is beyond the model's {self.max_position_embeddings} positions",
+                where=f"field {field}",
+                fix=f"use at most {self.max_position_embeddings}",
+            )
 
     def check_supported(self) -> None:
         """Raises `UserError` for a model that cannot be calibrated: quantized already, or with a sliding window."""
@@ -152,28 +169,21 @@ class ModelConfig(BaseModel):
         }
 
     def check_group_size(self, group: int, tp: int = 1, allowed: Sequence[int] = GROUP_SIZES) -> None:
-        """Checks that ``group`` divides every quantized input dimension, as the export demands.
-
-        Raises:
-            UserError: names the dimension and a size out of ``allowed`` that fits.
-        """
+        """Raises `UserError`, with a size that fits, unless ``group`` divides every quantized input dimension."""
         dims = self.quantized_input_dims(tp)
         wrong = [f"{name} {dim}" for name, dim in dims.items() if dim % group]
         if not wrong:
             return
         fits = next((size for size in allowed if not any(dim % size for dim in dims.values())), None)
+        ranks = f" on each of {tp} ranks" if tp > 1 else ""
         raise UserError(
-            f"group size {group} does not divide the model's dimensions: {', '.join(wrong)}",
+            f"group size {group} does not divide the model's dimensions{ranks}: {', '.join(wrong)}",
             where="field awq_group_size",
             fix=f"use {fits}" if fits else "no group size fits: use another tp_size, or another model",
         )
 
     def check_tp(self, tp: int) -> None:
-        """Checks that ``tp`` ranks get equal shares of heads and MLP.
-
-        Raises:
-            UserError: names the sizes that work.
-        """
+        """Raises `UserError`, with the sizes that work, unless ``tp`` ranks get equal shares of heads and MLP."""
         if self._splits(tp):
             return
         works = [str(size) for size in range(1, 9) if self._splits(size)]
@@ -188,17 +198,8 @@ class ModelConfig(BaseModel):
         return not (self.heads % tp or self.kv_heads % tp or self.intermediate_size % tp)
 
     def check_lengths(self, max_input_len: int, max_seq_len: int) -> None:
-        """Checks max_input_len < max_seq_len <= the model's positions, in tokens.
-
-        Raises:
-            UserError: names the field and its limit.
-        """
-        if max_seq_len > self.max_position_embeddings:
-            raise UserError(
-                f"max_seq_len {max_seq_len} is beyond the model's {self.max_position_embeddings} positions",
-                where="field max_seq_len",
-                fix=f"use at most {self.max_position_embeddings}",
-            )
+        """Raises `UserError` unless max_input_len < max_seq_len <= the model's positions, all in tokens."""
+        self._check_positions("max_seq_len", max_seq_len)
         if max_input_len >= max_seq_len:
             raise UserError(
                 f"max_input_len {max_input_len} leaves no room for an answer within max_seq_len {max_seq_len}",
@@ -220,72 +221,15 @@ class ModelConfig(BaseModel):
     @property
     def parameters(self) -> int:
         """All weights of the model: linear layers, embeddings, norms, biases."""
-        return self.linear_weights + self.embedding_weights + self._norms_and_biases
+        return self.linear_weights + self.embedding_weights + self.norm_and_bias_weights
 
     @property
-    def _norms_and_biases(self) -> int:
+    def norm_and_bias_weights(self) -> int:
+        """Weights that keep their type besides the embeddings: of the norms and of the biases."""
         norms = (2 * self.layers + 1) * self.hidden_size
         qkv = self.head_dim * (self.heads + 2 * self.kv_heads) * self.qkv_bias
         mlp = (2 * self.intermediate_size + self.hidden_size) * self.mlp_bias
         return norms + self.layers * (qkv + mlp + self.hidden_size * self.output_bias)
-
-    def model_bytes(self, dtype: DType | None = None) -> int:
-        """The weights in ``dtype`` (else as stored): parameters x bytes of the type."""
-        return self.parameters * _DTYPE_BYTES[dtype or self.dtype]
-
-    def checkpoint_bytes(self, group: int) -> int:
-        """A TensorRT-LLM int4 AWQ checkpoint, of all ranks together.
-
-        linear weights / 2 (int4) + linear weights / group x 4 (a float32 scale a group) + 2 x (embedding and
-        output layer, which ModelOpt writes apart even for a tied model, norms, biases, and a pre-quantization
-        scale for each input of qkv, attention output, gate, up, down).
-        """
-        inputs = self.layers * (3 * self.hidden_size + self.heads * self.head_dim + self.intermediate_size)
-        halves = 2 * self.vocab_size * self.hidden_size + self._norms_and_biases + inputs
-        return self.linear_weights // 2 + self.linear_weights // group * 4 + 2 * halves
-
-    def engine_bytes(self, group: int) -> int:
-        """An engine, at most: as the checkpoint, but with 16-bit scales.
-
-        linear weights / 2 + linear weights / group x 2 + 2 x (embedding and output layer, norms, biases).
-        """
-        halves = 2 * self.vocab_size * self.hidden_size + self._norms_and_biases
-        return self.linear_weights // 2 + self.linear_weights // group * 2 + 2 * halves
-
-    def pipeline_disk_bytes(self, group: int) -> int:
-        """What a whole run writes at its peak besides the model's own files.
-
-        Checkpoint + engine + what the build unpacks meanwhile (the model in 16 bits) + 5 % and 64 MB for
-        tokenizers, reports and logs. The repository and the release are hard links.
-        """
-        files = self.checkpoint_bytes(group) + self.engine_bytes(group) + self.model_bytes("float16")
-        return files + files // 20 + 64_000_000
-
-    def calibration_bytes(self, batch: int, seq_len: int, dtype: DType = "float16") -> int:
-        """Memory that calibration takes at its peak, for ``batch`` samples of ``seq_len`` tokens at once.
-
-        Weights + 2 x tokens x (KV cache + logits + the MLP's three activations with AWQ's two outputs and
-        their float32 difference and square + six hidden states). The factor 2 is for the allocator; it is set
-        by Llama-2-7B with 32 x 512 tokens in float16 on an H100, which took 36 GiB (this gives 38).
-        """
-        size = _DTYPE_BYTES[dtype]
-        mlp = self.intermediate_size * (5 * size + 8)
-        token = self.kv_cache_bytes_per_token(dtype) + (self.vocab_size + 6 * self.hidden_size) * size + mlp
-        return self.model_bytes(dtype) + 2 * batch * seq_len * token
-
-    def kv_cache_bytes_per_token(self, dtype: DType = "float16") -> int:
-        """KV cache of one token, over all ranks: 2 x layers x key-value heads x head size x bytes of the type."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * _DTYPE_BYTES[dtype]
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise _bad_config(where, str(error)) from error
-    if not isinstance(fields, dict):
-        raise _bad_config(where, "it is not a JSON object")
-    return fields
 
 
 def _bad_config(where: str, reason: str) -> UserError:
@@ -296,54 +240,41 @@ def _bad_config(where: str, reason: str) -> UserError:
     )
 
 
-def _architecture(fields: dict[str, Any], where: str) -> str:
-    named = fields.get("architectures")
-    names = [str(name) for name in named] if isinstance(named, list) else []
-    supported = next((name for name in names if name in SUPPORTED_ARCHITECTURES), None)
-    if supported is None:
-        raise UserError(
-            f"the architecture {' '.join(names) or 'that ' + CONFIG_FILE + ' leaves out'} of {where} is not supported",
-            where=_WHERE,
-            fix=f"name a model of one of these: {', '.join(SUPPORTED_ARCHITECTURES)}",
-        )
-    return supported
+def _rope(raw: _HfConfig, where: str) -> tuple[float, dict[str, JsonValue] | None]:
+    """Rotary base and scaling: transformers 5 keeps both in ``rope_parameters``, 4 at the top level.
 
-
-def _rope_theta(raw: _HfConfig, where: str) -> float:
-    if raw.rope_theta is not None:
-        return raw.rope_theta
-    theta = (raw.rope_parameters or {}).get("rope_theta", _DEFAULT_ROPE_THETA)
+    ``type`` is the older name of ``rope_type``; version 5 says "default" for no scaling.
+    """
+    scaling = dict(raw.rope_scaling or {} if raw.rope_parameters is None else raw.rope_parameters)
+    theta = scaling.pop("rope_theta", raw.rope_theta or 10000.0)
     if not isinstance(theta, int | float) or theta <= 0:
         raise _bad_config(where, "rope_parameters.rope_theta: not a positive number")
-    return float(theta)
-
-
-def _rope_scaling(raw: _HfConfig) -> dict[str, JsonValue] | None:
-    """The scaling as version 4 has it; version 5 keeps the base beside it, and says "default" for none."""
-    if raw.rope_parameters is None or raw.rope_scaling is not None:
-        return raw.rope_scaling
-    scaling = {key: value for key, value in raw.rope_parameters.items() if key != "rope_theta"}
-    return None if scaling.get("rope_type", "default") == "default" else scaling
+    old = scaling.pop("type", "default")
+    kind = scaling.pop("rope_type", old)
+    if kind == "default":
+        return float(theta), None
+    if kind not in ROPE_TYPES:
+        raise UserError(
+            f"{where}: the rotary scaling {kind} is not supported",
+            where=_WHERE,
+            fix=f"use a model without one, or with one of these: {', '.join(ROPE_TYPES)}",
+        )
+    return float(theta), {"rope_type": kind, **scaling}
 
 
 def _dtype(raw: _HfConfig, where: str) -> DType:
     name = (raw.dtype or raw.torch_dtype or "float32").removeprefix("torch.")
-    for known in _DTYPE_BYTES:
+    for known in DTYPE_BYTES:
         if name == known:
             return known
-    raise _bad_config(where, f"dtype: {name} is not one of {', '.join(_DTYPE_BYTES)}")
+    raise _bad_config(where, f"dtype: {name} is not one of {', '.join(DTYPE_BYTES)}")
 
 
-def _sliding_window(raw: _HfConfig, architecture: str) -> int | None:
-    """The window where it takes effect: Qwen2 has a switch for it, Mistral has one unless it says null."""
-    if architecture == "MistralForCausalLM":
-        window = raw.sliding_window if "sliding_window" in raw.model_fields_set else _MISTRAL_WINDOW
-    else:
-        window = raw.sliding_window if raw.use_sliding_window else None
+def _sliding_window(raw: _HfConfig, architecture: Architecture) -> int | None:
+    """The window where it takes effect; see `Architecture.default_window`."""
+    window = raw.sliding_window
+    if architecture.default_window is None:
+        window = window if raw.use_sliding_window else None
+    elif "sliding_window" not in raw.model_fields_set:
+        window = architecture.default_window
     return None if window is None or window >= raw.max_position_embeddings else window
-
-
-def _quantization(raw: _HfConfig) -> str | None:
-    if raw.quantization_config is None:
-        return None
-    return str(raw.quantization_config.get("quant_method", "quantization_config"))

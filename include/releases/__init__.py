@@ -1,1 +1,1 @@
-"""What was decided: releases, their runs, and pruning."""
+"""Releases: their records, the records of their runs, and pruning."""

@@ -11,49 +11,47 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from include.artifacts.kind import Kind
 from include.artifacts.pins import Pins
 from include.artifacts.store import Artifact, ArtifactStore
 from include.files import Log
+from include.frozen import Frozen
 from include.releases.records import Release, ReleaseStore
 
-# What is made from others comes first: a crash in between leaves nothing that looks usable and is not.
-KINDS = ("repositories", "engines", "checkpoints", "datasets", "models")
+# What is made from others goes first: a crash in between leaves nothing that looks usable and is not.
+KINDS = tuple(reversed(Kind))
 _TRASH = ".trash"
 _PARTIAL = ".partial-"
 
 
-class Removed(BaseModel):
-    """A directory that went, or would go. ``bytes`` is what that frees."""
+class Removed(Frozen):
+    """A directory that was removed, or would be. ``bytes`` is the disk space that this frees."""
 
-    model_config = ConfigDict(frozen=True)
-    kind: str
+    kind: Kind
     name: str
     bytes: int
 
 
-class PruneReport(BaseModel):
-    """What pruning did. ``releases``: those that cannot be rolled back to any more."""
+class PruneReport(Frozen):
+    """The result of pruning. ``releases`` are those that cannot be rolled back to any more."""
 
-    model_config = ConfigDict(frozen=True)
     dry_run: bool
     removed: tuple[Removed, ...]
     releases: tuple[str, ...]
 
     @property
     def freed_bytes(self) -> int:
-        """What all removals free together."""
+        """The disk space that all removals free together."""
         return sum(one.bytes for one in self.removed)
 
 
 @dataclass(frozen=True)
 class Pruner:
-    """Finds and removes what no release, run or server needs.
+    """Finds and removes the artifacts that no release, run or server needs.
 
-    It keeps the live release, each model's current and previous one and its last ``keep_last``; what ``served``
-    names (repositories that a server runs on); what a run has pinned or is building; what is younger than
-    ``keep_for``; and all that those were made from. Call it while no release can go live.
+    It keeps the artifacts of the live release, of each model's current and previous one, and of its last ``keep_last``;
+    the repositories that servers run on (``served``); artifacts that a run has pinned or is building; artifacts younger
+    than ``keep_for``; and all artifacts that those were made from. Call it while no release can go live.
     """
 
     store: ArtifactStore
@@ -68,12 +66,11 @@ class Pruner:
         """Removes; with ``dry_run`` only tells what it would remove."""
         releases = [r for r in self.releases.every() if not self.releases.is_pruned(r)]
         if not dry_run:
-            self._empty_trash()
+            for path in (self.store.root / _TRASH).glob("*"):  # a pruning that was cut off has left it
+                shutil.rmtree(path)
         removed = tuple(one for path in self._doomed() if (one := self._remove(path, dry_run)))
-        gone = {one.name for one in removed if one.kind == "repositories"}
+        gone = {one.name for one in removed if one.kind is Kind.REPOSITORY}
         names = tuple(release.name for release in releases if release.repository in gone)
-        if names and not dry_run:
-            self.releases.rebuild_index()
         return PruneReport(dry_run=dry_run, removed=removed, releases=names)
 
     def kept_releases(self) -> list[Release]:
@@ -100,14 +97,14 @@ class Pruner:
         released = {
             self.store.root / kind / name
             for release in self.kept_releases()
-            for kind, name in (*release.chain.items(), ("repositories", release.repository))
+            for kind, name in (*release.chain.items(), (Kind.REPOSITORY, release.repository))
         }
         return {
             path
             for path, artifact in self._artifacts.items()
             if path in released
             or path in self.served
-            or self.pins.held_by(path.parent.name, path.name)
+            or self.pins.held_by(artifact.manifest.kind, path.name)
             or not self._is_old(artifact.manifest.created_at)
         }
 
@@ -125,8 +122,8 @@ class Pruner:
         return datetime.now(UTC) - when > self.keep_for
 
     def _remove(self, path: Path, dry_run: bool) -> Removed | None:
-        """Away by one rename, so that nothing half-deleted looks complete; then its files."""
-        kind, name = path.parent.name, path.name.split(_PARTIAL)[0]
+        """Moves a directory away by one rename, so that nothing half-deleted looks complete, then deletes its files."""
+        kind, name = Kind(path.parent.name), path.name.split(_PARTIAL)[0]
         with self.store.if_unclaimed(kind, name) as free:
             user = "a run that builds it" if not free else self.pins.held_by(kind, name)
             if user:
@@ -136,20 +133,11 @@ class Pruner:
             self.log(f"{'would remove' if dry_run else 'removing'} {kind}/{path.name}, {removed.bytes / 1e6:.1f} MB")
             if dry_run:
                 return removed
-            trash = self._trash / f"{path.name}.{secrets.token_hex(4)}"
+            trash = self.store.root / _TRASH / f"{path.name}.{secrets.token_hex(4)}"
             trash.parent.mkdir(exist_ok=True)
             path.rename(trash)
         shutil.rmtree(trash)
         return removed
-
-    @property
-    def _trash(self) -> Path:
-        return self.store.root / _TRASH
-
-    def _empty_trash(self) -> None:
-        """What a pruning that was cut off had begun to delete."""
-        for path in self._trash.glob("*"):
-            shutil.rmtree(path)
 
 
 def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
@@ -162,13 +150,13 @@ def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
 
 
 def _bytes(path: Path) -> int:
-    """What deleting a directory frees; a file that has another name elsewhere frees nothing."""
+    """The disk space that deleting a directory frees. A file that has another name elsewhere frees none."""
     files = (file.lstat() for file in path.rglob("*") if not file.is_dir())
     return sum(file.st_size for file in files if file.st_nlink == 1)
 
 
 def _touched(path: Path) -> datetime:
-    """When a directory or anything in it last changed; now, if it changes as one looks."""
+    """The time of the last change of a directory or of anything in it; now, if it is changing."""
     try:
         return datetime.fromtimestamp(max(p.lstat().st_mtime for p in (path, *path.rglob("*"))), UTC)
     except FileNotFoundError:

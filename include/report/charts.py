@@ -1,4 +1,4 @@
-"""Where the marks of a plot lie: shares of its width, for SVG in per cent, so that a plot fits any window."""
+"""The geometry of the plots: positions in per cent of the width, so that an SVG fits any window."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Axis:
         return tuple(self.step * number for number in range(round(self.top / self.step) + 1))
 
     def at(self, value: float) -> str:
-        """Where a value lies, in SVG's words; at 0 if it is no number."""
+        """The position of a value for SVG; 0 if the value is no number."""
         return f"{100 * value / self.top:.2f}%" if math.isfinite(value) else "0%"
 
 

@@ -20,11 +20,7 @@ HTML_FILE = "report.html"
 
 
 def compose(
-    verdicts: gates.Report,
-    release: Release,
-    store: ArtifactStore,
-    run: RunRecord,
-    known: ReleaseReport | None = None,
+    verdicts: gates.Report, release: Release, store: ArtifactStore, run: RunRecord, known: ReleaseReport | None = None
 ) -> ReleaseReport:
     """The report on a release. ``run``: the DAG run that tried the gates; ``known``: the report of a run before."""
     return ReleaseReport(

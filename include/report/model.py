@@ -5,29 +5,27 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from include import gates
-from include.releases.records import Promotion
+from include.artifacts.kind import Kind
+from include.frozen import Frozen
+from include.releases.records import Promotion, ReleaseId
 from include.releases.run import RunRecord
 
 
-class Subject(BaseModel):
+class Subject(ReleaseId):
     """The release that a report is about."""
 
-    model_config = ConfigDict(frozen=True)
-    model: str
-    number: int
     target: str
     source: str = Field(description="The model's Hub id or directory, and the commit: `<id>@<commit>`.")
 
 
-class Stage(BaseModel):
-    """How one artifact of the chain was made, from its manifest. Times in seconds, sizes and memory in bytes."""
+class Stage(Frozen):
+    """The making of one artifact of the chain, from its manifest. Times in seconds, sizes and memory in bytes."""
 
-    model_config = ConfigDict(frozen=True)
     task: str = Field(description="The task that made it.")
-    kind: str = Field(description="The store's directory of such artifacts.")
+    kind: Kind = Field(description="The store's directory of such artifacts.")
     name: str = Field(description="Its name there: the key, or for a model `<model>@<commit>`.")
     content: str = Field(description="sha256 over the names and hashes of its files.")
     files: int
@@ -44,18 +42,17 @@ class Stage(BaseModel):
 
     @property
     def seconds(self) -> float | None:
-        """How long the stage took, None if its program did not measure it."""
+        """The duration of the stage, None if its program did not measure it."""
         return sum(self.timings_s.values()) if self.timings_s else None
 
 
-class Scores(BaseModel):
-    """What the gates measured, in brief; None where they could not. Perplexities are on held-out text.
+class Scores(Frozen):
+    """The figures of the gates, in brief; None where they measured none. Perplexities are on held-out text.
 
     ``agreement``: share of the answers' first tokens that are the calibrated checkpoint's. ``tokens_per_s``: output
     tokens per second of all clients together, by the number of clients.
     """
 
-    model_config = ConfigDict(frozen=True)
     agreement: float | None = None
     perplexity_before: float | None = None
     perplexity_after: float | None = None
@@ -75,7 +72,7 @@ class ReleaseReport(gates.Report):
 
     @property
     def outcomes(self) -> dict[str, gates.Outcome]:
-        """What became of each gate."""
+        """The outcome of each gate."""
         return {verdict.gate: verdict.outcome for verdict in self.verdicts}
 
     @property

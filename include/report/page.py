@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import takewhile
@@ -14,23 +13,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.gates import GateResult
-from include.releases.records import Release, State
+from include.releases.records import ReleaseStore
 from include.report.charts import Axis, speed_plots
+from include.report.files import read
 from include.report.model import ReleaseReport
 from include.requests.presets import Preset
 
 _ORDER = {"fail": 0, "pass": 1, "skip": 2}
-_KINDS = {"models": "Model", "checkpoints": "Checkpoint", "engines": "Engine", "repositories": "Repository"}
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A release in the list. ``pruned``: its artifacts are gone."""
-
-    release: Release
-    state: State
-    pruned: bool
-    report: ReleaseReport | None
 
 
 def render_report(report: ReleaseReport) -> str:
@@ -50,15 +39,14 @@ def render_report(report: ReleaseReport) -> str:
             timed=timed,
             time_axis=Axis.over(stage.seconds or 0 for stage in timed),
             memory_axis=Axis.over(memory),
-            kinds=_KINDS,
         )
     )
 
 
-def render_releases(listed: Sequence[Listed]) -> str:
-    """The list of all releases."""
-    models = {entry.release.model: [e for e in listed if e.release.model == entry.release.model] for entry in listed}
-    return _environment().get_template("releases.html.jinja").render(models=models)
+def render_releases(releases: ReleaseStore) -> str:
+    """The list of all releases, newest first, with their states and reports."""
+    models = {model: reversed(releases.all(model)) for model in releases.models()}
+    return _environment().get_template("releases.html.jinja").render(models=models, releases=releases, read=read)
 
 
 def render_presets(presets: Sequence[Preset]) -> str:
@@ -81,16 +69,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "bytes": _bytes,
-        "change": _change,
-        "figure": _figure,
-        "json": partial(json.dumps, indent=2),
-        "number": _number,
-        "parted": _parted,
-        "seconds": _seconds,
-        "when": _when,
-    }
+    filters = (_bytes, _change, _figure, _number, _parted, _seconds, _when)
+    environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
+    environment.filters["json"] = partial(json.dumps, indent=2)
     return environment
 
 

@@ -1,1 +1,1 @@
-"""What is asked: the form of each DAG, the catalogue, the presets."""
+"""Requests: the form of each DAG, the catalogue of followed models, and the presets."""

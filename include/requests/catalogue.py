@@ -1,6 +1,6 @@
 """The catalogue: the models that DAG `rebuild_on_change` follows, as YAML. Described in docs/schedules.md.
 
-What is wrong in it is a `Problem` of one entry, or of one file; the other entries are read all the same.
+A mistake is a `Problem` of one entry or of one file; the other entries are read all the same.
 """
 
 from __future__ import annotations
@@ -72,12 +72,8 @@ class Entry(Form):
 
     @property
     def request(self) -> ReleaseRequest:
-        """What a run is asked for; raises `UserError` that names the field."""
+        """The request of a run; raises `UserError` that names the field."""
         return ReleaseRequest.parse({**self.settings, **{field: getattr(self, field) for field in _OF_THE_ENTRY}})
-
-    def is_due(self, since: datetime, until: datetime) -> bool:
-        """Whether its schedule (UTC) has a time after ``since`` and not after ``until``."""
-        return self.next_look(since) <= until
 
     def next_look(self, after: datetime) -> datetime:
         """The first time of its schedule (UTC) after that one."""
@@ -87,7 +83,7 @@ class Entry(Form):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one entry, or with a whole file: ``where`` is the file and line, ``name`` the entry's."""
+    """A mistake in one entry or in a whole file: ``where`` is the file and line, ``name`` the name of the entry."""
 
     where: str
     name: str
@@ -99,7 +95,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The entries that can be used, in their order, and what is wrong with the others."""
+    """The entries that can be used, in their order, and the problems of the others."""
 
     path: Path
     entries: tuple[Entry, ...]
@@ -126,18 +122,13 @@ def load(path: Path) -> Catalogue:
     problems: list[Problem] = []
     for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
         for found in _read(file):
-            problem = _clash(found, entries) if isinstance(found, _Located) else found
-            if problem:
+            if isinstance(found, Problem):
+                problems.append(found)
+            elif problem := _clash(*found, entries):
                 problems.append(problem)
-            elif isinstance(found, _Located):
-                entries.append(found.entry)
+            else:
+                entries.append(found[0])
     return Catalogue(path, tuple(entries), tuple(problems))
-
-
-@dataclass(frozen=True)
-class _Located:
-    entry: Entry
-    where: str
 
 
 class _Loader(yaml.SafeLoader):
@@ -150,7 +141,7 @@ class _Loader(yaml.SafeLoader):
         return dict(super().construct_mapping(node, deep))
 
 
-def _read(file: Path) -> Iterator[_Located | Problem]:
+def _read(file: Path) -> Iterator[tuple[Entry, str] | Problem]:
     try:
         loader = _Loader(file.read_text(encoding="utf-8"))
         top = loader.get_single_node()
@@ -164,7 +155,7 @@ def _read(file: Path) -> Iterator[_Located | Problem]:
         yield Problem(str(file), file.name, "is not a list of entries (`- name: ...`)")
 
 
-def _entry(loader: _Loader, node: yaml.Node, where: str) -> _Located | Problem:
+def _entry(loader: _Loader, node: yaml.Node, where: str) -> tuple[Entry, str] | Problem:
     name = _name(node)
     if not isinstance(node, yaml.MappingNode):
         return Problem(where, name, "is not a mapping (`name: ...`)")
@@ -175,24 +166,23 @@ def _entry(loader: _Loader, node: yaml.Node, where: str) -> _Located | Problem:
         return Problem(where, name, _reason(error))
     except UserError as error:
         return Problem(where, name, error.what)
-    return _Located(entry, where)
+    return entry, where
 
 
 def _name(node: yaml.Node) -> str:
-    """What people call the entry, right or wrong."""
+    """The name of an entry, valid or not."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     named = (str(value.value) for key, value in pairs if key.value == "name" and isinstance(value, yaml.ScalarNode))
     return next(named, f"entry of line {node.start_mark.line + 1}")
 
 
-def _clash(found: _Located, entries: list[Entry]) -> Problem | None:
+def _clash(entry: Entry, where: str, entries: list[Entry]) -> Problem | None:
     """One entry a model: one model has one live release, and two entries would take turns in replacing it."""
-    entry = found.entry
     if any(entry.name == other.name for other in entries):
-        return Problem(found.where, entry.name, "name: another entry has this name")
+        return Problem(where, entry.name, "name: another entry has this name")
     followed = [e for e in entries if e.enabled and entry.enabled and e.request.slug == entry.request.slug]
     if followed:
-        return Problem(found.where, entry.name, f"model: entry {followed[0].name} follows {entry.model} already")
+        return Problem(where, entry.name, f"model: entry {followed[0].name} follows {entry.model} already")
     return None
 
 

@@ -1,10 +1,8 @@
-"""What people ask of releases that are there already: the fields of the DAGs that roll back and prune."""
+"""The forms of the DAGs that work on releases: rollback, pruning, and the check of the catalogue."""
 
 from __future__ import annotations
 
-from typing import Literal
-
-from include.requests.release import MODEL_PATTERN, Form, form_field, slug_of
+from include.requests.release import FORMER_SWAPS, MODEL_PATTERN, Form, Swap, form_field, slug_of
 from include.settings import settings
 
 _OR_EMPTY = MODEL_PATTERN.replace("(?:", "(?:|", 1)
@@ -30,12 +28,13 @@ class RollbackRequest(Form):
         "previous",
         pattern=r"^(?:previous|[1-9][0-9]{0,8})$(?!\n)",
     )
-    swap: Literal["beside", "stop_first"] = form_field(
+    swap: Swap = form_field(
         "Promotion",
         "Swap",
-        "`beside`: no request is lost. `stop_first`, where memory does not hold two servers: the live server stops "
+        "`blue_green`: no request is lost. `recreate`, where memory does not hold two servers: the live server stops "
         "first, and the address answers 503 until the release is live.",
-        "beside",
+        "blue_green",
+        extra={"former": list(FORMER_SWAPS)},
     )
 
     @property

@@ -48,10 +48,10 @@ class _Model:
     title: str
     licence: str
     id: str
-    dtype: str
     length: int
-    max_perplexity_increase: float
     batches: tuple[int, ...]
+    dtype: str = "bfloat16"
+    max_perplexity_increase: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ _MODELS = (
         title="Llama 3.1 8B Instruct",
         licence=f"Llama 3.1 Community License. Gated: accept it on the model's page; {_TOKEN}.",
         id="meta-llama/Llama-3.1-8B-Instruct",
-        dtype="bfloat16",
         length=8192,
-        max_perplexity_increase=0.1,
         batches=(8, 12),
     ),
     _Model(
@@ -91,9 +89,7 @@ _MODELS = (
         title="Qwen2.5 7B Instruct",
         licence="Apache 2.0. Not gated.",
         id="Qwen/Qwen2.5-7B-Instruct",
-        dtype="bfloat16",
         length=8192,
-        max_perplexity_increase=0.1,
         batches=(16, 24),
     ),
     _Model(
@@ -101,9 +97,7 @@ _MODELS = (
         title="Mistral 7B Instruct v0.3",
         licence=f"Apache 2.0. If its page asks you to agree to something first, it is gated: {_TOKEN}.",
         id="mistralai/Mistral-7B-Instruct-v0.3",
-        dtype="bfloat16",
         length=8192,
-        max_perplexity_increase=0.1,
         batches=(8, 12),
     ),
 )

@@ -1,17 +1,19 @@
-"""What a user asks for: every field of the form with its limits, the same for the web UI, REST and schedules."""
+"""The release form: its fields by section, with their limits, the same for the web UI, REST and schedules."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from include.errors import UserError
+from include.model.config import GroupSize
 
 # A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path.
 # Written so that Python's and the browser's engines read them alike; "$" alone would allow a trailing newline.
@@ -23,13 +25,27 @@ DATA_PATTERN = rf"^(?!.*\.\.)(?:builtin|{HUB_ID}|{PATH}){_END}"
 REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"
 SEED_PROMPT = "How do I count to nine in French?"
 
+Section = Literal["Model", "Quantization", "Engine", "Serving", "Gates", "Promotion"]
+Share = Annotated[float, Field(ge=0, le=1)]
 Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
 Clients = Annotated[int, Field(ge=1, le=256)]
 Approver = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+FORMER_SWAPS = {"beside": "blue_green", "stop_first": "recreate"}
+"""Names of earlier versions: runs, catalogues and records have them."""
+
+
+def swap_of(value: object) -> object:
+    """The name that a swap has today."""
+    return FORMER_SWAPS.get(value, value) if isinstance(value, str) else value
+
+
+Swap = Annotated[Literal["blue_green", "recreate"], BeforeValidator(swap_of)]
+
+
 def form_field(section: str, title: str, description: str, default: Any, **limits: Any) -> Any:  # noqa: ANN401
-    """A field with all that the trigger form shows of it."""
+    """A field of a form: its section, title, description and limits."""
     extra = {"section": section, **limits.pop("extra", {})}
     return Field(default, title=title, description=description, json_schema_extra=extra, **limits)
 
@@ -51,17 +67,28 @@ class Form(BaseModel):
         except ValidationError as error:
             problems = [_problem(e, cls.model_fields) for e in error.errors()]
             raise UserError(
-                "; ".join(problems),
-                where="params of the run",
-                fix="correct the field and trigger the DAG again",
+                "; ".join(problems), where="params of the run", fix="correct the field and trigger the DAG again"
             ) from None
+
+    def section(self, *names: Section, ignored: Collection[str] = ()) -> dict[str, Any]:
+        """The fields of sections as JSON, all but those that are ``ignored``.
+
+        Keys are made of them: a new field that nobody thought of makes a stage run once more, and never a wrong hit.
+        """
+        schema = self.model_json_schema()["properties"]
+        chosen = {name for name, field in schema.items() if field["section"] in names}
+        return self.model_dump(mode="json", include=chosen.difference(ignored))
+
+
+_model, _quantization, _engine, _serving, _gates, _promotion = (
+    partial(form_field, section) for section in get_args(Section)
+)
 
 
 class ReleaseRequest(Form):
     """One run of `release_awq_engine`. Lengths are in tokens."""
 
-    model: str = form_field(
-        "Model",
+    model: str = _model(
         "Model",
         "Hugging Face Hub id, e.g. `NousResearch/Llama-2-7b-hf`, or the absolute path of a local model directory "
         "(`config.json`, tokenizer, `*.safetensors`) on the worker. "
@@ -70,49 +97,34 @@ class ReleaseRequest(Form):
         pattern=MODEL_PATTERN,
         max_length=400,
     )
-    revision: str = form_field(
-        "Model",
+    revision: str = _model(
         "Revision",
         "Branch, tag or commit on the Hub, resolved to a commit once, at the start. Not used for a local directory.",
         "main",
         pattern=REVISION_PATTERN,
     )
-    target: Literal["openvino", "tensorrt_llm"] = form_field(
-        "Model",
+    target: Literal["openvino", "tensorrt_llm"] = _model(
         "Target",
         "`openvino`: on the CPU. `tensorrt_llm`: on this host's NVIDIA GPU. Both serve the same int4 weights.",
         "openvino",
     )
-    dtype: Literal["float16", "bfloat16"] = form_field(
-        "Quantization",
+    dtype: Literal["float16", "bfloat16"] = _quantization(
         "Data type",
         "Type of all that is not int4: activations, norms, embeddings. Best is the one the model was trained in.",
         "float16",
     )
-    awq_group_size: Literal[128, 64, 32, 16] = form_field(
-        "Quantization",
+    awq_group_size: GroupSize = _quantization(
         "AWQ group size",
         "Weights that share one scale. 128 is usual; it must divide the model's dimensions, SmolLM2-135M needs 64.",
         64,
     )
-    calib_size: int = form_field(
-        "Quantization",
-        "Calibration samples",
-        "Samples of text that AWQ looks at; 128 is usual on a GPU.",
-        32,
-        ge=1,
-        le=1024,
+    calib_size: int = _quantization(
+        "Calibration samples", "Samples of text that AWQ looks at; 128 is usual on a GPU.", 32, ge=1, le=1024
     )
-    calib_seq_len: int = form_field(
-        "Quantization",
-        "Calibration length",
-        "Tokens in each sample; 512 is usual on a GPU.",
-        128,
-        ge=16,
-        le=8192,
+    calib_seq_len: int = _quantization(
+        "Calibration length", "Tokens in each sample; 512 is usual on a GPU.", 128, ge=16, le=8192
     )
-    calib_data: str = form_field(
-        "Quantization",
+    calib_data: str = _quantization(
         "Calibration data",
         "`builtin` text, the absolute path of a `.txt` (a document a line) or `.jsonl` (`text` field) file, "
         "or a Hub dataset id.",
@@ -120,19 +132,18 @@ class ReleaseRequest(Form):
         pattern=DATA_PATTERN,
         max_length=400,
     )
-    tp_size: int = form_field("Engine", "Tensor parallel size", "GPUs that share one copy of the model.", 1, ge=1, le=8)
-    max_batch_size: int = form_field("Engine", "Max batch size", "Requests served at once.", 8, ge=1, le=256)
-    max_input_len: int = form_field(
-        "Engine", "Max input length", "Tokens of the longest prompt. Below max sequence length.", 1024, ge=1, le=131072
+    tp_size: int = _engine("Tensor parallel size", "GPUs that share one copy of the model.", 1, ge=1, le=8)
+    max_batch_size: int = _engine("Max batch size", "Requests served at once.", 8, ge=1, le=256)
+    max_input_len: int = _engine(
+        "Max input length", "Tokens of the longest prompt. Below max sequence length.", 1024, ge=1, le=131072
     )
-    max_seq_len: int = form_field(
-        "Engine", "Max sequence length", "Tokens of the longest prompt and answer together.", 2048, ge=2, le=131072
+    max_seq_len: int = _engine(
+        "Max sequence length", "Tokens of the longest prompt and answer together.", 2048, ge=2, le=131072
     )
-    max_num_tokens: int = form_field(
-        "Engine", "Max batched tokens", "Tokens that one engine step may work on.", 2048, ge=16, le=131072
+    max_num_tokens: int = _engine(
+        "Max batched tokens", "Tokens that one engine step may work on.", 2048, ge=16, le=131072
     )
-    kv_cache_memory_fraction: float = form_field(
-        "Serving",
+    kv_cache_memory_fraction: float = _serving(
         "KV cache memory",
         "Share of the free device memory that the KV cache may take (on the CPU: of the host's memory, and never "
         "more than max batch size x max sequence length needs).",
@@ -140,29 +151,21 @@ class ReleaseRequest(Form):
         ge=0.01,
         le=0.95,
     )
-    chat_template: Literal["auto", "off"] = form_field(
-        "Serving",
+    chat_template: Literal["auto", "off"] = _serving(
         "Chat template",
         "`auto`: the endpoint wraps `text_input` in the model's chat template, if it has one and the target can "
         "(`openvino`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
         "auto",
     )
-    streaming: bool = form_field(
-        "Serving",
+    streaming: bool = _serving(
         "Streaming",
         "Serve `generate_stream` (token by token); `generate` then needs a client that does not ask to stream.",
         False,
     )
-    candidate_http_port: int = form_field(
-        "Serving",
-        "Candidate HTTP port",
-        "Port of the candidate server; 0 takes a free one.",
-        0,
-        ge=0,
-        le=65535,
+    candidate_http_port: int = _serving(
+        "Candidate HTTP port", "Port of the candidate server; 0 takes a free one.", 0, ge=0, le=65535
     )
-    test_prompts: list[Prompt] = form_field(
-        "Gates",
+    test_prompts: list[Prompt] = _gates(
         "Test prompts",
         "Prompts that the candidate must answer, one a line.",
         [SEED_PROMPT],
@@ -170,26 +173,19 @@ class ReleaseRequest(Form):
         max_length=20,
         extra={"items": {"type": "string", "maxLength": 4000}, "contains": {"pattern": r"\S"}},
     )
-    min_agreement: float = form_field(
-        "Gates",
+    min_agreement: Share = _gates(
         "Minimum agreement",
         "Least share of first tokens in which the endpoint's answers are those of the calibrated checkpoint, over "
         "all prompts. 0: only measured.",
         0.65,
-        ge=0,
-        le=1,
     )
-    max_repetition: float = form_field(
-        "Gates",
+    max_repetition: Share = _gates(
         "Maximum repetition",
         "By how much answers may repeat themselves more than the checkpoint's: the share of sequences of four tokens "
         "that were said before, averaged over the prompts. 1: only measured.",
         0.25,
-        ge=0,
-        le=1,
     )
-    max_perplexity_increase: float = form_field(
-        "Gates",
+    max_perplexity_increase: float = _gates(
         "Maximum perplexity increase",
         "By which share quantization may raise the perplexity on held-out text. SmolLM2-135M rises by 0.21, Llama-2-7B "
         "by 0.02 to 0.03: 0.05 is a better limit for it.",
@@ -197,16 +193,12 @@ class ReleaseRequest(Form):
         ge=0,
         le=100,
     )
-    max_perplexity_decrease: float = form_field(
-        "Gates",
+    max_perplexity_decrease: Share = _gates(
         "Maximum perplexity decrease",
         "By which share the perplexity may fall before it is taken for a mistake in the measurement.",
         0.02,
-        ge=0,
-        le=1,
     )
-    speed_concurrencies: list[Clients] = form_field(
-        "Gates",
+    speed_concurrencies: list[Clients] = _gates(
         "Speed: concurrent requests",
         "How many requests at once the speed gate tries: one number a line, one load after the other.",
         [1, 4],
@@ -215,8 +207,7 @@ class ReleaseRequest(Form):
         # Without a type of items the form shows lines of text, else an editor for JSON.
         extra={"items": {"multipleOf": 1, "minimum": 1, "maximum": 256, "pattern": r"^\s*[0-9]*\s*$"}},
     )
-    min_speed_ratio: float = form_field(
-        "Gates",
+    min_speed_ratio: float = _gates(
         "Speed: minimum ratio",
         "Least tokens/s at each of these, as a share of the live release's, which is put under the same load beside "
         "the candidate. 0: the live release is left alone, the candidate's speed only measured.",
@@ -225,14 +216,12 @@ class ReleaseRequest(Form):
         le=10,
     )
 
-    require_approval: bool = form_field(
-        "Promotion",
+    require_approval: bool = _promotion(
         "Require approval",
         "Once the gates are passed, a person decides whether the candidate goes live. Off: the gates decide.",
         False,
     )
-    approvers: list[Approver] = form_field(
-        "Promotion",
+    approvers: list[Approver] = _promotion(
         "Approvers",
         "Airflow users who may decide, one a line, by the id that the auth manager gives them (its own: the user "
         "name). Empty: everyone who may act on the run.",
@@ -240,8 +229,7 @@ class ReleaseRequest(Form):
         max_length=50,
         extra={"type": ["array", "null"]},  # or the form would demand an entry
     )
-    approval_timeout_h: float = form_field(
-        "Promotion",
+    approval_timeout_h: float = _promotion(
         "Approval timeout",
         "Hours until a candidate that nobody has decided on is rejected. It keeps its memory for so long.",
         24,
@@ -249,13 +237,13 @@ class ReleaseRequest(Form):
         le=720,
     )
 
-    swap: Literal["beside", "stop_first"] = form_field(
-        "Promotion",
+    swap: Swap = _promotion(
         "Swap",
-        "`beside`: the candidate runs beside the live server, and no request is lost. `stop_first`, where memory does "
-        "not hold two servers: the live server stops before the candidate starts, and the address answers 503 until "
-        "one of them is live; the release's report says for how long.",
-        "beside",
+        "`blue_green`: the candidate runs beside the live server, and no request is lost. `recreate`, where memory "
+        "does not hold two servers: the live server stops before the candidate starts, and the address answers 503 "
+        "until one of them is live; the release's report says for how long.",
+        "blue_green",
+        extra={"former": list(FORMER_SWAPS)},
     )
 
     @field_validator("test_prompts", "approvers", "speed_concurrencies", mode="before")
@@ -281,16 +269,16 @@ class ReleaseRequest(Form):
 
     @model_validator(mode="after")
     def _nobody_waits_for_a_person(self) -> Self:
-        if self.swap == "stop_first" and self.require_approval:
+        if self.swap == "recreate" and self.require_approval:
             raise ValueError(
-                "swap stop_first cannot be had with require_approval: the live address would be down until a person "
-                "has decided; use swap beside, or let the gates decide"
+                "swap recreate cannot be had with require_approval: the live address would be down until a person "
+                "has decided; use swap blue_green, or let the gates decide"
             )
         return self
 
     @property
     def is_local(self) -> bool:
-        """Whether ``model`` is a directory of this host rather than a Hub id."""
+        """True if ``model`` is a directory of this host, False if it is a Hub id."""
         return self.model.startswith("/")
 
     @property

@@ -1,4 +1,4 @@
-"""The docker runner: a stage program in a container of its own.
+"""A stage program in a container of its own.
 
 A container is created, gets the stage code, and is started. The engine never removes it by itself, so that its
 result outlives the worker that asked for it. `include.runners.container_job` ties one to an artifact.
@@ -21,6 +21,7 @@ from include.host.docker.containers import Container, Containers, ContainerSpec
 from include.host.docker.engine import EngineAway, engine_errors
 from include.host.docker.lines import Lines
 from include.host.docker.registry import FindLogin, no_login
+from include.runners.job import travelling_code
 from include.runners.process import failure
 from include.settings import PROJECT
 
@@ -36,27 +37,12 @@ _SILENCE_S = 1.0
 _KILLED = {128 + 9, 128 + 15}
 
 
-class DockerRunner(Containers):
+class StageContainers(Containers):
     """Stage programs in containers of one engine."""
 
     def __init__(self, connect: Callable[[], APIClient], log: Log, find_login: FindLogin = no_login) -> None:
         super().__init__(connect, log, find_login)
         self._attached: dict[str, Response] = {}
-
-    def run(self, spec: ContainerSpec) -> None:
-        """Runs a container to its end and removes it.
-
-        Raises:
-            PipelineError: as `failure_of`, or the engine's own failure.
-        """
-        container_id = self.create(spec)
-        try:
-            self.start(container_id)
-            ended = self.follow(container_id)
-            if not ended.succeeded:
-                raise self.failure_of(ended, spec.argv, spec.out)
-        finally:
-            self.remove(container_id)
 
     def create(self, spec: ContainerSpec) -> str:
         """As `Containers.create`, with the stage code in it."""
@@ -64,7 +50,7 @@ class DockerRunner(Containers):
         inside = {"env": {**spec.env, "PYTHONPATH": CODE_ROOT}, "stop_signal": "SIGKILL"}
         created = super().create(spec.model_copy(update=inside))
         with engine_errors(f"container {created[:12]}"):
-            self._client.put_archive(created, "/", stage_code())
+            self._client.put_archive(created, "/", code_archive())
         return created
 
     def start(self, container_id: str) -> None:
@@ -179,19 +165,19 @@ class DockerRunner(Containers):
                 time.sleep(_SILENCE_S)
 
 
-def stage_code() -> bytes:
+def code_archive() -> bytes:
     """A tar of what stage programs import, as it lies in a container's root directory."""
-    include = PROJECT / "include"
-    files = [include / "__init__.py", include / "errors.py", *sorted((include / "stages").rglob("*"))]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path in [include, *files]:
-            if path.name != "__pycache__" and path.suffix != ".pyc":
-                tar.add(path, f"{CODE_ROOT}/{path.relative_to(PROJECT)}", recursive=False, filter=_readable_by_all)
+        tar.add(PROJECT / "include", f"{CODE_ROOT}/include", recursive=False, filter=_readable_by_all)
+        for path in travelling_code():
+            tar.add(path, f"{CODE_ROOT}/{path.relative_to(PROJECT)}", filter=_readable_by_all)
     return buffer.getvalue()
 
 
-def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    if "__pycache__" in member.name:
+        return None
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mode = 0o755 if member.isdir() else 0o644

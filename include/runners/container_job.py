@@ -1,4 +1,4 @@
-"""A container at work on an artifact: found again, taken over or cleared away, whatever happened to its worker.
+"""The docker runner: a container at work on an artifact, found again by its labels, whatever happened to its worker.
 
 The artifact's claim is held all the time, so that of all attempts and runs one at most is here. A container says
 by its labels which artifact it works on and into which partial directory.
@@ -6,18 +6,23 @@ by its labels which artifact it works on and into which partial directory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
-from types import TracebackType
-from typing import Self
+from typing import ClassVar
 
-from include.artifacts.store import Artifact, ArtifactStore, Claim
+from include.artifacts.kind import Kind
+from include.artifacts.store import ArtifactStore, Claim
 from include.errors import PipelineError, TransientError
 from include.files import Log
-from include.host.docker.containers import Container, ContainerSpec
+from include.host.docker.containers import Container
 from include.host.docker.engine import EngineAway
-from include.runners.container import DockerRunner
+from include.host.leases import lease
+from include.runners.container import StageContainers
+from include.runners.job import Command, FindTarget, StageJob, StageTarget
 
 LABEL_STORE = "hf2triton.store"
 LABEL_KEY = "hf2triton.key"
@@ -29,131 +34,160 @@ LABEL_MAP_INDEX = "hf2triton.map_index"
 LABEL_ATTEMPT = "hf2triton.attempt"
 
 
-class ContainerJob:
-    """The making of one artifact by one container. Within the ``with`` block; no container of the artifact, and
-    unless it was made no partial directory, is left after it. Only if the engine goes away both stay, for the next
-    attempt.
+@dataclass
+class ContainerRunner:
+    """The `Runner` that starts a container, or follows the one that works on the artifact already.
+
+    After `run` no container of the artifact, and unless it was made no partial directory, is left. Only if the
+    engine goes away both stay, for the next attempt. ``gpus_in_use`` gives the device ids that no lease may have;
+    ``owner`` are labels that name the task's attempt.
     """
 
-    def __init__(
-        self, runner: DockerRunner, store: ArtifactStore, claim: Claim, argv: tuple[str, ...], log: Log
-    ) -> None:
-        self._runner = runner
-        self._store = store
-        self._claim = claim
-        self._argv = argv
-        self._log = log
-        self._labels = {LABEL_STORE: str(store.root), LABEL_KEY: claim.name}
-        self._stopped = False
-        self.found: Container | None = None
+    resumes: ClassVar[bool] = True
+    containers: StageContainers
+    store: ArtifactStore
+    find_target: FindTarget
+    gpus_in_use: Callable[[], Collection[str]]
+    lease_dir: Path
+    owner: Mapping[str, str]
+    log: Log
+    _labels: dict[str, str] = field(default_factory=dict, init=False)
+    _stopped: bool = field(default=False, init=False)
 
-    def __enter__(self) -> Self:
+    def run(self, job: StageJob, claim: Claim) -> None:
+        """Makes the claim's artifact; if the store has it already, starts nothing."""
+        if claim.hit:
+            # An attempt may have been killed between the result's rename and its container's removal.
+            with suppress(PipelineError):
+                sweep(self.containers, self.store)
+            return
+        target = self.find_target(job.target)
+        command = target.command(job.module, job.args)
+        self._labels = {LABEL_STORE: str(self.store.root), LABEL_KEY: claim.name}
+        found = self._take_over(claim)
+        with ExitStack() as leases, self._clearing(claim):
+            container_id = found.id if found else self._start(job, claim, target, command, leases)
+            self._finish(container_id, command.argv, claim)
+
+    def stop(self) -> None:
+        """Removes the container; `run` raises a `TransientError` then."""
+        self._stopped = True
+        if self._labels:
+            self._remove_all()
+
+    def _take_over(self, claim: Claim) -> Container | None:
+        """The container that works on the artifact, or has made it. Others of the artifact are removed."""
+        usable = None
         try:
-            sweep(self._runner, self._store)
-            self.found = self._take_over()
+            sweep(self.containers, self.store)
+            for container in self.containers.find(self._labels):
+                if usable is None and (container.active or container.succeeded):
+                    usable = container
+                    continue
+                self.log(_obituary(container, self.containers.last_lines(container.id)))
+                self.containers.remove(container.id)
         except PipelineError:
-            if not self._claim.resumed:
-                self._store.discard(self._claim)
+            if not claim.resumed:
+                self.store.discard(claim)
             raise
-        return self
+        if usable is None:
+            claim.start_over()
+        else:
+            claim.partial = Path(usable.labels[LABEL_PARTIAL])
+            self.log(f"container {usable.id[:12]} of attempt {usable.labels.get(LABEL_ATTEMPT)} is {usable.status}")
+        return usable
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, EngineAway):
-            return
-        try:
-            self._clear()
-        except PipelineError as failure:
-            self._log(f"the container is left to the next attempt: {failure.what}")
-            return
-        if self._claim.artifact is None:
-            self._store.discard(self._claim)
-
-    def start(self, spec: Callable[[Mapping[str, str]], ContainerSpec]) -> str:
-        """Starts a container, unless one was found; returns its id. ``spec`` is given the labels to put on it."""
-        if self.found:
-            return self.found.id
-        container_id = self._runner.create(spec({**self._labels, LABEL_PARTIAL: str(self._claim.partial)}))
+    def _start(self, job: StageJob, claim: Claim, target: StageTarget, command: Command, leases: ExitStack) -> str:
+        """Starts a container on GPUs that ``leases`` holds; returns its id."""
+        gpus = lease(
+            job.gpus,
+            target.gpu_ids() if job.gpus else (),
+            directory=self.lease_dir,
+            in_use=self.gpus_in_use,
+            log=self.log,
+        )
+        fields = {
+            "argv": (*command.argv, "--out", str(claim.partial)),
+            "env": dict(command.env),
+            "labels": {**self.owner, **self._labels, LABEL_PARTIAL: str(claim.partial)},
+            "reads": job.reads,
+            "out": claim.partial,
+            "gpus": leases.enter_context(gpus),
+        }
+        spec = target.stage_image().model_copy(update=fields)
+        self.log(f"running {shlex.join(spec.argv)} in {spec.image}")
+        container_id = self.containers.create(spec)
         self._check_not_stopped()
-        self._runner.start(container_id)
+        self.containers.start(container_id)
         self._check_not_stopped()
-        self._log(f"container {container_id[:12]} started")
+        self.log(f"container {container_id[:12]} started")
         return container_id
 
-    def finish(self, container_id: str) -> Artifact:
-        """Waits for the container's end, and takes its result into the store. A second call has nothing to do.
-
-        Raises:
-            PipelineError: its program failed, or it was stopped.
-        """
-        if self._claim.artifact:
-            return self._claim.artifact
+    def _finish(self, container_id: str, argv: tuple[str, ...], claim: Claim) -> None:
+        """Waits for the container's end, and takes its result into the store."""
         try:
-            ended = self._runner.follow(container_id)
+            ended = self.containers.follow(container_id)
             if not ended.succeeded:
-                raise self._runner.failure_of(ended, self._argv, self._claim.partial)
+                raise self.containers.failure_of(ended, argv, claim.partial)
         except TransientError:
             self._check_not_stopped()
             raise
-        return self._claim.commit()
+        claim.commit()
 
-    def stop(self) -> None:
-        """Ends the container; whoever waits in `start` or `finish` gets a `TransientError`."""
-        self._stopped = True
-        self._remove_all()
-
-    def _take_over(self) -> Container | None:
-        usable = None
-        for container in self._runner.find(self._labels):
-            if usable is None and (container.active or container.succeeded):
-                usable = container
-                continue
-            self._log(_obituary(container, self._runner.last_lines(container.id)))
-            self._runner.remove(container.id)
-        if usable is None:
-            self._claim.start_over()
-        else:
-            self._claim.partial = Path(usable.labels[LABEL_PARTIAL])
-            self._log(f"container {usable.id[:12]} of attempt {usable.labels.get(LABEL_ATTEMPT)} is {usable.status}")
-        return usable
-
-    def _clear(self) -> None:
+    @contextmanager
+    def _clearing(self, claim: Claim) -> Iterator[None]:
+        """Clears after the block, however that ends, unless the engine went away."""
         try:
-            self._remove_all()
+            yield
         except EngineAway:
-            self._runner.await_engine()
-            self._remove_all()
+            raise
+        except BaseException:
+            self._clear(claim)
+            raise
+        self._clear(claim)
+
+    def _clear(self, claim: Claim) -> None:
+        try:
+            try:
+                self._remove_all()
+            except EngineAway:
+                self.containers.await_engine()
+                self._remove_all()
+        except PipelineError as failure:
+            self.log(f"the container is left to the next attempt: {failure.what}")
+            return
+        if claim.artifact is None:
+            self.store.discard(claim)
 
     def _remove_all(self) -> None:
-        for container in self._runner.find(self._labels):
-            self._runner.remove(container.id)
+        for container in self.containers.find(self._labels):
+            self.containers.remove(container.id)
 
     def _check_not_stopped(self) -> None:
         if self._stopped:
             raise TransientError("the container was stopped with its task")
 
 
-def sweep(runner: DockerRunner, store: ArtifactStore) -> None:
+def sweep(containers: StageContainers, store: ArtifactStore) -> None:
     """Removes containers whose partial directory is gone: nobody can take their result any more."""
-    for container in runner.find({LABEL_STORE: str(store.root)}):
-        partial = container.labels.get(LABEL_PARTIAL)
-        if partial and not Path(partial).exists():
-            runner.remove(container.id)
+    for container in containers.find({LABEL_STORE: str(store.root)}):
+        directory = container.labels.get(LABEL_PARTIAL)
+        if directory and not Path(directory).exists():
+            containers.remove(container.id)
 
 
-def remove_abandoned(runner: DockerRunner, store: ArtifactStore, dag: str, run: str) -> list[str]:
+def remove_abandoned(containers: StageContainers, store: ArtifactStore, dag: str, run: str) -> list[str]:
     """Removes what a run has left in the engine and in the store, unless another run waits for it.
 
     For a run that was cancelled while none of its workers was alive. Returns the removed containers' ids.
     """
     removed = []
-    for container in runner.find({LABEL_STORE: str(store.root), LABEL_DAG: dag, LABEL_RUN: run}):
-        partial = Path(container.labels[LABEL_PARTIAL])
-        with store.if_unclaimed(partial.parent.name, container.labels[LABEL_KEY]) as unclaimed:
+    for container in containers.find({LABEL_STORE: str(store.root), LABEL_DAG: dag, LABEL_RUN: run}):
+        directory = Path(container.labels[LABEL_PARTIAL])
+        with store.if_unclaimed(Kind(directory.parent.name), container.labels[LABEL_KEY]) as unclaimed:
             if unclaimed:
-                runner.remove(container.id)
-                rmtree(partial, ignore_errors=True)
+                containers.remove(container.id)
+                rmtree(directory, ignore_errors=True)
                 removed.append(container.id)
     return removed
 

@@ -1,14 +1,20 @@
-"""One run of a stage program, as plain data: a target describes it, a runner starts it."""
+"""One run of a stage program, as plain data, and the interface of the runners that make an artifact by it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
 
+from include.artifacts.kind import Kind
+from include.artifacts.store import Claim
 from include.files import digest_of_tree
+from include.host.docker.containers import ContainerSpec
 from include.settings import PROJECT
+
+STAGES = "include.stages"
+"""The package of all stage programs."""
 
 
 @dataclass(frozen=True)
@@ -18,20 +24,17 @@ class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str]
 
-
-@dataclass(frozen=True)
-class StageImage:
-    """The image that a target's stage programs run in, and what their containers need.
-
-    ``build`` is the command that makes the image if no registry has it; ``caches`` are directories that the
-    programs may write to and that outlive a container.
-    """
-
-    name: str
-    build: str = ""
-    caches: tuple[Path, ...] = ()
-    shm_bytes: int | None = None
-    ulimits: Mapping[str, int] = field(default_factory=dict)
+    @classmethod
+    def python(cls, interpreter: str, module: str, args: tuple[str, ...], **env: str) -> Self:
+        """``python -m module`` with the project's code; the Hub is out of reach on purpose."""
+        common = {
+            "PYTHONPATH": str(PROJECT),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_MININTERVAL": "5",
+        }
+        return cls((interpreter, "-m", module, *args), {**common, **env})
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class StageJob:
     """
 
     target: str
-    kind: str
+    kind: Kind
     module: str
     args: tuple[str, ...]
     reads: tuple[Path, ...]
@@ -51,8 +54,49 @@ class StageJob:
     gpus: int = 0
 
 
+class StageTarget(Protocol):
+    """What a runner asks of the target that a job names."""
+
+    def command(self, module: str, args: tuple[str, ...]) -> Command:
+        """How a stage program starts in the target's environment."""
+
+    def stage_image(self) -> ContainerSpec:
+        """The image of the target's stage programs, and what all their containers need."""
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        """Device ids of this host's GPUs that stages and servers may use: idle ones first, then the busy ones."""
+
+
+FindTarget = Callable[[str], StageTarget]
+
+
+class Runner(Protocol):
+    """Runs a stage program for one attempt of a task."""
+
+    resumes: ClassVar[bool]
+    """Whether its programs outlive the worker, so that the next attempt goes on with their partial directory."""
+
+    def run(self, job: StageJob, claim: Claim) -> None:
+        """Makes the claim's artifact; if the store has it already, starts nothing.
+
+        Raises:
+            PipelineError: the program failed, was stopped, or cannot be started on this host.
+        """
+
+    def stop(self) -> None:
+        """Ends the program and all that it started; `run` raises then."""
+
+
 def stage_code(module: str) -> str:
-    """Digest of the code that ``module`` runs: its package and what it shares with the other programs."""
-    stages = PROJECT / "include" / "stages"
-    package = PROJECT / Path(*module.split("."))
-    return digest_of_tree(package, *sorted(stages.glob("*.py")), PROJECT / "include" / "errors.py")
+    """Digest of the code that ``module`` runs."""
+    return digest_of_tree(*travelling_code(module))
+
+
+def travelling_code(module: str = STAGES) -> tuple[Path, ...]:
+    """Files and folders that travel with the program ``module``: its package, and what all programs share.
+
+    Without a module, those of every program.
+    """
+    include, package = PROJECT / "include", PROJECT / Path(*module.split("."))
+    shared = [path for path in sorted((include / "stages").glob("*.py")) if path.parent != package]
+    return (package, *shared, include / "model", include / "errors.py", include / "__init__.py")

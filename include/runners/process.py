@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
+from include.artifacts.store import Claim
 from include.errors import HostError, PipelineError, ToolError, from_dict
 from include.files import Log
-from include.runners.job import Command
+from include.runners.job import Command, FindTarget, StageJob
 from include.settings import PROJECT
 from include.stages.common import FAILURE_FILE
 
@@ -23,13 +25,25 @@ _OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or
 
 
 class ProcessRunner:
-    """Runs one stage command at a time; its output goes to ``log`` line by line."""
+    """The `Runner` that starts a process of this host; its output goes to ``log`` line by line."""
 
-    def __init__(self, log: Log) -> None:
+    resumes: ClassVar[bool] = False
+
+    def __init__(self, find_target: FindTarget, log: Log) -> None:
+        self._find_target = find_target
         self._log = log
         self._process: subprocess.Popen[str] | None = None
 
-    def run(self, command: Command, out: Path) -> None:
+    def run(self, job: StageJob, claim: Claim) -> None:
+        """Makes the claim's artifact; if the store has it already, starts nothing."""
+        if claim.hit:
+            return
+        command = self._find_target(job.target).command(job.module, job.args)
+        self._log(f"running {shlex.join(command.argv)}")
+        self.execute(command, claim.partial)
+        claim.commit()
+
+    def execute(self, command: Command, out: Path) -> None:
         """Runs ``command --out out`` to its end.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Where models and calibration texts come from: the Hugging Face Hub, or a local directory.
+"""The sources of models and calibration texts: the Hugging Face Hub, or a local directory.
 
 `resolve` says exactly which files, without fetching the large ones; `fetch` brings and proves them.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from include.errors import UserError
+from include.files import Log
 from include.sources import hub, local
-from include.sources.files import DatasetSource, Log, ModelSource, SourceFile, field_model, require_disk
+from include.sources.files import DatasetSource, ModelSource, SourceFile, field_model, require_disk
 from include.sources.hub import resolve_dataset
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Which files of a Hub data set are calibration text: one subset, one split, one format, a bounded size."""
+"""The choice of calibration text in a Hub data set: one subset, one split, one format, a bounded size."""
 
 from __future__ import annotations
 

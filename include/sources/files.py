@@ -1,44 +1,23 @@
-"""What a source consists of: which files of a model are needed, and proof that they arrived whole."""
+"""The files of a source: the choice of those that are needed, and the proof that they arrived whole."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
+from pydantic import AfterValidator, Field, computed_field
 
 from include.errors import HostError, UserError
+from include.frozen import Frozen
+from include.model.files import CONFIG_FILE, INDEX_FILE, SMALL_FILES, TOKENIZER_FILES, WEIGHTS_FILE
+from include.model.weights import promised_tensors
 
-Log = Callable[[str], None]
-"""Takes one plain line of progress."""
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-
-# What transformers reads to load a decoder model and its tokenizer; other files never leave the Hub.
-_SMALL_FILES = (
-    CONFIG_FILE,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-)
-_TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
 _HASH_WORKERS = 4
 
 
@@ -54,23 +33,19 @@ Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|git-sha1:[0-9a-f]{
 """A hash with its kind: sha256 of large (LFS) and local files, git's blob sha1 of small files of the Hub."""
 
 
-class SourceFile(BaseModel):
+class SourceFile(Frozen):
     """One file: path relative to the source, size in bytes, hash."""
-
-    model_config = ConfigDict(frozen=True)
 
     path: Annotated[str, AfterValidator(_inside)]
     size: Annotated[int, Field(ge=0)]
     digest: Digest
 
 
-class Source(BaseModel):
+class Source(Frozen):
     """Files at one immutable commit, on the Hub or in a local directory. Holds no credential.
 
     ``id`` is the Hub's, or the absolute directory; ``revision`` what was asked for; ``commit`` 40 hex digits.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     origin: Literal["hub", "local"]
     id: str
@@ -125,10 +100,10 @@ def choose_model_files(paths: Collection[str], where: str) -> list[str]:
     weights = next((name for name in (WEIGHTS_FILE, INDEX_FILE) if name in paths), None)
     if weights is None:
         raise UserError("the model has no safetensors weights", where=where, fix=_no_weights_fix(paths))
-    if not _TOKENIZER_FILES.intersection(paths):
-        known = ", ".join(sorted(_TOKENIZER_FILES))
+    if not TOKENIZER_FILES.intersection(paths):
+        known = ", ".join(sorted(TOKENIZER_FILES))
         raise UserError("the model has no tokenizer", where=where, fix=f"add one of {known} to it")
-    return [name for name in _SMALL_FILES if name in paths] + [weights]
+    return [name for name in SMALL_FILES if name in paths] + [weights]
 
 
 def _no_config_fix(paths: Collection[str]) -> str:
@@ -164,10 +139,10 @@ def shards_of(index: str, paths: Collection[str], where: str) -> list[str]:
     Raises:
         UserError: the index cannot be read, or names a file that is not there.
     """
+    shards = list(promised_tensors(index, where))
     try:
-        shards = sorted(set(json.loads(index)["weight_map"].values()))
         invalid = [shard for shard in shards if _inside(shard) != shard or not shard.endswith(".safetensors")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(f"{INDEX_FILE} cannot be read: {error}", where=where, fix="repair the model's index") from error
     missing = [shard for shard in shards if shard not in paths]
     if wrong := missing or invalid or ([] if shards else ["none"]):

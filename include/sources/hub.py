@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from include.errors import PipelineError, ToolError, TransientError, UserError
+from include.files import Log
+from include.model.files import CONFIG_FILE, INDEX_FILE
+from include.model.weights import check_weights
 from include.sources.dataset_files import Subset, choose_dataset_files, subsets
 from include.sources.files import (
-    CONFIG_FILE,
-    INDEX_FILE,
     BadFile,
     DatasetSource,
-    Log,
     ModelSource,
     SourceFile,
     check_files,
@@ -31,7 +31,6 @@ from include.sources.files import (
 from include.sources.hub_repo import Repo
 from include.sources.hub_session import hub_session
 from include.sources.progress import Progress
-from include.sources.weights import check_weights
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -128,7 +127,8 @@ def fetch(
     """Downloads ``source`` into ``into`` and proves it; see `include.sources.fetch`."""
     kind: Literal["model", "dataset"] = "model" if isinstance(source, ModelSource) else "dataset"
     _bring(Repo(kind, source.id, source.commit, token, endpoint), source.files, into, log)
-    check_weights(into, source.files)
+    if isinstance(source, ModelSource):
+        check_weights(into)
 
 
 def _list(repo: Repo) -> _Listing:

@@ -1,4 +1,4 @@
-"""What went wrong at the Hub, told apart: who can mend it, and how."""
+"""Failures of the Hub, translated into classes that say who can mend them and how."""
 
 from __future__ import annotations
 

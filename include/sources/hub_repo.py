@@ -58,7 +58,7 @@ class Repo:
 
     def pinned(self, canonical: str, commit: str | None) -> Repo:
         """This repository at a commit, by the id that the Hub has for it; ValueError for nonsense."""
-        from huggingface_hub.utils._validators import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id
 
         validate_repo_id(canonical)
         if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):

@@ -1,13 +1,14 @@
-"""How this project talks to the Hub: one repository, plain HTTP, no bars, no secrets in what is said."""
+"""A session with the Hub about one repository: plain HTTP, no progress bars, no secrets in its log."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
-from include.sources.files import Log
+from include.files import Log
 from include.sources.hub_errors import hub_errors, without_secrets
 from include.sources.hub_repo import Repo
 
@@ -23,7 +24,7 @@ _OFF = ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")
 @contextmanager
 def hub_session(repo: Repo, log: Log = lambda _: None) -> Iterator[None]:
     """While entered, huggingface_hub logs lines to ``log`` and fails by the classes of `include.errors`."""
-    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars
 
     with (
         disable_progress_bars(),
@@ -41,22 +42,28 @@ def _plain_http() -> Iterator[None]:
 
     No telemetry: it would first ask which AI agents there are, and not ``endpoint`` but what ``HF_ENDPOINT`` was.
     """
-    from huggingface_hub import constants, set_client_factory
-    from huggingface_hub.utils._http import default_client_factory
+    from huggingface_hub import constants
 
-    def client() -> httpx2.Client:
-        made = default_client_factory()
-        made.event_hooks = {"request": [*made.event_hooks["request"], _limit]}
-        return made
-
+    _limit_all_requests()
     before = {name: getattr(constants, name) for name in _OFF}
     vars(constants).update(dict.fromkeys(_OFF, True))
-    set_client_factory(client)
     try:
         yield
     finally:
         vars(constants).update(before)
-        set_client_factory(default_client_factory)
+
+
+@cache
+def _limit_all_requests() -> None:
+    """Gives every client that huggingface_hub makes from now on the time limits of `_limit`, and else its own form."""
+    import httpx2
+    from huggingface_hub import get_session, set_client_factory
+
+    own = get_session()
+    hooks = {"request": [*own.event_hooks["request"], _limit]}
+    set_client_factory(
+        lambda: httpx2.Client(event_hooks=hooks, follow_redirects=own.follow_redirects, timeout=own.timeout)
+    )
 
 
 def _limit(request: httpx2.Request) -> None:

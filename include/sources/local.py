@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from include.errors import UserError
+from include.files import Log
+from include.model.files import CONFIG_FILE, INDEX_FILE
+from include.model.weights import check_weights
 from include.sources.files import (
-    CONFIG_FILE,
-    INDEX_FILE,
-    Log,
     ModelSource,
     SourceFile,
     check_files,
@@ -25,7 +25,6 @@ from include.sources.files import (
     require_disk,
     shards_of,
 )
-from include.sources.weights import check_weights
 
 REVISION = "local"
 """The ``revision`` of every local source."""
@@ -62,7 +61,7 @@ def _resolve(directory: Path) -> ModelSource:
             fix="check the path on the Airflow worker",
         )
     files = [_source_file(directory, name) for name in sorted(_choose(directory))]
-    check_weights(directory, files)
+    check_weights(directory)
     return ModelSource(
         origin="local",
         id=str(directory),
@@ -130,7 +129,7 @@ def fetch(source: ModelSource, into: Path, *, log: Log) -> None:
             where=field_model(Path(source.id) / first.path),
             fix="start again when nothing writes to the model's directory",
         )
-    check_weights(into, source.files)
+    check_weights(into)
     seconds = time.monotonic() - started
     log(f"copied and verified {len(source.files)} files, {megabytes(source.total_bytes)}, in {seconds:.1f} s")
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from include.sources.files import Log, megabytes
+from include.files import Log
+from include.sources.files import megabytes
 
 EVERY_S = 5.0
 

@@ -7,23 +7,30 @@ A layer computes ``(x * pre_quant_scale) @ (ints * scales).T + bias``.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import UserError
+from include.model.architectures import find_architecture
+from include.model.files import CONFIG_FILE
+from include.stages.common import ALGORITHM, read_json
 
-ALGORITHM = "W4A16_AWQ"
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-_COLUMN_PARALLEL = {"mlp.fc": "mlp.gate_proj", "mlp.gate": "mlp.up_proj"}
-_ROW_PARALLEL = {"attention.dense": "self_attn.o_proj", "mlp.proj": "mlp.down_proj"}
-_NORMS = {"input_layernorm": "input_layernorm", "post_layernorm": "post_attention_layernorm"}
+# Fields that a checkpoint's config.json has under the Hugging Face name.
+_SAME_IN_BOTH = (
+    "hidden_act", "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads",
+    "num_hidden_layers", "num_key_value_heads", "vocab_size",
+)  # fmt: skip
 
-Merge = Callable[[Sequence[torch.Tensor]], torch.Tensor]
+Merge = Callable[[list[torch.Tensor]], torch.Tensor]
+_rows: Merge = partial(torch.cat, dim=0)
+_columns: Merge = partial(torch.cat, dim=1)
+_first: Merge = itemgetter(0)
 Device: TypeAlias = "torch.device | str | int"
 # Where modules are, as transformers' ``hf_device_map`` says it: by name, or by a name that many begin with.
 DeviceMap = Mapping[str, Device]
@@ -77,6 +84,8 @@ class Checkpoint:
 
         self.folder = folder
         self.config = _read_config(folder)
+        names = [str(self.config.get("architecture"))]
+        self._tensors = find_architecture(names, "the checkpoint", str(folder / CONFIG_FILE)).tensors
         self.tp_size = int(self.config["mapping"]["tp_size"])
         try:
             paths = [folder / f"rank{rank}.safetensors" for rank in range(self.tp_size)]
@@ -101,13 +110,15 @@ class Checkpoint:
     def plain(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor that is not quantized under its Hugging Face name: embeddings, norms, output head."""
         vocab = self.config["vocab_size"]
-        embedding = self._merged("transformer.vocab_embedding.weight", _rows)[:vocab]
-        yield "model.embed_tokens.weight", embedding
+        hf_name, name = self._tensors.embedding
+        embedding = self._merged(f"{name}.weight", _rows)[:vocab]
+        yield f"{hf_name}.weight", embedding
         shared = self.config["share_embedding_table"]
         yield "lm_head.weight", embedding if shared else self._merged("lm_head.weight", _rows)[:vocab]
-        yield "model.norm.weight", self._merged("transformer.ln_f.weight", _first)
+        hf_name, name = self._tensors.final_norm
+        yield f"{hf_name}.weight", self._merged(f"{name}.weight", _first)
         for index in range(self.config["num_hidden_layers"]):
-            for name, hf_name in _NORMS.items():
+            for hf_name, name in self._tensors.norms.items():
                 tensor = self._merged(f"transformer.layers.{index}.{name}.weight", _first)
                 yield f"model.layers.{index}.{hf_name}.weight", tensor
 
@@ -116,26 +127,19 @@ class Checkpoint:
         import transformers
 
         config = self.config
-        qkv_bias = "transformer.layers.0.attention.qkv.bias" in self._names
+        qkv_bias = f"transformer.layers.0.{self._tensors.qkv}.bias" in self._names
         model_class = getattr(transformers, config["architecture"])
         return model_class.config_class(
             architectures=[config["architecture"]],
             attention_bias=qkv_bias,
             head_dim=config["head_size"],
-            hidden_act=config["hidden_act"],
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            max_position_embeddings=config["max_position_embeddings"],
-            mlp_bias="transformer.layers.0.mlp.fc.bias" in self._names,
-            num_attention_heads=config["num_attention_heads"],
-            num_hidden_layers=config["num_hidden_layers"],
-            num_key_value_heads=config["num_key_value_heads"],
+            mlp_bias=f"transformer.layers.0.{self._tensors.column_parallel['mlp.gate_proj']}.bias" in self._names,
             rms_norm_eps=config["norm_epsilon"],
             rope_scaling=config.get("rotary_scaling"),
             rope_theta=config["rotary_base"],
             sliding_window=None,
             tie_word_embeddings=False,
-            vocab_size=config["vocab_size"],
+            **{name: config[name] for name in _SAME_IN_BOTH},
         )
 
     def model(self, dtype: torch.dtype, device_map: DeviceMap = ON_CPU) -> Any:  # noqa: ANN401
@@ -160,12 +164,12 @@ class Checkpoint:
 
     def _layout(self) -> Iterator[tuple[str, str, Merge]]:
         """Each quantized layer of a decoder layer: its name here, its Hugging Face name, how its ranks are merged."""
-        for name, hf_name in _COLUMN_PARALLEL.items():
+        for hf_name, name in self._tensors.column_parallel.items():
             yield name, hf_name, _rows
-        for name, hf_name in _ROW_PARALLEL.items():
+        for hf_name, name in self._tensors.row_parallel.items():
             yield name, hf_name, _columns
-        for position, letter in enumerate("qkv"):
-            yield "attention.qkv", f"self_attn.{letter}_proj", self._part_of_qkv(position)
+        for position, hf_name in enumerate(self._tensors.attention):
+            yield self._tensors.qkv, hf_name, self._part_of_qkv(position)
 
     def _linear(self, name: str, merge: Merge, device: Device) -> QuantizedLinear:
         scale, bias = f"{name}.prequant_scaling_factor", f"{name}.bias"
@@ -200,33 +204,12 @@ def _device_of(name: str, device_map: DeviceMap) -> Device:
     return device_map[name]
 
 
-def _rows(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(list(parts), dim=0)
-
-
-def _columns(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(list(parts), dim=1)
-
-
-def _first(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return parts[0]
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"not a TensorRT-LLM checkpoint: {error}", where=str(path)) from error
+    path = folder / CONFIG_FILE
+    config = read_json(path)
     algorithm = config.get("quantization", {}).get("quant_algo")
     if algorithm != ALGORITHM:
         raise UserError(f"the checkpoint's quant_algo is {algorithm}, not {ALGORITHM}", where=str(path))
-    if config.get("architecture") not in ARCHITECTURES:
-        raise UserError(
-            f"architecture {config.get('architecture')} is not supported",
-            where=str(path),
-            fix=f"supported: {', '.join(ARCHITECTURES)}",
-        )
     if config["mapping"].get("pp_size", 1) != 1:
         raise UserError("pipeline-parallel checkpoints are not supported", where=str(path), fix="use pp_size 1")
     return config

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from include.errors import PipelineError
+from include.errors import PipelineError, UserError
+
+ALGORITHM = "W4A16_AWQ"
+"""The ``quant_algo`` of the checkpoints and engines here."""
 
 REPORT_FILE = "stage.json"
 FAILURE_FILE = "failure.json"
@@ -30,6 +33,15 @@ def has_native_bfloat16() -> bool:
     except OSError:
         return False
     return bool(flags & _BF16_FLAGS)
+
+
+def read_json(path: Path, failure: type[PipelineError] = UserError) -> dict[str, Any]:
+    """The fields of a file that an earlier stage wrote; ``failure`` if it cannot be read."""
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise failure(f"{path.name} cannot be read: {error}", where=str(path), fix="make it again") from error
+    return fields
 
 
 class StageReport:

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.errors import ToolError, UserError
+from include.errors import ToolError
+from include.stages.common import read_json
 
 SAMPLES = 8
 SAMPLE_TOKENS = 512
@@ -74,11 +75,7 @@ class HeldOut:
     @classmethod
     def load(cls, folder: Path) -> HeldOut:
         """Reads what `save` wrote, so that another stage measures on the very same tokens."""
-        path = folder / HELD_OUT_FILE
-        try:
-            fields = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path.name} cannot be read: {error}", where=str(path)) from error
+        fields = read_json(folder / HELD_OUT_FILE)
         return cls(fields["text_sha256"], torch.tensor(fields["blocks"], dtype=torch.int64))
 
     def save(self, folder: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Protocol
 
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import Command, StageImage
+from include.runners.job import StageTarget
 from include.triton.servers.plan import Ports, ServerPlan
 
 
-class Target(Protocol):
-    """What the tasks ask of a target."""
+class Target(StageTarget, Protocol):
+    """What the tasks ask of a target, besides what a runner asks of it."""
 
     name: str
     build_module: str
@@ -38,17 +38,8 @@ class Target(Protocol):
     def hardware(self) -> dict[str, str]:
         """What an engine is bound to."""
 
-    def command(self, module: str, args: tuple[str, ...]) -> Command:
-        """How a stage program starts in the target's environment."""
-
-    def stage_image(self) -> StageImage:
-        """Where stage programs run if the deployment's runner is docker."""
-
     def gpus(self, request: ReleaseRequest) -> int:
         """How many GPUs a stage or a server of this request takes."""
-
-    def gpu_ids(self) -> tuple[str, ...]:
-        """Device ids of this host's GPUs that stages and servers may use: idle ones first, then the busy ones."""
 
     def wait_for_memory(self, gpus: Collection[str]) -> None:
         """Waits until the GPUs with these ids are idle, as a server that was stopped gives its memory back late.

@@ -1,18 +1,19 @@
 """One module for each task id of the DAGs: what the task does, without Airflow.
 
-A module has ``run(worker, ...)``, which does the task on the worker, or ``job(worker, ...)``, which says
-what stage program a runner is to start. Tasks hand on small JSON: the models below.
+A module has ``run(context, ...)``, which does the task, or ``job(context, ...)``, which returns the stage program that
+a runner is to start; ``event(context, made)`` makes the ``extra`` of an asset's event. Tasks hand on small JSON: the
+models below.
 """
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Self
 
 from include import report
+from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact, ArtifactStore
 from include.context import Context
+from include.frozen import Frozen
 from include.gates import Outcome
 from include.model.config import ModelConfig
 from include.releases.records import Release
@@ -21,24 +22,22 @@ from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 
 
-class Checked(BaseModel):
-    """A request that can be met: what `check_request` found out about it."""
+class Checked(Frozen):
+    """A request that can be met, with the facts that `check_request` found."""
 
-    model_config = ConfigDict(frozen=True)
     request: ReleaseRequest
     source: ModelSource
     dataset: DatasetSource | None = None
     config: ModelConfig
 
 
-class ArtifactRef(BaseModel):
+class ArtifactRef(Frozen):
     """An artifact by its name in the store, which is the same on every worker.
 
     ``reused`` says that this run took it from there instead of making it.
     """
 
-    model_config = ConfigDict(frozen=True)
-    kind: str
+    kind: Kind
     name: str
     reused: bool
 
@@ -46,31 +45,31 @@ class ArtifactRef(BaseModel):
         """The artifact; raises `HostError` if this worker's store does not have it."""
         return store.get(self.kind, self.name)
 
+    def event(self, artifact: Artifact, scores: dict[str, Any], report: str) -> dict[str, Any]:
+        """The ``extra`` of the asset event: ``new`` if this run made the artifact, ``report`` is the path of a file."""
+        return {
+            "key": artifact.name,
+            "digest": artifact.content,
+            "new": not self.reused,
+            "scores": scores,
+            "report": str(artifact.path / report),
+        }
 
-class Pulled(BaseModel):
-    """What `pull_model` put into the store."""
 
-    model_config = ConfigDict(frozen=True)
+class Pulled(Frozen):
+    """The artifacts that `pull_model` put into the store."""
+
     model: ArtifactRef
     dataset: ArtifactRef | None = None
 
 
-class ReleaseId(BaseModel):
-    """A release by its model and number."""
+class LiveRelease(Frozen):
+    """The release at the live address: ``release`` is its number, ``endpoint`` the URL that generates.
 
-    model_config = ConfigDict(frozen=True)
-    model: str
-    number: int
-
-
-class LiveRelease(BaseModel):
-    """What answers at the live address: ``release`` is its number, ``endpoint`` where it generates.
-
-    ``new``: whether this run made it live. ``downtime_s``: how long the address had no server before it went live.
-    ``passed``, ``gates`` and ``scores``: what its report says. Programs read this; docs/rest-api.md describes it.
+    ``new`` is true if this run made it live; ``downtime_s`` says for how long the address had no server before that.
+    ``passed``, ``gates`` and ``scores`` are those of its report. Programs read this; docs/rest-api.md describes it.
     """
 
-    model_config = ConfigDict(frozen=True)
     model: str
     release: int
     endpoint: str
@@ -84,7 +83,7 @@ class LiveRelease(BaseModel):
 
     @classmethod
     def of(cls, release: Release, url: str, context: Context) -> Self:
-        """What a client needs to know of a release that is live at ``url``."""
+        """The facts about a release that is live at ``url``."""
         directory = context.releases.path(release)
         found = report.read(directory)
         return cls(
@@ -99,3 +98,9 @@ class LiveRelease(BaseModel):
             repository=release.repository,
             downtime_s=release.promotions[-1].downtime_s,
         )
+
+    def event(self, context: Context) -> dict[str, Any]:
+        """The ``extra`` of the asset event: these fields, and the repository's key and digest."""
+        repository = ArtifactStore(context.settings.artifacts).get(Kind.REPOSITORY, self.repository)
+        fields = self.model_dump(mode="json", exclude={"repository"})
+        return {**fields, "key": repository.name, "digest": repository.content}

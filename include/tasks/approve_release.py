@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from include import report
 from include.context import Context
+from include.frozen import Frozen
+from include.releases.records import ReleaseId
 from include.requests.release import ReleaseRequest
-from include.tasks import ReleaseId
 from include.triton.servers import ServerRecord
 
 
-class Question(BaseModel):
+class Question(Frozen):
     """What people are asked: subject, Markdown body, who may answer (all if empty), and how long there is for it."""
 
-    model_config = ConfigDict(frozen=True)
     subject: str
     body: str
     approvers: tuple[str, ...]

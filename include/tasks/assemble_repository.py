@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.files import digest_of_tree
 from include.tasks import ArtifactRef, Checked
 from include.triton import repository
+
+_IGNORED = {
+    "kv_cache_memory_fraction": "the values have it",
+    "chat_template": "the values have it",
+    "streaming": "the values have it",
+    "candidate_http_port": "the candidate's server has it, no file",
+}
 
 
 def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: ArtifactRef) -> ArtifactRef:
@@ -21,9 +29,11 @@ def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: Art
         "templates": digest_of_tree(target.templates()),
         "values": values,
     }
-    with context.store.claim("repositories", inputs, log=context.log) as claim:
+    if fields := request.section("Serving", ignored=_IGNORED):
+        inputs["fields"] = fields
+    with context.store.claim(Kind.REPOSITORY, inputs, log=context.log) as claim:
         if not claim.hit:
             repository.assemble(target.templates(), values, claim.partial)
             repository.check(claim.partial, path_map=target.local_path)
             claim.commit()
-        return ArtifactRef(kind="repositories", name=claim.name, reused=claim.hit)
+        return ArtifactRef(kind=Kind.REPOSITORY, name=claim.name, reused=claim.hit)

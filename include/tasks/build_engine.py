@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from include.artifacts.kind import Kind
+from include.artifacts.store import MANIFEST_FILE
 from include.context import Context
 from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked
-from include.tasks.events import engine_event
 
 
 def job(context: Context, checked: Checked, checkpoint: ArtifactRef) -> StageJob:
@@ -14,7 +18,7 @@ def job(context: Context, checked: Checked, checkpoint: ArtifactRef) -> StageJob
     path = checkpoint.load(context.store).path
     return StageJob(
         target=target.name,
-        kind="engines",
+        kind=Kind.ENGINE,
         module=target.build_module,
         args=("--checkpoint", str(path), *target.build_args(checked.request)),
         reads=(path,),
@@ -29,4 +33,8 @@ def job(context: Context, checked: Checked, checkpoint: ArtifactRef) -> StageJob
     )
 
 
-event = engine_event
+def event(context: Context, made: ArtifactRef) -> dict[str, Any]:
+    """``scores``: how the engine compares with its checkpoint, if the target's build measures that."""
+    artifact = made.load(context.store)
+    config = json.loads((artifact.path / "config.json").read_text())
+    return made.event(artifact, config.get("proof", {}), MANIFEST_FILE)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from include import gates
+from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact
 from include.context import Context
 from include.files import sha256_of
+from include.gates.reference import REFERENCE_FILE
+from include.requests.release import ReleaseRequest
 from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked, Pulled
-from include.tasks.events import checkpoint_event
 
 MODULE = "include.stages.calibrate"
+_FLAGS = {"awq_group_size": "group-size"}
+_IGNORED = {
+    "model": "the key has its commit and content",
+    "revision": "the key has its commit and content",
+    "target": "the key has its environment and device",
+    "calib_data": "the key has its digest",
+}
 
 
 def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
@@ -20,18 +31,11 @@ def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
     target = context.target(request.target)
     model = pulled.model.load(context.store)
     data, data_digest = _calibration_data(context, checked, pulled.dataset)
-    options = {
-        "dtype": request.dtype,
-        "group-size": request.awq_group_size,
-        "calib-size": request.calib_size,
-        "calib-seq-len": request.calib_seq_len,
-        "tp-size": request.tp_size,
-        "device": target.device,
-    }
+    options = _options(request) | {"device": target.device}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return StageJob(
         target=target.name,
-        kind="checkpoints",
+        kind=Kind.CHECKPOINT,
         module=MODULE,
         args=("--model", str(model.path), "--calib-data", data, *flags),
         reads=(model.path, *([Path(data)] if data.startswith("/") else [])),
@@ -46,7 +50,18 @@ def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
     )
 
 
-event = checkpoint_event
+def event(context: Context, made: ArtifactRef) -> dict[str, Any]:
+    """``scores``: perplexity on held-out text before and after quantization."""
+    artifact = made.load(context.store)
+    quality = gates.read_reference(artifact.path).quality
+    scores = {"metric": quality.metric, "before": quality.before, "after": quality.after} if quality else {}
+    return made.event(artifact, scores, REFERENCE_FILE)
+
+
+def _options(request: ReleaseRequest) -> dict[str, Any]:
+    """The options of the program, which refuses any that it does not know: a new field is used or named as ignored."""
+    fields = request.section("Model", "Quantization", ignored=_IGNORED) | {"tp_size": request.tp_size}
+    return {_FLAGS.get(name, name.replace("_", "-")): value for name, value in fields.items()}
 
 
 def _calibration_data(context: Context, checked: Checked, dataset: ArtifactRef | None) -> tuple[str, str]:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from include import sources
+from include.artifacts.store import make_directory
 from include.context import Context
-from include.errors import HostError, UserError
+from include.errors import UserError
 from include.live.address import LiveAddress
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
+from include.targets.estimates import pipeline_disk_bytes
 from include.tasks import Checked
 from include.triton.servers import check_port_free
 
@@ -37,7 +39,8 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     endpoint = context.settings.hub_endpoint
     source = sources.resolve(request.model, request.revision, token=context.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)
-    _check_model(request, config)
+    config.check_calibration(request.awq_group_size, request.calib_seq_len, request.tp_size)
+    config.check_lengths(request.max_input_len, request.max_seq_len)
     target.check_fits(request, config, shared)
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
@@ -59,19 +62,6 @@ def _say_what_is_asked_for(context: Context, request: ReleaseRequest, source: Mo
         f"engine for {request.max_batch_size} requests at once, of at most {request.max_seq_len} tokens, "
         f"{request.max_input_len} of them prompt"
     )
-
-
-def _check_model(request: ReleaseRequest, config: ModelConfig) -> None:
-    config.check_supported()
-    config.check_tp(request.tp_size)
-    config.check_group_size(request.awq_group_size, request.tp_size)
-    config.check_lengths(request.max_input_len, request.max_seq_len)
-    if request.calib_seq_len > config.max_position_embeddings:
-        raise UserError(
-            f"calib_seq_len {request.calib_seq_len} is beyond the model's {config.max_position_embeddings} positions",
-            where="field calib_seq_len",
-            fix=f"use at most {config.max_position_embeddings}",
-        )
 
 
 def _check_ports(context: Context, request: ReleaseRequest) -> None:
@@ -129,13 +119,6 @@ def resolve_dataset(context: Context, request: ReleaseRequest) -> DatasetSource 
 
 
 def _check_disk(context: Context, source: ModelSource, config: ModelConfig, request: ReleaseRequest) -> None:
-    needed = source.total_bytes + config.pipeline_disk_bytes(request.awq_group_size)
-    try:
-        context.settings.artifacts.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(
-            f"cannot create {context.settings.artifacts}: {error.strerror}",
-            where="artifact store",
-            fix="point HF2TRITON_ARTIFACTS at a directory that this user can write",
-        ) from error
+    needed = source.total_bytes + pipeline_disk_bytes(config, request.awq_group_size)
+    make_directory(context.settings.artifacts)
     sources.require_disk(context.settings.artifacts, needed)

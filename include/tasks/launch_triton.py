@@ -18,7 +18,7 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
     """Launches the candidate; a candidate that this run left behind is stopped first.
 
     None, and nothing is touched, if the release of this repository is live and was proved for this very request.
-    With ``swap: stop_first`` the live server makes room for it. If the run ends without a new live release, its
+    With ``swap: recreate`` the live server makes room for it. If the run ends without a new live release, its
     teardown starts that server again.
 
     Raises:
@@ -31,7 +31,7 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
         return None
     if left := servers.find(context.candidate_record):
         servers.stop(left, context.candidate_record)
-    if checked.request.swap == "stop_first":
+    if checked.request.swap == "recreate":
         LiveAddress(context).suspend()
     target = context.target(checked.request.target)
     plan = partial(target.server, path)

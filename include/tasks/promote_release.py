@@ -8,9 +8,9 @@ from typing import Any
 from include import report
 from include.context import Context
 from include.live.address import LiveAddress
+from include.releases.records import ReleaseId
 from include.requests.release import ReleaseRequest
-from include.tasks import LiveRelease, ReleaseId
-from include.tasks.events import live_event
+from include.tasks import LiveRelease
 
 
 def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> LiveRelease:
@@ -28,4 +28,6 @@ def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> Live
     return LiveRelease.of(promoted, live.url, context)
 
 
-event = live_event
+def event(context: Context, made: LiveRelease) -> dict[str, Any]:
+    """What the task returned."""
+    return made.event(context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from include import sources
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import PipelineError
 from include.sources import DatasetSource, ModelSource
@@ -16,14 +17,14 @@ def run(context: Context, checked: Checked) -> Pulled:
         TransientError: the network failed; what has arrived is kept, and the next attempt goes on with it.
         PipelineError: anything else; nothing is kept.
     """
-    model = _pull(context, "models", checked.request.slug, checked.source)
+    model = _pull(context, Kind.MODEL, checked.request.slug, checked.source)
     if checked.dataset is None:
         return Pulled(model=model)
-    dataset = _pull(context, "datasets", checked.dataset.id.replace("/", "--"), checked.dataset)
+    dataset = _pull(context, Kind.DATASET, checked.dataset.id.replace("/", "--"), checked.dataset)
     return Pulled(model=model, dataset=dataset)
 
 
-def _pull(context: Context, kind: str, slug: str, source: ModelSource | DatasetSource) -> ArtifactRef:
+def _pull(context: Context, kind: Kind, slug: str, source: ModelSource | DatasetSource) -> ArtifactRef:
     inputs = {"commit": source.commit, "files": {f.path: f.digest for f in source.files}}
     name = f"{slug}@{source.commit}"
     with context.store.claim(kind, inputs, log=context.log, name=name, resume=True) as claim:

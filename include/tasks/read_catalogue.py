@@ -1,4 +1,4 @@
-"""Task ``read_catalogue``: which followed models are to be looked at now."""
+"""Task ``read_catalogue``: the followed models that are due."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from include.context import Context
 from include.errors import UserError
+from include.frozen import Frozen
 from include.requests.catalogue import Catalogue, Entry, Problem, load
 from include.requests.operations import CatalogueCheck
 
 
-class Window(BaseModel):
+class Window(Frozen):
     """The times of schedules that a run answers for: after ``since``, and not after ``until``."""
 
-    model_config = ConfigDict(frozen=True)
     since: datetime
     until: datetime
 
 
-class DueEntry(BaseModel):
+class DueEntry(Frozen):
     """An entry to look at, or what is wrong with it."""
 
-    model_config = ConfigDict(frozen=True)
     name: str
     entry: Entry | None = None
     problem: str = ""
@@ -49,7 +46,7 @@ def _choose(context: Context, catalogue: Catalogue, check: CatalogueCheck, windo
     for entry in catalogue.entries:
         if not entry.enabled:
             context.log(f"{entry.name}: not enabled")
-        elif window and not entry.is_due(window.since, window.until):
+        elif window and entry.next_look(window.since) > window.until:
             context.log(f"{entry.name}: not due before {entry.next_look(window.until):%Y-%m-%d %H:%M} UTC")
         elif entry.name in named:
             context.log(f"{entry.name}: due")

@@ -1,6 +1,6 @@
-"""Whether a followed model has to be released anew: what its entry would be built from now, and what it was last time.
+"""The state of followed models: what an entry would be built from now, and what its last run was asked for.
 
-What an entry has asked for last is a file of the artifact store, ``catalogue/<entry>.json``. Releases cannot say it: a
+The last run of an entry is a file of the artifact store, ``catalogue/<entry>.json``. Releases cannot tell it: a
 run that failed early leaves none, a rollback makes an older one live on purpose, and people release by hand, too.
 """
 
@@ -10,57 +10,52 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from include import sources
 from include.artifacts.store import differences
 from include.context import Context
 from include.files import digest_of_tree, sha256_of, write_atomic
+from include.frozen import Frozen
 from include.requests.catalogue import Entry
-from include.requests.release import ReleaseRequest
+from include.requests.release import ReleaseRequest, Section
 from include.runners.job import stage_code
 from include.tasks import calibrate_awq, check_request
 
-# How a release goes live, not what it is: a change of these waits for the next release.
-_NOT_COMPARED = frozenset(
-    {"revision", "candidate_http_port", "require_approval", "approvers", "approval_timeout_h", "swap"}
-)
+# A change of section Promotion, how a release goes live and not what it is, waits for the next release.
+_COMPARED: tuple[Section, ...] = ("Model", "Quantization", "Engine", "Serving", "Gates")
+_IGNORED = {"revision": "its commit is compared", "candidate_http_port": "no release has it"}
 
 
-class LastRun(BaseModel):
-    """What an entry has asked for last, and the run of `release_awq_engine` that it asked.
+class LastRun(Frozen):
+    """The last run of `release_awq_engine` that an entry asked for, and its inputs.
 
-    ``started``: Airflow has been seen to know that run. A check that was cut off before it started the run is made up
-    for; a run that was deleted since is not started again.
+    ``started``: Airflow has known that run. If a check was cut off before it started the run, the next one starts it;
+    a run that was deleted since is not started again.
     """
 
-    model_config = ConfigDict(frozen=True)
     model: str
     inputs: dict[str, Any]
     run_id: str
     started: bool = False
 
 
-class Trigger(BaseModel):
-    """A run to start: its id, its params, and why."""
+class Trigger(Frozen):
+    """A run to start: its id, its params, and the reason."""
 
-    model_config = ConfigDict(frozen=True)
     run_id: str
     conf: dict[str, Any]
     why: str
 
 
-class Desired(BaseModel):
-    """What an entry would be built from now; ``request`` names the commit itself."""
+class Desired(Frozen):
+    """The inputs that an entry would be built from now. ``request`` names the commit itself."""
 
-    model_config = ConfigDict(frozen=True)
     request: ReleaseRequest
     commit: str
     inputs: dict[str, Any]
 
 
 class FollowState:
-    """What each entry has asked for last."""
+    """The last run of each entry, kept in files."""
 
     def __init__(self, context: Context) -> None:
         self._root = context.settings.artifacts / "catalogue"
@@ -68,7 +63,7 @@ class FollowState:
 
     def last(self, entry: Entry) -> LastRun | None:
         """The last run that the entry asked for, if it was started."""
-        asked = self._read(self._path(entry))
+        asked = self._read(self._root / f"{entry.name}.json")
         if asked is None or asked.started:
             return asked
         if self._context.run_state(asked.run_id) is None:
@@ -76,20 +71,17 @@ class FollowState:
         return self._write(entry, asked.model_copy(update={"started": True}))
 
     def ask(self, entry: Entry, wanted: Desired) -> str:
-        """Remembers that a run is about to be started; returns the id that it is to have."""
+        """Records that a run is about to be started; returns its id."""
         run_id = f"rebuild__{entry.name}__{datetime.now(UTC).isoformat()}"
         self._write(entry, LastRun(model=entry.request.slug, inputs=wanted.inputs, run_id=run_id))
         return run_id
 
     def busy(self, entry: Entry) -> str | None:
-        """A run of the entry's model that is queued or running: one that any entry asked for, or one that has pins."""
+        """The id of a queued or running run of the entry's model: one that an entry asked for, or one that has pins."""
         slug = entry.request.slug
         asked = (self._read(path) for path in self._root.glob("*.json"))
         runs = [one.run_id for one in asked if one and one.model == slug] + self._context.pins.of_model(slug)
         return next((run for run in runs if not self._context.is_over(run)), None)
-
-    def _path(self, entry: Entry) -> Path:
-        return self._root / f"{entry.name}.json"
 
     def _read(self, path: Path) -> LastRun | None:
         try:
@@ -98,12 +90,12 @@ class FollowState:
             return None
 
     def _write(self, entry: Entry, asked: LastRun) -> LastRun:
-        write_atomic(self._path(entry), asked.model_dump_json(indent=1))
+        write_atomic(self._root / f"{entry.name}.json", asked.model_dump_json(indent=1))
         return asked
 
 
 def fingerprint(context: Context, entry: Entry) -> Desired:
-    """Asks the Hub, or reads the directory; nothing large is fetched.
+    """The inputs of an entry as they are now, from the Hub or the model's directory. Nothing large is fetched.
 
     Raises:
         PipelineError: the model, the calibration data or the target cannot be had; the message says which.
@@ -115,7 +107,7 @@ def fingerprint(context: Context, entry: Entry) -> Desired:
     inputs = {
         "commit": source.commit,
         "calibration_data": _calibration_data(context, request),
-        "settings": request.model_dump(mode="json", exclude=set(_NOT_COMPARED)),
+        "settings": request.section(*_COMPARED, ignored=_IGNORED),
         "environment": target.environment(),
         "hardware": target.hardware(),
         "code": {
@@ -129,7 +121,7 @@ def fingerprint(context: Context, entry: Entry) -> Desired:
 
 
 def changes(wanted: Desired, last: LastRun) -> str:
-    """What has changed since, ``field: old -> new`` each; empty if nothing has."""
+    """The changes since the last run, as ``field: old -> new``; empty if there are none."""
     return "; ".join(f"{d.field}: {d.there} -> {d.here}" for d in differences(wanted.inputs, last.inputs))
 
 

@@ -12,7 +12,6 @@ from include.live.address import LiveAddress
 from include.releases.records import Release
 from include.requests.operations import RollbackRequest
 from include.tasks import LiveRelease
-from include.tasks.events import live_event
 
 
 def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
@@ -32,7 +31,9 @@ def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
     return LiveRelease.of(promoted, live.url, context)
 
 
-event = live_event
+def event(context: Context, made: LiveRelease) -> dict[str, Any]:
+    """What the task returned."""
+    return made.event(context)
 
 
 def _choose(context: Context, request: RollbackRequest) -> Release:

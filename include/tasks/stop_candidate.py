@@ -6,7 +6,7 @@ from include import report
 from include.context import Context
 from include.host.docker.engine import local_engine
 from include.live.address import LiveAddress
-from include.runners.container import DockerRunner
+from include.runners.container import StageContainers
 from include.runners.container_job import remove_abandoned
 
 
@@ -29,6 +29,6 @@ def run(context: Context) -> None:
 
 
 def _remove_stages(context: Context) -> None:
-    runner = DockerRunner(local_engine, context.log)
+    runner = StageContainers(local_engine, context.log)
     for container in remove_abandoned(runner, context.store, context.dag_id, context.run_id):
         context.log(f"container {container[:12]} was left by a cancelled stage: removed with its partial directory")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 
 from include import report
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
 from include.host.ports import reachable
-from include.releases.records import Release
+from include.releases.records import Release, ReleaseId
 from include.releases.run import RunRecord
-from include.tasks import ArtifactRef, Checked, ReleaseId
+from include.tasks import ArtifactRef, Checked
 from include.triton import servers
 from include.triton.servers import ServerRecord
 
@@ -44,7 +45,7 @@ def run(
     else:
         _judge(context, checked, candidate, checkpoint, release)
     context.log(f"report: {path / report.HTML_FILE}")
-    return ReleaseId(model=release.model, number=release.number)
+    return release.id
 
 
 def _judge(
@@ -87,7 +88,7 @@ def _trial(context: Context, checked: Checked, client: Client, checkpoint: Artif
         and request.chat_template == "auto"
         and context.target(request.target).applies_chat_template,
         reference=reference,
-        repository=context.store.get("repositories", release.repository).path,
+        repository=context.store.get(Kind.REPOSITORY, release.repository).path,
         tokenizer=made / "tokenizer",
         live=_rival(context, release),
         max_input_len=request.max_input_len,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict
 
+from include.frozen import Frozen
 from include.host.ports import http_url
 
 MODEL = "ensemble"
@@ -21,10 +21,9 @@ PROBE_TOKENS = 48
 _SHOWN = 160
 
 
-class Endpoint(BaseModel):
-    """Where a Triton server answers."""
+class Endpoint(Frozen):
+    """The address of a Triton server."""
 
-    model_config = ConfigDict(frozen=True)
     host: str
     http_port: int
     grpc_port: int
@@ -58,7 +57,7 @@ class Client:
             yield cls(endpoint, http)
 
     def get(self, path: str) -> httpx.Response:
-        """What the server says at ``path``, whatever its status."""
+        """The server's response at ``path``, whatever its status."""
         try:
             return self.http.get(path)
         except httpx.TransportError as error:
@@ -132,7 +131,7 @@ class Client:
 
 
 def path_of(kind: str) -> str:
-    """Where an endpoint answers: ``kind`` is ``generate``, ``generate_stream`` or ``config``."""
+    """The path of an endpoint; ``kind`` is ``generate``, ``generate_stream`` or ``config``."""
     return f"/v2/models/{MODEL}/{kind}"
 
 

@@ -1,4 +1,4 @@
-"""Assets: what other DAGs can wait for. The extra of their events is described in `include.tasks.events`."""
+"""Assets: what other DAGs can wait for. The task that makes one describes its event."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from airflow.sdk import Param
 
 from include.requests.release import Form, ReleaseRequest
 
+_DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+
 
 def request_params(request: type[Form] = ReleaseRequest) -> dict[str, Param]:
     """One `Param` for each field of a request, in its order and sections."""
@@ -18,6 +20,10 @@ def request_params(request: type[Form] = ReleaseRequest) -> dict[str, Param]:
 
 def _param(field: dict[str, Any]) -> Param:
     rules: dict[str, Any] = {name: value for name, value in field.items() if name not in {"default", "description"}}
+    if former := rules.pop("former", None):
+        # Draft 7 ignores what stands beside $ref: the form offers today's values, a run may bring the former ones.
+        taken = {"enum": [*rules["enum"], *former]}
+        rules |= {"$schema": _DRAFT_7, "$ref": "#/definitions/taken", "definitions": {"taken": taken}}
     text = re.sub(r"`([^`]+)`", _bold, field["description"])
     return Param(field["default"], description_md=f"{text} {_limits(field)}".rstrip(), **rules)
 

@@ -22,7 +22,7 @@ def root_path() -> str:
 
 
 def report_url(dag_id: str, run_id: str) -> str:
-    """Where the report of a run is: a path on the web UI's host, so that it works by whichever name that is reached."""
+    """The path of a run's report on the web UI's host, so that the link works by whichever name the host is reached."""
     return f"{root_path()}/{PREFIX}/runs/{quote(dag_id)}/{quote(run_id)}"
 
 
@@ -32,5 +32,5 @@ class ReportLink(BaseOperatorLink):
     name = "Release report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Made by the worker as the task ends, well or not, or starts to wait."""
+        """The link, which the worker makes when the task ends, in success or failure, or begins to wait."""
         return report_url(ti_key.dag_id, ti_key.run_id)

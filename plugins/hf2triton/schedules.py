@@ -1,4 +1,4 @@
-"""When DAG `rebuild_on_change` runs: whenever an entry of the catalogue is due."""
+"""The schedule of DAG `rebuild_on_change`: it runs whenever an entry of the catalogue is due."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
@@ -16,8 +16,8 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
 from include import report
-from include.releases.records import ReleaseStore
-from include.report.page import Listed, render_message, render_presets, render_releases
+from include.releases.records import ReleaseId, ReleaseStore
+from include.report.page import render_message, render_presets, render_releases
 from include.requests.presets import PRESETS
 from include.settings import settings
 
@@ -31,6 +31,7 @@ _HEADERS = {
 
 Model = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
 Number = Annotated[int, PathParam(ge=1)]
+ReportFile = Literal["report.html", "report.json"]
 
 app = FastAPI(
     title="hf2triton",
@@ -53,13 +54,7 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
 @app.get("/releases")
 def releases() -> HTMLResponse:
     """All releases, newest first, with their states and reports."""
-    known = ReleaseStore(_root())
-    newest_first = sorted(known.every(), key=lambda release: (release.model, -release.number))
-    listed = [
-        Listed(release, known.state(release), known.is_pruned(release), report.read(known.path(release)))
-        for release in newest_first
-    ]
-    return HTMLResponse(render_releases(listed), headers=_HEADERS)
+    return HTMLResponse(render_releases(ReleaseStore(_root())), headers=_HEADERS)
 
 
 @app.get("/presets")
@@ -74,16 +69,14 @@ def presets_data() -> list[dict[str, Any]]:
     return [{"name": p.name, "device": p.device, "licence": p.licence, "conf": p.conf} for p in PRESETS]
 
 
-@app.get("/reports/{model}/{number}/report.html")
-def report_page(model: Model, number: Number) -> FileResponse:
-    """The report of a release."""
-    return _file(model, number, report.HTML_FILE)
-
-
-@app.get("/reports/{model}/{number}/report.json")
-def report_data(model: Model, number: Number) -> FileResponse:
-    """The report of a release, as data."""
-    return _file(model, number, report.JSON_FILE)
+@app.get("/reports/{model}/{number}/{name}")
+def release_report(model: Model, number: Number, name: ReportFile) -> FileResponse:
+    """The report of a release, as a page or as data."""
+    release = ReleaseId(model=model, number=number)
+    path = ReleaseStore(_root()).path(release) / name
+    if not path.is_file():
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"release {release} has no {name}")
+    return FileResponse(path, headers=_HEADERS)
 
 
 @app.get("/runs/{dag_id}/{run_id}")
@@ -93,14 +86,7 @@ def run_report(dag_id: str, run_id: str) -> Response:
     if found is None:
         text = "No release report belongs to this run: it has not come as far as its gates, or it makes no release."
         return HTMLResponse(render_message("No report", text), status.HTTP_404_NOT_FOUND, _HEADERS)
-    return RedirectResponse(f"../../reports/{found.parent.name}/{found.name}/{report.HTML_FILE}")
-
-
-def _file(model: str, number: int, name: str) -> FileResponse:
-    path = _root() / model / str(number) / name
-    if not path.is_file():
-        raise HTTPException(status.HTTP_404_NOT_FOUND, f"release {model}/{number} has no {name}")
-    return FileResponse(path, headers=_HEADERS)
+    return RedirectResponse(f"../../reports/{found.relative_to(_root())}/{report.HTML_FILE}")
 
 
 def _root() -> Path:

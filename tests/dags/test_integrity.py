@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
 
 from hf2triton.assets import LIVE_RELEASE
 from include.requests.operations import CatalogueCheck, PruneRequest, RollbackRequest
@@ -49,6 +51,16 @@ def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
     assert [t.task_id for t in dag.topological_sort()] == stages
     for before, after in itertools.pairwise(stages):
         assert after in dag.get_task(before).downstream_task_ids
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_a_dag_comes_back_from_airflows_database_with_all_its_tasks(bag: DagBag, dag_id: str) -> None:
+    dag = bag.dags[dag_id]
+    kept = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    found = DagSerialization.from_dict(kept)
+    assert found.task_ids == dag.task_ids
+    for task in found.tasks:
+        assert [outlet.name for outlet in task.outlets] == [o.name for o in dag.get_task(task.task_id).outlets]
 
 
 def test_all_that_touches_the_gpu_host_runs_there(bag: DagBag) -> None:

@@ -4,7 +4,6 @@ Airflow's. The processes are forks, as Airflow's own are: importing Airflow anew
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -13,14 +12,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from hf2triton.operators.docker_stage import DockerStageOperator
+from include.context import Context as TaskContext
 from include.errors import PipelineError, from_dict
-from include.runners import docker as docker_runner
-from include.runners.job import Command, StageImage, StageJob
+from include.host.docker.containers import ContainerSpec
+from include.runners import container as docker_runner
+from include.runners.job import Command, StageJob
 from include.settings import settings
 from tests.engine import BASE
 
@@ -36,8 +37,7 @@ _fork = multiprocessing.get_context("fork")
 class Attempt:
     """What an attempt is to do. ``script`` is its stage program: a shell script, ``$2`` is its output directory.
 
-    ``state`` is the file that stands for Airflow's task state store, ``die_at`` a log line at which the worker
-    kills itself.
+    ``die_at`` is a log line at which the worker kills itself.
     """
 
     script: str
@@ -51,11 +51,22 @@ class Attempt:
     image: str = BASE
     engine: str = ""
     engine_wait_s: float = 60
-    state: Path | None = None
     die_at: str = ""
 
+    def job(self, context: TaskContext) -> StageJob:
+        """What the task's module says."""
+        return StageJob(
+            target="shell",
+            kind=KIND,
+            module="stage",
+            args=(),
+            reads=(self.reads,),
+            inputs={"key": self.key},
+            gpus=self.gpus,
+        )
 
-class Context:
+
+class Worker:
     """A process that does one attempt."""
 
     def __init__(self, attempt: Attempt) -> None:
@@ -115,24 +126,20 @@ class ShellTarget:
     def command(self, module: str, args: tuple[str, ...]) -> Command:
         return Command(("sh", "-c", self._attempt.script, module, *args), {})
 
-    def stage_image(self) -> StageImage:
-        return StageImage(self._attempt.image)
+    def stage_image(self) -> ContainerSpec:
+        return ContainerSpec(image=self._attempt.image)
 
     def gpu_ids(self) -> tuple[str, ...]:
         return ("0", "1")
 
 
-class StateStore:
-    """Airflow's task state store, as a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
+class NoStateStore:
+    """Airflow's task state store, which outlives a cleared task: what it holds is nothing to go by."""
 
     def get(self, key: str) -> Any:
-        return json.loads(self._path.read_text())[key] if self._path.exists() else None
+        raise AssertionError(f"the operator asks for {key}")
 
-    def set(self, key: str, value: Any) -> None:
-        self._path.write_text(json.dumps({key: value}))
+    set = get
 
 
 class PipeLog:
@@ -155,14 +162,14 @@ def _work(attempt: Attempt, lines: Connection) -> None:
     log = PipeLog(lines, attempt.die_at)
     with _deployment(attempt), patch.object(DockerStageOperator, "log", log):
         options = {"docker_url": attempt.engine} if attempt.engine else {}
-        operator = DockerStageOperator(task_id=TASK, **options)
+        operator = DockerStageOperator(task_id=TASK, job=attempt.job, **options)
         # As Airflow's task runner does.
         signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
         context: Any = {
             "run_id": attempt.run,
             "params": {},
             "ti": SimpleNamespace(dag_id=DAG_ID, map_index=-1, try_number=attempt.number, stats_tags={}),
-            "task_state_store": StateStore(attempt.state) if attempt.state else None,
+            "task_state_store": NoStateStore(),
         }
         try:
             lines.send(operator.execute(context))
@@ -173,23 +180,12 @@ def _work(attempt: Attempt, lines: Connection) -> None:
 
 @contextmanager
 def _deployment(attempt: Attempt) -> Iterator[None]:
-    """The attempt's task, target and settings, where the operator looks for them."""
-    task: Any = ModuleType(f"include.tasks.{TASK}")
-    task.job = lambda context: StageJob(
-        target="shell",
-        kind=KIND,
-        module="stage",
-        args=(),
-        reads=(attempt.reads,),
-        inputs={"key": attempt.key},
-        gpus=attempt.gpus,
-    )
+    """The attempt's target and settings, where the operator looks for them."""
     variables = {
         "HF2TRITON_ARTIFACTS": str(attempt.artifacts),
         "HF2TRITON_GPU_LEASE_DIR": str(attempt.artifacts / "leases"),
     }
     with ExitStack() as patches:
-        patches.enter_context(patch.dict("sys.modules", {task.__name__: task}))
         patches.enter_context(patch.dict(os.environ, variables))
         patches.enter_context(patch("include.context.get_target", lambda *_: ShellTarget(attempt)))
         patches.enter_context(patch.object(docker_runner, "ENGINE_WAIT_S", attempt.engine_wait_s))

@@ -122,8 +122,7 @@ def release(context: Context, params: dict[str, object], log: list[str]) -> Live
 def make(context: Context, job: StageJob, log: list[str]) -> ArtifactRef:
     """The artifact of a stage, as `StageOperator` makes it."""
     with context.store.claim(job.kind, job.inputs, log=log.append) as claim:
-        ProcessRunner(log.append).run(context.target(job.target).command(job.module, job.args), claim.partial)
-        claim.commit()
+        ProcessRunner(context.target, log.append).run(job, claim)
     return ArtifactRef(kind=job.kind, name=claim.name, reused=claim.hit)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from filelock import FileLock
 from include.artifacts.store import ArtifactStore, key_of
 from include.errors import HostError, ToolError, TransientError, UserError
 from include.host.docker.engine import local_engine
-from include.runners.container import DockerRunner
+from include.runners.container import StageContainers
 from include.runners.container_job import LABEL_KEY, LABEL_PARTIAL, LABEL_STORE, remove_abandoned
 from tests.e2e.attempts import DAG_ID, KIND, Attempt, Worker
 from tests.engine import BASE, client_or_skip, containers
@@ -53,7 +54,6 @@ class Scene:
             script=WAIT_THEN_WRITE.format(gate=self.gate),
             artifacts=self.store.root,
             reads=self.gate,
-            state=self.root / "state.json",
         )
 
     @property
@@ -123,18 +123,28 @@ def test_an_undisturbed_attempt_leaves_only_its_artifact(scene: Scene) -> None:
     scene.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("persisted", [True, False], ids=["id persisted", "id lost"])
-def test_a_retry_after_a_killed_worker_reattaches(scene: Scene, persisted: bool) -> None:
+def test_a_retry_after_a_killed_worker_reattaches(scene: Scene) -> None:
     first, container = started(scene, scene.attempt)
     first.kill()
-    if not persisted:
-        scene.attempt.state.unlink()
     assert scene.containers() == [container]
     second = scene.start(scene.retry)
     second.wait_for("started")
     scene.open_gate()
     second.result()
     assert container.startswith(scene.made_by())
+    assert [second.log.count(line) for line in ("started", "written")] == [1, 1]
+    scene.assert_nothing_is_left()
+
+
+def test_a_cleared_task_whose_artifact_is_gone_starts_anew(scene: Scene) -> None:
+    """Airflow keeps the state of a task that is cleared: only a container that is there is taken over."""
+    first, container = started(scene, scene.attempt)
+    scene.open_gate()
+    first.result()
+    shutil.rmtree(scene.store.get(KIND, key_of({"key": "one"})).path)
+    second = scene.start(scene.attempt)
+    assert second.result()["reused"] is False
+    assert not container.startswith(scene.made_by())
     assert [second.log.count(line) for line in ("started", "written")] == [1, 1]
     scene.assert_nothing_is_left()
 
@@ -208,7 +218,7 @@ def test_a_cancelled_task_takes_its_container_along(scene: Scene) -> None:
 
 def test_a_run_that_is_cancelled_between_attempts_can_be_cleared(scene: Scene) -> None:
     worker, container = started(scene, scene.attempt)
-    runner = DockerRunner(local_engine, print)
+    runner = StageContainers(local_engine, print)
     assert remove_abandoned(runner, scene.store, DAG_ID, "run-1") == [], "a worker waits for it"
     worker.kill()
     assert remove_abandoned(runner, scene.store, DAG_ID, "run-2") == [], "another run's"
@@ -219,7 +229,7 @@ def test_a_run_that_is_cancelled_between_attempts_can_be_cleared(scene: Scene) -
 @pytest.mark.parametrize("survives", [True, False], ids=["both live", "the first is killed"])
 def test_two_runs_with_one_key_share_one_container(scene: Scene, survives: bool) -> None:
     first, container = started(scene, scene.attempt)
-    second = scene.start(replace(scene.attempt, run="run-2", state=scene.root / "state-2.json"))
+    second = scene.start(replace(scene.attempt, run="run-2"))
     second.wait_for("another run is building")
     assert scene.containers() == [container]
     if not survives:
@@ -317,7 +327,7 @@ def test_runs_never_share_a_gpu_even_if_a_worker_dies(scene: Scene, client: Any)
         pytest.skip("this engine accepts no device request")
     first, container = started(scene, replace(scene.attempt, gpus=1))
     first.kill()
-    pair = scene.start(replace(scene.attempt, key="pair", run="run-2", gpus=2, state=None))
+    pair = scene.start(replace(scene.attempt, key="pair", run="run-2", gpus=2))
     pair.wait_for("waiting for 2 of")
     second = scene.start(replace(scene.retry, gpus=1))
     second.wait_for("started")

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from include.host.docker.containers import ContainerSpec
-from include.runners.container import DockerRunner
+from include.runners.container import StageContainers
 from include.runners.job import Command
 from include.settings import PROJECT, Settings
 from include.targets.openvino import LOCK, OpenVinoTarget
-from tests.engine import client_or_skip, containers
+from tests.engine import client_or_skip, containers, run_to_end
 
 TEST = {"hf2triton.test": str(os.getpid())}
 
@@ -45,7 +44,7 @@ done
 def target() -> OpenVinoTarget:
     client = client_or_skip()
     target = OpenVinoTarget(Settings(runner="docker"))
-    if not client.images(name=target.stage_image().name):
+    if not client.images(name=target.stage_image().image):
         pytest.skip(f"the image is not built: {target.stage_image().build}")
     return target
 
@@ -60,21 +59,19 @@ def log() -> list[str]:
 
 @pytest.fixture
 def run(target: OpenVinoTarget, log: list[str], tmp_path: Path) -> Run:
-    runner = DockerRunner(client_or_skip, log.append)
+    runner = StageContainers(client_or_skip, log.append)
 
     def run_in_container(command: Command, name: str, *reads: Path) -> Path:
         out = tmp_path / name
         out.mkdir()
-        runner.run(
-            ContainerSpec(
-                image=target.stage_image().name,
-                argv=(*command.argv, "--out", str(out)),
-                env=command.env,
-                out=out,
-                reads=reads,
-                labels=TEST,
-            )
-        )
+        fields = {
+            "argv": (*command.argv, "--out", str(out)),
+            "env": dict(command.env),
+            "out": out,
+            "reads": reads,
+            "labels": TEST,
+        }
+        run_to_end(runner, target.stage_image().model_copy(update=fields))
         assert containers(client_or_skip(), test=TEST["hf2triton.test"]) == []
         return out
 

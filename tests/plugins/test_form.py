@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
+from airflow.serialization.definitions.param import SerializedParam
 
 from hf2triton.form import request_params
-from include.requests.release import ReleaseRequest
+from include.requests.operations import RollbackRequest
+from include.requests.release import Form, ReleaseRequest
 
 
 def test_defaults_are_the_requests_defaults() -> None:
@@ -59,3 +61,14 @@ def test_lists_are_typed_as_lines_of_text() -> None:
     lists = {name: param.schema for name, param in request_params().items() if "items" in param.schema}
     assert set(lists) == {"test_prompts", "approvers", "speed_concurrencies"}
     assert {schema["items"].get("type", "string") for schema in lists.values()} == {"string"}
+
+
+@pytest.mark.parametrize("request_model", [ReleaseRequest, RollbackRequest])
+def test_the_form_offers_the_swaps_of_today_and_a_run_may_bring_a_former_one(request_model: type[Form]) -> None:
+    param = request_params(request_model)["swap"]
+    assert param.schema["enum"] == ["blue_green", "recreate"]
+    for value in ("blue_green", "recreate", "beside", "stop_first"):
+        assert param.resolve(value) == value
+        assert SerializedParam(value, **param.schema).resolve(raises=True) == value  # what the REST API asks
+    with pytest.raises(ParamValidationError):
+        param.resolve("both")

@@ -17,6 +17,7 @@ from hf2triton.context import RELEASE_DAG, task_context
 from hf2triton.operators.rebuild import CatalogueOperator, RebuildOperator
 from hf2triton.schedules import catalogue_timetable
 from include.settings import settings
+from include.tasks import read_catalogue, rebuild_on_change
 from tests.include.sources import tiny
 
 ENTRIES = """\
@@ -79,14 +80,18 @@ def instance(*, before: datetime | None = None, paused: bool = False) -> TaskIns
 
 
 def read(ti: TaskInstance, run_type: str) -> list[dict[str, Any]]:
-    return list(CatalogueOperator(task_id="read_catalogue").execute(context(ti, run_type)))
+    return list(CatalogueOperator(task_id="read_catalogue", call=read_catalogue.run).execute(context(ti, run_type)))
+
+
+def rebuild(due: dict[str, Any]) -> RebuildOperator:
+    return RebuildOperator(task_id="rebuild_on_change", call=rebuild_on_change.run, due=due)
 
 
 def check(ti: TaskInstance, **params: Any) -> DagRunTriggerException:
     """The run that is asked for; its state is then running."""
     due = read(instance(), "manual")[0]
     with pytest.raises(DagRunTriggerException) as asked:
-        RebuildOperator(task_id="rebuild_on_change", due=due).execute(context(ti, **params))
+        rebuild(due).execute(context(ti, **params))
     ti.runs[asked.value.dag_run_id] = DagRunState.RUNNING
     return asked.value
 
@@ -125,7 +130,7 @@ def test_while_that_run_is_not_over_the_task_skips_itself() -> None:
 def test_runs_of_a_paused_dag_are_not_collected_and_not_forgotten() -> None:
     due = read(instance(), "manual")[0]
     with pytest.raises(DagIsPaused, match=f"Dag {RELEASE_DAG} is paused"):
-        RebuildOperator(task_id="rebuild_on_change", due=due).execute(context(instance(paused=True)))
+        rebuild(due).execute(context(instance(paused=True)))
     assert check(instance())
 
 

@@ -17,6 +17,7 @@ from hf2triton.operators import ReleaseApprovalOperator
 from include import report
 from include.releases.records import ReleaseStore
 from include.settings import settings
+from include.tasks import approve_release
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
 
@@ -43,7 +44,9 @@ def approval(tmp_path: Path) -> ReleaseApprovalOperator:
     candidate = ServerRecord(plan=plan, log=tmp_path / "log").model_dump(mode="json")
     with DAG("release_awq_engine", schedule=None):
         inputs = {"release": {"model": "org--model", "number": 1}, "candidate": candidate}
-        operator = ReleaseApprovalOperator(task_id="approve_release", inputs=inputs)
+        operator = ReleaseApprovalOperator(
+            task_id="approve_release", question=approve_release.question, reject=approve_release.reject, inputs=inputs
+        )
         teardown = BaseOperator(task_id="stop_candidate").as_teardown()
         operator >> BaseOperator(task_id="promote_release") >> teardown
         operator >> teardown

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from include.errors import HostError
 from include.files import Log
 from include.host.docker.engine import engine_errors
-from include.host.docker.images import ensure_image
+from include.host.docker.images import ImageId, pull
 from include.host.docker.registry import FindLogin, no_login
 
 if TYPE_CHECKING:
@@ -111,9 +113,27 @@ class Containers:
     def _client(self) -> APIClient:
         return self._connect()
 
-    def ensure_image(self, image: str, build: str = "") -> None:
-        """As `include.host.docker.images.ensure_image`."""
-        ensure_image(self._client, image, build, self._log, self._find_login)
+    def ensure_image(self, image: str, build: str = "") -> ImageId:
+        """Pulls the image if the engine does not have it; one that has to be built on the host is not looked for.
+
+        Raises:
+            HostError: it is not there and cannot be had; the message says what to do.
+            PipelineError: as `include.host.docker.images.pull`.
+        """
+        from docker.errors import ImageNotFound
+
+        with engine_errors(image):
+            with suppress(ImageNotFound):
+                return ImageId.of(image, self._client.inspect_image(image))
+            if build:
+                raise HostError(f"image {image} is not on this host", fix=f"in the project: {build}")
+            if image.startswith("sha256:"):
+                raise HostError(
+                    f"image {image} is gone from this host",
+                    fix="trigger release_awq_engine, which gets it by its name; or `docker load` a copy",
+                )
+            pull(self._client, image, self._log, self._find_login())
+            return ImageId.of(image, self._client.inspect_image(image))
 
     def create(self, spec: ContainerSpec) -> str:
         """Makes a container that only has to be started; returns its id.
@@ -150,13 +170,9 @@ class Containers:
 
     def inspect(self, container_id: str) -> Container | None:
         """What the engine says of a container; None if there is none of that id."""
-        from docker.errors import NotFound
-
-        with engine_errors(f"container {container_id[:12]}"):
-            try:
-                return Container.parse(self._client.inspect_container(container_id))
-            except NotFound:
-                return None
+        with _unless_gone(container_id):
+            return Container.parse(self._client.inspect_container(container_id))
+        return None
 
     def find(self, labels: Mapping[str, str]) -> list[Container]:
         """All containers with these labels, whatever their state."""
@@ -175,13 +191,8 @@ class Containers:
 
     def stop(self, container_id: str, grace_s: float) -> None:
         """Asks the program to end, and kills it after ``grace_s`` seconds. One that is gone is no error."""
-        from docker.errors import NotFound
-
-        with engine_errors(f"container {container_id[:12]}"):
-            try:
-                self._client.stop(container_id, timeout=round(grace_s))
-            except NotFound:
-                return
+        with _unless_gone(container_id):
+            self._client.stop(container_id, timeout=round(grace_s))
 
     def remove(self, container_id: str) -> None:
         """Kills the container if it runs, and removes it; one that is gone already is no error."""
@@ -202,13 +213,8 @@ class Containers:
 
     def save_log(self, container_id: str, path: Path) -> None:
         """Writes all that the container has said into a file; of one that is gone, nothing."""
-        from docker.errors import NotFound
-
-        with engine_errors(f"container {container_id[:12]}"):
-            try:
-                output = self._client.logs(container_id, stream=True, follow=False)
-            except NotFound:
-                return
+        with _unless_gone(container_id):
+            output = self._client.logs(container_id, stream=True, follow=False)
             with path.open("wb") as file:
                 file.writelines(output)
 
@@ -232,6 +238,15 @@ class Containers:
             log_config=LogConfig(type="json-file", config=dict(spec.log_options)),
         )
         return config
+
+
+@contextmanager
+def _unless_gone(container_id: str) -> Iterator[None]:
+    """Leaves the block if the engine has no container of that id any more."""
+    from docker.errors import NotFound
+
+    with engine_errors(f"container {container_id[:12]}"), suppress(NotFound):
+        yield
 
 
 def _hand_over(spec: ContainerSpec) -> str:

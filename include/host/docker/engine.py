@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.errors import HostError, PipelineError, TransientError
-from include.host.docker import errors as docker_errors
+from include.host.docker.errors import failure
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -19,7 +19,7 @@ class EngineAway(TransientError):
     """The engine does not answer. A container of ours may run on; it is left to the next attempt."""
 
 
-def local_engine() -> APIClient:
+def local_engine(timeout_s: int = 60) -> APIClient:
     """A client of the engine that the environment names (``DOCKER_HOST``), else this host's.
 
     Raises:
@@ -31,7 +31,7 @@ def local_engine() -> APIClient:
 
     url = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
-        return APIClient(url, version="auto")
+        return APIClient(url, version="auto", timeout=timeout_s)
     except DockerException as error:
         raise unreachable(url) from error
 
@@ -66,11 +66,4 @@ def engine_errors(where: str) -> Iterator[None]:
     except (ConnectionLost, Timeout) as error:
         raise EngineAway("the Docker engine does not answer", where=where, fix="none: retried") from error
     except APIError as error:
-        said = str(error.explanation or error)
-        if "bind source path does not exist" in said:
-            raise HostError(
-                f"the Docker engine does not see a path of this worker: {said}",
-                where=where,
-                fix="the engine must run on the worker's host, and see the store below the same absolute path",
-            ) from error
-        raise docker_errors.failure(said, where=where) from error
+        raise failure(str(error.explanation or error), where=where) from error

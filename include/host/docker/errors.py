@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from include.errors import HostError, PipelineError, ToolError
 
@@ -13,66 +13,53 @@ _TOOLKIT = (
 )
 
 
-@dataclass(frozen=True)
-class Cause:
-    """What a message that matches ``pattern`` means."""
+class Cause(NamedTuple):
+    """The meaning of a message that ``pattern`` matches, anywhere and in either case."""
 
-    pattern: re.Pattern[str]
+    pattern: str
     failure: type[PipelineError]
     what: str
     fix: str
 
 
-def cause(pattern: str, failure: type[PipelineError], what: str, fix: str) -> Cause:
-    """A cause; the pattern matches anywhere and in either case."""
-    return Cause(re.compile(pattern, re.IGNORECASE | re.DOTALL), failure, what, fix)
-
-
 # In this order: an engine wraps one message into another, the innermost cause is the one to name.
 _CAUSES = (
-    cause(
+    Cause(
         r"could not select device driver|known GPU vendor|unknown or invalid runtime name: nvidia"
         r"|unresolvable CDI devices",
         HostError,
         "Docker cannot give a container a GPU: there is no NVIDIA runtime",
         _TOOLKIT,
     ),
-    cause(
+    Cause(
         r"unsatisfied condition: (cuda|driver)",
         HostError,
         "the NVIDIA driver is too old for the image",
         "update the driver",
     ),
-    cause(
+    Cause(
         r"nvidia-container-cli|libnvidia-ml|nvml error|nvidia-container-runtime",
         HostError,
         "the NVIDIA runtime cannot reach the driver",
         "`nvidia-smi` must work on the host itself: install or start the driver, then restart Docker",
     ),
-    cause(
+    Cause(
         r"no space left on device",
         HostError,
         "Docker's disk is full",
         "free space below Docker's data root (`docker system df` shows what takes it); the image needs about 40 GB",
     ),
-    cause(
+    Cause(
         r"port is already allocated|address already in use",
         HostError,
         "a port that a container is to have is taken",
         "stop what has it (`docker ps` shows the ports of containers), or choose another port",
     ),
-    cause(
-        r"PermissionError|permission denied.*(daemon|docker\.sock)",
+    Cause(
+        r"bind source path does not exist",
         HostError,
-        "this user may not talk to the Docker engine",
-        "add the worker's user to group docker, or set DOCKER_HOST to an engine of its own",
-    ),
-    cause(
-        r"FileNotFoundError|connection refused|cannot connect to the docker daemon|error while fetching server API"
-        r"|connection aborted",
-        HostError,
-        "no Docker engine answers on this host",
-        "install and start Docker, or set DOCKER_HOST",
+        "the Docker engine does not see a path of this worker",
+        "the engine must run on the worker's host, and see the store below the same absolute path",
     ),
 )
 
@@ -87,7 +74,7 @@ def failure(message: str, *, where: str) -> PipelineError:
 
 def find(causes: Iterable[Cause], said: str) -> Cause | None:
     """The first of the causes that fits."""
-    return next((one for one in causes if one.pattern.search(said)), None)
+    return next((one for one in causes if re.search(one.pattern, said, re.IGNORECASE)), None)
 
 
 def in_one_line(message: str) -> str:

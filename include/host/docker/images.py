@@ -1,57 +1,48 @@
-"""Images: there, pulled, or an error that says how to get them."""
+"""Images: how they are known, and how they are pulled."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
-from include.errors import HostError
 from include.files import Log
-from include.host.docker.engine import engine_errors
-from include.host.docker.registry import FindLogin, no_login, pull_failure
+from include.host.docker.registry import RegistryLogin, pull_failure
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-_BY_ID = "sha256:"
+
+@dataclass(frozen=True)
+class ImageId:
+    """Names of an image that cannot move to another: the engine's ``id``, and the registry's ``digest`` if any."""
+
+    id: str
+    digest: str | None
+
+    @classmethod
+    def of(cls, image: str, inspected: Mapping[str, Any]) -> Self:
+        """Out of what the engine says of ``image``."""
+        from docker.utils import parse_repository_tag
+
+        # Other registries, or this one, may have the same image by other digests.
+        repository = parse_repository_tag(image)[0]
+        names = sorted(
+            inspected.get("RepoDigests") or (), key=lambda name: (name != image, not name.startswith(f"{repository}@"))
+        )
+        return cls(id=inspected["Id"], digest=names[0].partition("@")[2] if names else None)
 
 
-def ensure_image(client: APIClient, image: str, build: str, log: Log, find_login: FindLogin = no_login) -> None:
-    """Pulls the image if the engine does not have it; one that has to be built on the host is not looked for.
-
-    Without a login for the image's registry the client sends what ``docker login`` has stored for this user.
+def pull(client: APIClient, image: str, log: Log, login: RegistryLogin | None) -> None:
+    """Pulls an image. Without a login for its registry the client sends what ``docker login`` has stored for this user.
 
     Raises:
-        HostError: it is not there and cannot be had; the message says what to do.
+        HostError: the registry refuses, or the disk is full.
         UserError: the registry has no such image.
-        TransientError: the registry, or the engine, cannot be reached.
+        TransientError: the registry cannot be reached.
     """
-    with engine_errors(image):
-        if _has(client, image):
-            return
-        if build:
-            raise HostError(f"image {image} is not on this host", fix=f"in the project: {build}")
-        if image.startswith(_BY_ID):
-            raise HostError(
-                f"image {image} is gone from this host",
-                fix="trigger release_awq_engine, which gets it by its name; or `docker load` a copy",
-            )
-        _pull(client, image, log, find_login)
-
-
-def _has(client: APIClient, image: str) -> bool:
-    from docker.errors import ImageNotFound
-
-    try:
-        client.inspect_image(image)
-    except ImageNotFound:
-        return False
-    return True
-
-
-def _pull(client: APIClient, image: str, log: Log, find_login: FindLogin) -> None:
     from docker.errors import APIError
 
-    login = find_login()
     auth = login.auth_for(image) if login else None
     log(f"pulling {image}" + (f" with the login of Connection {login.connection}" if login and auth else ""))
     try:

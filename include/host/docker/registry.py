@@ -7,44 +7,44 @@ from dataclasses import dataclass, field
 
 from include.errors import HostError, PipelineError, TransientError, UserError
 from include.host.docker import errors as docker_errors
-from include.host.docker.errors import cause
+from include.host.docker.errors import Cause
 
 _SETTING = "HF2TRITON_DOCKER_CONNECTION"
 _NGC = "nvcr.io"
 
 _CAUSES = (
-    cause(
+    Cause(
         r"manifest unknown|manifest for .* not found|name unknown",
         UserError,
         "the registry has no such image",
         "correct the image's name, tag or digest in the worker's settings, or push the image there",
     ),
-    cause(
+    Cause(
         r"unauthorized|authentication required|no basic auth|access (forbidden|denied)|denied|403 forbidden",
         HostError,
         "the registry refuses to give it",
         "{login}",
     ),
-    cause(
+    Cause(
         r"HTTP response to HTTPS client",
         HostError,
         "the registry speaks HTTP, and the Docker engine asks by HTTPS",
         "give the registry a certificate, or put {registry} into `insecure-registries` of /etc/docker/daemon.json",
     ),
-    cause(
+    Cause(
         r"x509|certificate",
         HostError,
         "the Docker engine does not trust the registry's certificate",
         "put the certificate of its authority into /etc/docker/certs.d/{registry}/ca.crt on this host",
     ),
-    cause(
+    Cause(
         r"no such host",
         HostError,
         "the Docker engine does not find the registry's address",
         "name a registry that this host can reach; or on a host that can, `docker pull` and `docker save` the image, "
         "and `docker load` it here",
     ),
-    cause(
+    Cause(
         r"dial tcp|timeout|timed out|connection (refused|reset)|TLS handshake|temporary failure|server misbehaving"
         r"|\bEOF\b|toomanyrequests",
         TransientError,

@@ -11,9 +11,10 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from include.files import write_atomic
+from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
 
 if TYPE_CHECKING:
@@ -26,16 +27,15 @@ LAST_LINES = 15
 _LOG_OPTIONS = {"max-size": "64m", "max-file": "4"}  # a service's log would grow as long as it lives
 
 
-class ServiceSpec(BaseModel):
+class ServiceSpec(Frozen):
     """All that is needed to start a service. Without ``container`` it is a process.
 
     A process gets nothing but ``env`` besides the locale and home of its starter. The ``container`` leaves out what
     the service decides: its program, environment, label and GPUs.
     """
 
-    model_config = ConfigDict(frozen=True)
     argv: tuple[str, ...]
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field(default_factory=dict)
     container: ContainerSpec | None = None
 
     def in_container(self, box: ContainerSpec) -> ContainerSpec:
@@ -44,14 +44,13 @@ class ServiceSpec(BaseModel):
         return box.model_copy(update={"argv": self.argv, "env": self.env, "log_options": options})
 
 
-class ServiceRecord(BaseModel):
+class ServiceRecord(Frozen):
     """A service that was started; ``pid`` is 0 and ``container_id`` empty until it is known by them.
 
     A process is known by pid and token: a pid alone may be another process by now, and a start time moves with the
     host's clock. ``gpus`` are the device ids that a container holds.
     """
 
-    model_config = ConfigDict(frozen=True)
     log: Path
     token: str = Field(default_factory=lambda: secrets.token_hex(16))
     pid: int = 0

@@ -15,6 +15,7 @@ import openvino as ov  # noqa: TID253 - runs only in a target's environment
 import torch  # noqa: TID253
 
 from include.errors import UserError
+from include.model.files import CONFIG_FILE, GENERATION_FILE
 from include.stages.build_openvino.graph import IR_FILE, export_graph, insert_int4, verify_ints
 from include.stages.build_openvino.proof import PLUGIN_CONFIG, Proof, engine_perplexity
 from include.stages.checkpoint import Checkpoint
@@ -22,7 +23,6 @@ from include.stages.common import StageReport, log
 from include.stages.quality import HeldOut, perplexity
 
 TARGET = "openvino"
-GENERATION_FILE = "generation_config.json"
 
 
 def build(checkpoint_dir: Path, out: Path, report: StageReport) -> None:
@@ -73,7 +73,7 @@ def _write_config(out: Path, checkpoint: Checkpoint, proof: Proof) -> None:
         "plugin_config": PLUGIN_CONFIG,
         "proof": asdict(proof),
     }
-    (out / "config.json").write_text(json.dumps(fields, indent=1))
+    (out / CONFIG_FILE).write_text(json.dumps(fields, indent=1))
     # Without it OpenVINO GenAI takes -1 for the end of an answer and refuses every request.
     shutil.copyfile(checkpoint.folder / GENERATION_FILE, out / GENERATION_FILE)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 # ``auto`` is the checkpoint's own data type.
 GEMM_PLUGINS = ("auto", "float16", "float32", "bfloat16", "disable")
 ATTENTION_PLUGINS = ("auto", "float16", "float32", "bfloat16")
-SWITCH = ("enable", "disable")
+_FIXED = {"context_fmha": "enable", "remove_input_padding": "enable", "kv_cache_type": "paged"}
+_LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,6 @@ class BuildOptions:
     timing_cache: Path | None = None
     gemm_plugin: str = "auto"
     gpt_attention_plugin: str = "auto"
-    context_fmha: str = "enable"
-    remove_input_padding: str = "enable"
-    kv_cache_type: str = "paged"
 
 
 def parse(arguments: Sequence[str]) -> BuildOptions:
@@ -41,15 +39,12 @@ def parse(arguments: Sequence[str]) -> BuildOptions:
     parser = argparse.ArgumentParser(prog="include.stages.build_tensorrt_llm", allow_abbrev=False)
     parser.add_argument("--checkpoint", type=Path, required=True, help="TensorRT-LLM checkpoint directory")
     parser.add_argument("--out", type=Path, required=True, help="existing, empty directory for the engine")
-    for limit in ("max-batch-size", "max-input-len", "max-seq-len", "max-num-tokens"):
-        parser.add_argument(f"--{limit}", type=int, required=True)
+    for limit in _LIMITS:
+        parser.add_argument(f"--{limit.replace('_', '-')}", type=int, required=True)
     parser.add_argument("--trtllm-build", dest="tool", default=BuildOptions.tool, help="its path in the image")
     parser.add_argument("--timing-cache", type=Path, help="file; read if it exists, written after the build")
     parser.add_argument("--gemm-plugin", choices=GEMM_PLUGINS, default=BuildOptions.gemm_plugin)
     parser.add_argument("--gpt-attention-plugin", choices=ATTENTION_PLUGINS, default=BuildOptions.gpt_attention_plugin)
-    parser.add_argument("--context-fmha", choices=SWITCH, default=BuildOptions.context_fmha)
-    parser.add_argument("--remove-input-padding", choices=SWITCH, default=BuildOptions.remove_input_padding)
-    parser.add_argument("--kv-cache-type", choices=("paged", "continuous"), default=BuildOptions.kv_cache_type)
     return BuildOptions(**vars(parser.parse_args(arguments)))
 
 
@@ -61,15 +56,8 @@ def trtllm_build(options: BuildOptions, *, workers: int, new_timing_cache: Path)
     flags = {
         "checkpoint_dir": options.checkpoint,
         "output_dir": options.out,
-        "max_batch_size": options.max_batch_size,
-        "max_input_len": options.max_input_len,
-        "max_seq_len": options.max_seq_len,
-        "max_num_tokens": options.max_num_tokens,
-        "gemm_plugin": options.gemm_plugin,
-        "gpt_attention_plugin": options.gpt_attention_plugin,
-        "context_fmha": options.context_fmha,
-        "remove_input_padding": options.remove_input_padding,
-        "kv_cache_type": options.kv_cache_type,
+        **{name: getattr(options, name) for name in (*_LIMITS, "gemm_plugin", "gpt_attention_plugin")},
+        **_FIXED,
         "workers": workers,
         "output_timing_cache": new_timing_cache,
     }

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from include.errors import PipelineError, ToolError, UserError
+from include.errors import ToolError, UserError
+from include.model.files import CONFIG_FILE
+from include.stages.common import ALGORITHM, read_json
 
-CONFIG_FILE = "config.json"
-QUANTIZATION = "W4A16_AWQ"
 _TOTAL_TIME = re.compile(r"Total time of building all engines: (\d+):(\d{2}):(\d{2})")
 
 
@@ -32,7 +31,7 @@ class Engine:
 
 def world_size_of_checkpoint(checkpoint: Path) -> int:
     """TP x PP of a TensorRT-LLM checkpoint; raises `UserError` unless there is a file for every rank."""
-    config = _read(checkpoint / CONFIG_FILE, UserError)
+    config = read_json(checkpoint / CONFIG_FILE)
     size = _mapping(config)["world_size"]
     missing = [
         name for name in (f"rank{rank}.safetensors" for rank in range(size)) if not (checkpoint / name).is_file()
@@ -49,7 +48,7 @@ def world_size_of_checkpoint(checkpoint: Path) -> int:
 def read_engine(directory: Path) -> Engine:
     """What ``config.json`` of an engine says; raises `ToolError` if it cannot be read or has no such fields."""
     path = directory / CONFIG_FILE
-    config = _read(path, ToolError)
+    config = read_json(path, ToolError)
     try:
         pretrained = config["pretrained_config"]
         mapping = _mapping(pretrained)
@@ -71,7 +70,7 @@ def check_engine(directory: Path, *, version: str, world_size: int) -> Engine:
     found = {
         f"TensorRT-LLM {engine.version}, but the image has {version}": engine.version != version,
         f"TP x PP is {engine.world_size}, but the checkpoint's is {world_size}": engine.world_size != world_size,
-        f"quantization is {engine.quantization}, not {QUANTIZATION}": engine.quantization != QUANTIZATION,
+        f"quantization is {engine.quantization}, not {ALGORITHM}": engine.quantization != ALGORITHM,
         f"engine files are {ranks}, not {wanted}": ranks != wanted,
     }
     wrong = [what for what, is_wrong in found.items() if is_wrong]
@@ -94,11 +93,3 @@ def _mapping(config: dict[str, Any]) -> dict[str, int]:
     given = config.get("mapping", {})
     tp, pp = given.get("tp_size", 1), given.get("pp_size", 1)
     return {"tp_size": tp, "pp_size": pp, "world_size": given.get("world_size", tp * pp)}
-
-
-def _read(path: Path, failure: type[PipelineError]) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise failure(f"{path.name} cannot be read: {error}", where=str(path.parent), fix="make it again") from error
-    return config

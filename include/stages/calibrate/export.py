@@ -13,13 +13,14 @@ import torch  # noqa: TID253 - runs only in a target's environment
 from torch.overrides import TorchFunctionMode  # noqa: TID253
 
 from include.errors import ToolError
+from include.model.architectures import ARCHITECTURES, Architecture
+from include.model.config import ModelConfig
+from include.model.files import CONFIG_FILE
 from include.stages.calibrate import rank_file
 from include.stages.calibrate.source import SourceModel
 
 # ModelOpt writes nothing but these; anything else becomes float16.
 CHECKPOINT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float16}
-# All supported architectures have Llama's modules. "qwen" would need tensorrt_llm to be installed.
-_DECODER_TYPE = "llama"
 
 log = logging.getLogger("stage")
 
@@ -68,28 +69,29 @@ def _fits(write: Callable[[], None]) -> bool:
 def _write(model: Any, source: SourceModel, dtype: torch.dtype, tp_size: int, out: Path) -> None:  # noqa: ANN401
     from modelopt.torch.export import torch_to_tensorrt_llm_checkpoint
 
+    row = ARCHITECTURES[source.config.architecture]
     with torch.no_grad():
-        ranks = torch_to_tensorrt_llm_checkpoint(model, _DECODER_TYPE, dtype, inference_tensor_parallel=tp_size)
+        ranks = torch_to_tensorrt_llm_checkpoint(model, row.decoder_type, dtype, inference_tensor_parallel=tp_size)
         for config, weights, _ in ranks:
-            verify_rotary(source, config)
+            verify_rotary(source.config, config)
             verify_finite(weights)
             path = out / f"rank{config['rank']}.safetensors"
             rank_file.save(weights, path)
             path.chmod(0o644)
-    _complete(config, model)
-    path = out / "config.json"
+    _complete(config, model, row)
+    path = out / CONFIG_FILE
     path.write_text(json.dumps(config, indent=4))
     path.chmod(0o644)
 
 
-def _complete(config: dict[str, Any], model: Any) -> None:  # noqa: ANN401
+def _complete(config: dict[str, Any], model: Any, row: Architecture) -> None:  # noqa: ANN401
     """Adds what TensorRT-LLM's own config classes know and ModelOpt writes only where that is installed."""
     attention, mlp = model.get_decoder().layers[0].self_attn, model.get_decoder().layers[0].mlp
     config["quantization"].setdefault("exclude_modules", [])
     config.setdefault("attn_bias", attention.q_proj.bias is not None)
     config.setdefault("mlp_bias", mlp.up_proj.bias is not None)
-    if model.config.model_type == "qwen2":
-        config.setdefault("qwen_type", "qwen2")
+    for name, value in row.checkpoint_fields.items():
+        config.setdefault(name, value)
 
 
 def verify_finite(weights: Mapping[str, torch.Tensor]) -> None:
@@ -101,7 +103,7 @@ def verify_finite(weights: Mapping[str, torch.Tensor]) -> None:
             )
 
 
-def verify_rotary(source: SourceModel, config: Mapping[str, Any]) -> None:
+def verify_rotary(source: ModelConfig, config: Mapping[str, Any]) -> None:
     """Raises `ToolError` when the rotary settings of a checkpoint's ``config`` are not those of ``source``."""
     if config.get("rotary_base") != source.rope_theta:
         raise ToolError(

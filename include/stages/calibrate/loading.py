@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
+from include.model.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from include.model.tokenizer import TokenizerFacts
 from include.stages.calibrate.source import SourceModel
 from include.stages.common import has_native_bfloat16
 
@@ -34,7 +35,7 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
 
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     # transformers 4.57 does not see the base in a config of transformers 5 and would use 10000.
-    config.rope_theta, config.rope_scaling = source.rope_theta, source.rope_scaling
+    config.rope_theta, config.rope_scaling = source.config.rope_theta, source.config.rope_scaling
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source.folder,
@@ -82,48 +83,26 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers.PreTrain
     from transformers import AutoTokenizer
 
     try:
-        settings = _tokenizer_settings(folder)
-        if _is_transformers_5(settings):
-            return _of_transformers_5(folder, settings)
+        facts = TokenizerFacts.read(folder)
+        if facts.of_transformers_5:
+            return _of_transformers_5(folder, facts)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise UserError(
             f"the tokenizer cannot be read: {error}",
             where=f"field model: {folder}",
-            fix="the model directory needs tokenizer.json and tokenizer_config.json",
+            fix=f"the model directory needs {TOKENIZER_FILE} and {TOKENIZER_CONFIG_FILE}",
         ) from error
 
 
-def _tokenizer_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return fields
-
-
-def _is_transformers_5(settings: dict[str, Any]) -> bool:
-    """Version 5 has a class that 4.57 does not know, and lists extra special tokens where 4.57 names them."""
-    extra = settings.get("extra_special_tokens")
-    return settings.get("tokenizer_class") == "TokenizersBackend" or isinstance(extra, list)
-
-
-def _of_transformers_5(folder: Path, settings: dict[str, Any]) -> Any:  # noqa: ANN401
+def _of_transformers_5(folder: Path, facts: TokenizerFacts) -> Any:  # noqa: ANN401
     """The tokenizer.json is the same in both versions and says how to tokenize; the rest are names of tokens."""
     from transformers import PreTrainedTokenizerFast
 
-    known = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template", "model_max_length")
-    named = {name: _content(settings[name]) for name in known if settings.get(name) is not None}
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        named["chat_template"] = template.read_text(encoding="utf-8")
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"),
-        additional_special_tokens=[_content(token) for token in settings.get("extra_special_tokens") or []],
+        tokenizer_file=str(folder / TOKENIZER_FILE),
+        additional_special_tokens=list(facts.extra_special_tokens),
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
-        **named,
+        **facts.named,
     )
-
-
-def _content(token: Any) -> Any:  # noqa: ANN401
-    """A token is written as its text or, with its properties, as an object."""
-    return token["content"] if isinstance(token, dict) else token

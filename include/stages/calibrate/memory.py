@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from include.errors import HostError
+from include.model.config import ModelConfig
 from include.stages.calibrate.source import SourceModel
 
 log = logging.getLogger("stage")
@@ -25,14 +26,14 @@ def available_bytes() -> int:
         return free
 
 
-def search_bytes(source: SourceModel, tokens: int, element_size: int) -> int:
+def search_bytes(config: ModelConfig, tokens: int, element_size: int) -> int:
     """Estimate of what the AWQ search takes beside the model.
 
     Activations: a layer's input, residual, gate, up and two outputs to compare, their difference in float32.
     Weights: the largest layer, scaled and quantized in float32.
     """
-    per_token = 8 * element_size * source.hidden_size + (6 * element_size + 12) * source.intermediate_size
-    return tokens * per_token + 24 * source.hidden_size * source.intermediate_size
+    per_token = 8 * element_size * config.hidden_size + (6 * element_size + 12) * config.intermediate_size
+    return tokens * per_token + 24 * config.hidden_size * config.intermediate_size
 
 
 def check_model_fits(source: SourceModel, element_size: int) -> None:
@@ -46,10 +47,10 @@ def check_model_fits(source: SourceModel, element_size: int) -> None:
         )
 
 
-def batch_that_fits(source: SourceModel, batch: int, length: int, element_size: int) -> int:
+def batch_that_fits(config: ModelConfig, batch: int, length: int, element_size: int) -> int:
     """``batch``, halved until the estimate fits, 1 at least."""
     free = available_bytes()
-    while batch > 1 and search_bytes(source, batch * length, element_size) > free:
+    while batch > 1 and search_bytes(config, batch * length, element_size) > free:
         batch = (batch + 1) // 2
         log.info("too little memory (%s GiB available): batch size %d", _gib(free), batch)
     return batch

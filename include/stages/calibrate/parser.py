@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from include.model.config import DTYPE_BYTES
+
 BUILTIN = "builtin"
 
 
@@ -43,7 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     add("--model", type=Path, required=True, help="Hugging Face model directory")
     add("--out", type=Path, required=True, help="existing, empty directory")
     add("--device", choices=("cpu", "cuda"), default=Options.device)
-    add("--dtype", choices=("float16", "bfloat16", "float32"), default=Options.dtype)
+    add("--dtype", choices=DTYPE_BYTES, default=Options.dtype)
     add("--group-size", type=_at_least(2), default=Options.group_size, help="weights that share one scale")
     add("--calib-size", type=_at_least(1), default=Options.calib_size, help="token blocks")
     add("--calib-seq-len", type=_at_least(2), default=Options.calib_seq_len, help="tokens in a block")

@@ -76,10 +76,10 @@ def check(options: Options) -> Inputs:
     """Reads the small files and refuses what cannot end well; see `calibrate` for what it raises."""
     device_map(options.device)  # refuses a GPU that is not there
     source = SourceModel.read(options.model)
-    source.check(options.group_size, options.calib_seq_len, options.tp_size)
+    source.config.check_calibration(options.group_size, options.calib_seq_len, options.tp_size)
     tokenizer = load_tokenizer(options.model)
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
-    held_out = HeldOut.builtin(tokenizer, source.max_positions)
+    held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
     _check_vocabulary(source, tokenizer, blocks, held_out)
     return Inputs(source, tokenizer, blocks, held_out)
 
@@ -87,9 +87,9 @@ def check(options: Options) -> Inputs:
 def _check_vocabulary(source: SourceModel, tokenizer: Any, blocks: torch.Tensor, held_out: HeldOut) -> None:  # noqa: ANN401
     asked = max(max(prompt.ids) for prompt in prompts(tokenizer, held_out))
     highest = max(asked, int(blocks.max()), int(held_out.blocks.max()))
-    if highest >= source.vocab_size:
+    if highest >= source.config.vocab_size:
         raise UserError(
-            f"the tokenizer knows token {highest}, the model only {source.vocab_size} tokens",
+            f"the tokenizer knows token {highest}, the model only {source.config.vocab_size} tokens",
             where=f"field model: {source.folder}",
             fix="use the tokenizer that belongs to the model",
         )
@@ -128,7 +128,7 @@ def _prepare(options: Options, report: StageReport, source: SourceModel, element
             compile_extension()
         return batch
     memory.check_model_fits(source, torch.float32.itemsize)
-    return memory.batch_that_fits(source, batch, options.calib_seq_len, element_size)
+    return memory.batch_that_fits(source.config, batch, options.calib_seq_len, element_size)
 
 
 def _measure_checkpoint(options: Options, inputs: Inputs, devices: DeviceMap) -> Measurement:
@@ -164,10 +164,7 @@ def _describe(options: Options, report: StageReport, source: SourceModel) -> Non
         "transformers": transformers.__version__,
         "modelopt": modelopt.__version__,
     }
-    report.results |= {"architecture": source.architecture, "group_size": options.group_size}
-    if source.sliding_window and source.sliding_window < source.max_positions:
-        log.info("the model's sliding window of %d tokens is not in the checkpoint", source.sliding_window)
-        report.results["sliding_window_ignored"] = source.sliding_window
+    report.results |= {"architecture": source.config.architecture, "group_size": options.group_size}
     if options.device == "cuda":
         count = torch.cuda.device_count()
         report.gpu = f"{count} x {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)

@@ -15,14 +15,15 @@ import psutil
 
 from include.errors import HostError, UserError
 from include.files import sha256_of
-from include.host.docker.containers import Containers
+from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import local_engine
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import Command, StageImage
-from include.settings import PROJECT, Settings
+from include.runners.job import Command
+from include.settings import Settings
 from include.stages.common import has_native_bfloat16
+from include.targets import estimates
 from include.targets.openvino import image, triton
 from include.triton.repository import paths
 from include.triton.servers import Ports, ServerPlan
@@ -46,6 +47,8 @@ _TOOLS = (
     "optimum-intel",
     "nvidia-pytriton",
 )
+
+_LIMITS = ("tp_size", "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
 class OpenVinoTarget:
@@ -71,7 +74,7 @@ class OpenVinoTarget:
             )
         if self._in_containers:
             wanted = self.stage_image()
-            Containers(local_engine, log.info, self._find_login).ensure_image(wanted.name, wanted.build)
+            Containers(local_engine, log.info, self._find_login).ensure_image(wanted.image, wanted.build)
         elif not self._python.exists():
             raise HostError(
                 f"target openvino is not available: {self._python} does not exist",
@@ -101,31 +104,23 @@ class OpenVinoTarget:
         return {"device": "cpu"}
 
     def command(self, module: str, args: tuple[str, ...]) -> Command:
-        """``python -m module`` in the target's environment; the Hub is out of reach on purpose."""
-        env = {
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TQDM_MININTERVAL": "5",
-            **triton.NO_TELEMETRY,
-        }
+        """The stage program in the target's environment."""
         python = "python" if self._in_containers else str(self._python)
-        return Command((python, "-m", module, *args), env)
+        return Command.python(python, module, args, **triton.NO_TELEMETRY)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
-        """Nothing: lengths and batch are limits of the server, not of an IR."""
-        return {}
+        """None of today's fields: lengths and batch are limits of the server, not of an IR."""
+        return request.section("Engine", ignored=_LIMITS)
 
     def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
         """None, as there are no options."""
         return ()
 
-    def stage_image(self) -> StageImage:
+    def stage_image(self) -> ContainerSpec:
         """Debian's Python with the same locked requirements: built on this host, or from the deployment's registry."""
         if self._settings.openvino_image:
-            return StageImage(name=image.image(self._settings.openvino_image))
-        return StageImage(name=image.image(), build=image.BUILD_COMMAND)
+            return ContainerSpec(image=image.image(self._settings.openvino_image))
+        return ContainerSpec(image=image.image(), build=image.BUILD_COMMAND)
 
     def gpus(self, request: ReleaseRequest) -> int:
         """None: everything runs on the CPU."""
@@ -146,7 +141,7 @@ class OpenVinoTarget:
         self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
     ) -> dict[str, dict[str, str]]:
         """The values that the templates ask for; the KV cache is what the limits need, capped by memory."""
-        needed = request.max_batch_size * request.max_seq_len * config.kv_cache_bytes_per_token()
+        needed = request.max_batch_size * request.max_seq_len * estimates.kv_cache_bytes_per_token(config)
         allowed = int(psutil.virtual_memory().total * request.kv_cache_memory_fraction)
         batch = {"triton_max_batch_size": str(request.max_batch_size)}
         tokenizer = {**batch, "tokenizer_dir": str(checkpoint / "tokenizer")}

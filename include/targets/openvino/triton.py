@@ -14,11 +14,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from include.errors import HostError
+from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
-from include.runners.job import StageImage
 from include.triton.servers import Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 
@@ -54,10 +52,9 @@ print(json.dumps({
 """
 
 
-class Environment(BaseModel):
+class Environment(Frozen):
     """What the server needs to know of the environment that its models run in."""
 
-    model_config = ConfigDict(frozen=True)
     python: str
     site_packages: Path
     scripts: Path
@@ -119,11 +116,11 @@ def server(environment: Environment, repository: Path, ports: Ports, address: st
 
 
 def server_in_container(
-    image: StageImage, repository: Path, ports: Ports, address: str, reads: Iterable[Path]
+    image: ContainerSpec, repository: Path, ports: Ports, address: str, reads: Iterable[Path]
 ) -> ServerPlan:
     """The same in the target's image; ``reads`` is what the models need besides the repository."""
     reads = (repository, *sorted(reads))
-    container = ContainerSpec(image=image.name, build=image.build, reads=reads, network="bridge", shm_bytes=SHM_BYTES)
+    container = ContainerSpec(image=image.image, build=image.build, reads=reads, network="bridge", shm_bytes=SHM_BYTES)
     plan = server(IN_IMAGE, repository, ports, EVERYWHERE)
     return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
 

@@ -16,13 +16,14 @@ from include.errors import HostError, ToolError
 from include.files import write_atomic
 from include.host import gpus as gpu
 from include.host.docker.containers import ContainerSpec
+from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
-from include.runners.job import Command, StageImage
-from include.settings import PROJECT, Settings
+from include.runners.job import Command
+from include.settings import Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
-from include.targets.tensorrt_llm import engines, memory, templates
-from include.targets.tensorrt_llm.containers import DockerImage
+from include.targets import estimates
+from include.targets.tensorrt_llm import engines, templates
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
@@ -82,8 +83,8 @@ class TensorRTLLMTarget:
         self.devices(request, shared)
 
     def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
-        """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `memory` estimates it."""
-        memory.check_fits(memory.estimate(config, request), self.devices(request, shared))
+        """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `estimates` has it."""
+        estimates.check_fits(estimates.estimate(config, request), self.devices(request, shared))
 
     def devices(self, request: ReleaseRequest, shared: Collection[str] = ()) -> list[Gpu]:
         """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few.
@@ -114,30 +115,20 @@ class TensorRTLLMTarget:
         return {"gpu": self._gpu.name, "sm": str(self._gpu.sm)}
 
     def command(self, module: str, args: tuple[str, ...]) -> Command:
-        """``python -m module`` with the image's own interpreter.
+        """The stage program with the image's own interpreter.
 
         ModelOpt's CUDA extension is compiled once for an image and a GPU architecture, into `cache`.
         """
         extensions = self.cache / "torch_extensions" / f"{self.image.short_id}-sm{self._gpu.sm}"
-        env = {
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TQDM_MININTERVAL": "5",
-            # The image's home directory belongs to root; a stage does not run as root.
-            "HOME": "/tmp",  # noqa: S108 - in the container
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "TORCH_EXTENSIONS_DIR": str(extensions),
-        }
-        return Command((self.image.tools.python, "-m", module, *args), env)
+        env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TORCH_EXTENSIONS_DIR": str(extensions)}
+        return Command.python(self.image.tools.python, module, args, **env)
 
-    def stage_image(self) -> StageImage:
+    def stage_image(self) -> ContainerSpec:
         """The image, with what is compiled and timed once kept on the host."""
         caches = (self.cache / "torch_extensions", self.cache / "timing")
         for cache in caches:
             cache.mkdir(parents=True, exist_ok=True)
-        return StageImage(name=self.image.id, caches=caches, shm_bytes=SHM_BYTES, ulimits=ULIMITS)
+        return ContainerSpec(image=self.image.id, caches=caches, shm_bytes=SHM_BYTES, ulimits=dict(ULIMITS))
 
     def gpus(self, request: ReleaseRequest) -> int:
         """One for each rank of the engine."""

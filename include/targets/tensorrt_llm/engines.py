@@ -33,12 +33,10 @@ def check_request(request: ReleaseRequest) -> None:
 
 
 def build_options(request: ReleaseRequest, settings: TensorRTLLMSettings) -> dict[str, str]:
-    """The build program's options that change an engine's bytes, besides the checkpoint."""
+    """The build program's options that change an engine's bytes, besides the checkpoint, whose key has ``tp_size``."""
+    fields = request.section("Engine", ignored=("tp_size",))
     return {
-        "max-batch-size": str(request.max_batch_size),
-        "max-input-len": str(request.max_input_len),
-        "max-seq-len": str(request.max_seq_len),
-        "max-num-tokens": str(request.max_num_tokens),
+        **{name.replace("_", "-"): str(value) for name, value in fields.items()},
         "gemm-plugin": settings.gemm_plugin,
         "gpt-attention-plugin": settings.gpt_attention_plugin,
     }

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from include.errors import HostError, ToolError
+from include.frozen import Frozen
 from include.targets.tensorrt_llm import probe
 
 CANDIDATES: dict[str, list[str]] = {
@@ -30,10 +31,9 @@ LAST_WITH_ENGINES = (1, 2)
 _OTHER_IMAGE = "use the pinned image: unset HF2TRITON_TRTLLM_IMAGE"
 
 
-class Tools(BaseModel):
+class Tools(Frozen):
     """Absolute paths in the image. ``mpirun`` is for engines of more than one GPU."""
 
-    model_config = ConfigDict(frozen=True)
     python: str
     trtllm_build: str
     tritonserver: str
@@ -54,10 +54,9 @@ class Versions(BaseModel):
     tritonserver: str | None = None
 
 
-class ImageFacts(BaseModel):
+class ImageFacts(Frozen):
     """What one image is. ``id`` is the engine's own, ``digest`` the registry's; a local image has no digest."""
 
-    model_config = ConfigDict(frozen=True)
     image: str
     id: str
     digest: str | None

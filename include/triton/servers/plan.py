@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import http_url
 from include.host.services import ServiceRecord, ServiceSpec
@@ -14,10 +15,9 @@ from include.host.services import ServiceRecord, ServiceSpec
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container: what is published decides who can reach it
 
 
-class Ports(BaseModel):
+class Ports(Frozen):
     """A server's ports."""
 
-    model_config = ConfigDict(frozen=True)
     http: int
     grpc: int
     metrics: int

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hf2triton.operators.release import ReleaseApprovalOperator, ReleaseOperator
 from hf2triton.operators.stage import StageOperator
 from hf2triton.operators.task import TaskOperator
 from include.settings import settings
 
-if TYPE_CHECKING:
-    from hf2triton.operators.docker_stage import DockerStageOperator
-
 __all__ = ["ReleaseApprovalOperator", "ReleaseOperator", "StageOperator", "TaskOperator", "stage_operator"]
 
 
-def stage_operator() -> type[StageOperator] | type[DockerStageOperator]:
+def stage_operator() -> type[StageOperator]:
     """The operator of tasks that run a stage program, on this deployment's runner."""
     if settings().runner == "process":
         return StageOperator

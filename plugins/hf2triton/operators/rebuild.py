@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -32,18 +32,19 @@ class CatalogueOperator(TaskOperator):
 
 
 class RebuildOperator(TriggerDagRunOperator):
-    """Starts a release run of one followed model if its task says so; skips itself if there is nothing to start."""
+    """Starts the release run of one followed model that ``call`` returns; skips itself if it returns None."""
 
     template_fields = ("due",)
 
-    def __init__(self, *, due: Mapping[str, Any], **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, call: Callable[..., Any], due: Mapping[str, Any], **kwargs: Any) -> None:  # noqa: ANN401
         # A paused DAG would collect runs that nobody sees; no logical date: several may start in one moment.
         super().__init__(trigger_dag_id=RELEASE_DAG, fail_when_dag_is_paused=True, logical_date=None, **kwargs)
+        self.call = call
         self.due = due
 
     def execute(self, context: Context) -> None:
         """Decides, and starts the run; its note says what has changed."""
-        start = call_task(self.task_id, "run", {"due": self.due}, context, self.log.info)
+        start = call_task(self.call, {"due": self.due}, context, self.log.info)
         if start is None:
             raise AirflowSkipException("nothing to start")
         self.trigger_run_id, self.conf, self.note = start.run_id, start.conf, start.why[:_NOTE_CHARACTERS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -22,21 +22,31 @@ class ReleaseOperator(TaskOperator):
 
 
 class ReleaseApprovalOperator(ApprovalOperator):
-    """A task in which a person decides. Its module in `include.tasks` has the question; without one it skips itself.
+    """A task in which a person decides. ``question`` returns what to ask, or None: then the task skips itself.
 
+    ``reject`` is called after a no.
     Waiting holds no worker. No answer in time is a no. After a no the tasks downstream are skipped, teardowns are not.
     """
 
     template_fields = ("inputs",)
     operator_extra_links = (ReportLink(),)
 
-    def __init__(self, *, inputs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        question: Callable[..., Any],
+        reject: Callable[..., None],
+        inputs: Mapping[str, Any],
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(subject="", defaults=self.REJECT, **kwargs)
-        self.inputs = dict(inputs or {})
+        self.question = question
+        self.reject = reject
+        self.inputs = dict(inputs)
 
     def execute(self, context: Context) -> None:
         """Asks, and waits for the answer."""
-        question = self._call("question", self.inputs, context)
+        question = call_task(self.question, self.inputs, context, self.log.info)
         if question is None:
             raise AirflowSkipException("nothing to approve: the gates decide, or the release is live already")
         self.subject = question.subject
@@ -52,8 +62,5 @@ class ReleaseApprovalOperator(ApprovalOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ANN401
         """Acts on the answer."""
         if self.REJECT in event.get("chosen_options", ()):
-            self._call("reject", {"release": self.inputs["release"]}, context)
+            call_task(self.reject, {"release": self.inputs["release"]}, context, self.log.info)
         return super().execute_complete(context, event)
-
-    def _call(self, function: str, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ANN401
-        return call_task(self.task_id, function, inputs, context, self.log.info)

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Context
-
 from hf2triton.context import task_context
-from hf2triton.operators.task import TaskOperator, describe_events
-from include.settings import settings
+from hf2triton.operators.task import TaskOperator, call_task
+from include.runners.job import Runner, StageJob
+from include.runners.process import ProcessRunner
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from airflow.sdk import Context
 
-    from include.runners.job import StageJob
-    from include.runners.process import ProcessRunner
+    from include.context import Context as TaskContext
 
 
 class StageOperator(TaskOperator):
-    """Takes the artifact from the store, or runs the stage program that makes it.
+    """Takes the artifact that ``job`` describes from the store, or has a runner make it: here, a process.
 
-    ``job`` of the module in `include.tasks` that has this task's id says which program that is.
+    Killing the task ends the stage program.
     """
 
-    _runner: ProcessRunner | None = None
+    _runner: Runner | None = None
+
+    def __init__(self, *, job: Callable[..., StageJob], **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(call=job, **kwargs)
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Returns the reference to the artifact; nothing is started on a hit."""
-        job: StageJob = self.call("job", context)
-        store = task_context(context, self.log.info).store
-        with store.claim(job.kind, job.inputs, log=self.log.info) as claim:
-            if not claim.hit:
-                self._run(job, claim.partial)
-                claim.commit()
+        job: StageJob = call_task(self.call, self.inputs, context, self.log.info)
+        task = task_context(context, self.log.info)
+        self._runner = runner = self.make_runner(task, context)
+        with task.store.claim(job.kind, job.inputs, log=self.log.info, resume=runner.resumes) as claim:
+            runner.run(job, claim)
         made = {"kind": job.kind, "name": claim.name, "reused": claim.hit}
-        describe_events(self, made, context)
+        self.describe(made, context)
         return made
 
     def on_kill(self) -> None:
@@ -43,11 +43,6 @@ class StageOperator(TaskOperator):
         if self._runner is not None:
             self._runner.stop()
 
-    def _run(self, job: StageJob, out: Path) -> None:
-        from include.runners.process import ProcessRunner
-        from include.targets.registry import get_target
-
-        command = get_target(job.target, settings()).command(job.module, job.args)
-        self.log.info("running %s", shlex.join(command.argv))
-        self._runner = ProcessRunner(self.log.info)
-        self._runner.run(command, out)
+    def make_runner(self, task: TaskContext, context: Context) -> Runner:
+        """The runner of one attempt."""
+        return ProcessRunner(task.target, self.log.info)

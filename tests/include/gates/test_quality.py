@@ -64,7 +64,7 @@ def test_figures_that_cannot_be_of_the_whole_text_are_anomalous(changes: dict[st
 def test_limits_are_the_users() -> None:
     assert _judge(Gate(max_increase=0.05)).verdicts[0].rating == "REGRESSION"
     assert _judge(Gate(max_decrease=0.1), after=11.0).verdicts[0].rating == "ACCEPT"
-    assert "rises by 5% at most" in Gate(max_increase=0.05).threshold
+    assert "rises by 5% at most" in Gate(max_increase=0.05).to_pass
 
 
 def test_report_with_no_number_in_it_can_be_read_again() -> None:

@@ -125,16 +125,16 @@ def test_a_first_promotion_that_fails_leaves_nothing_live(deployment: Deployment
     assert deployment.serving() == []
 
 
-def test_stop_first_says_how_long_nobody_answered(deployment: Deployment, first: Release) -> None:
+def test_recreate_says_how_long_nobody_answered(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux")
-    deployment.live().promote(second, swap="stop_first")
+    deployment.live().promote(second, swap="recreate")
     assert deployment.answer() == "deux"
     (promotion,) = deployment.releases.live().promotions
     assert 0 < promotion.downtime_s < 60
     assert any("had no server from" in line for line in deployment.log)
 
 
-def test_stop_first_in_a_run(deployment: Deployment, first: Release) -> None:
+def test_recreate_in_a_run(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux")
     deployment.context(RUN).store.get("repositories", second.repository)
     deployment.live(RUN).suspend()
@@ -149,7 +149,7 @@ def test_stop_first_in_a_run(deployment: Deployment, first: Release) -> None:
     assert deployment.answer() == "deux"
 
 
-def test_stop_first_that_fails_brings_the_old_one_back_with_the_run(deployment: Deployment, first: Release) -> None:
+def test_recreate_that_fails_brings_the_old_one_back_with_the_run(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux", "broken")
     deployment.context(RUN).store.get("repositories", second.repository)
     deployment.live(RUN).suspend()
@@ -162,7 +162,7 @@ def test_stop_first_that_fails_brings_the_old_one_back_with_the_run(deployment: 
 def test_a_rollback_that_stops_first_and_fails_brings_the_old_one_back(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux", "broken")
     with pytest.raises(PipelineError, match="no such engine"):
-        deployment.live().promote(second, swap="stop_first")
+        deployment.live().promote(second, swap="recreate")
     assert deployment.answer() == "un"
     assert deployment.live().suspended() is None
 

@@ -30,10 +30,9 @@ def check_recovery(deployment: Deployment) -> None:
     assert deployment.releases.current(live.model) == live
     assert deployment.serving() == [f"release-org--name-{live.number}"]
     assert deployment.live().suspended() is None
-    assert deployment.releases.index().live == live.name
 
 
-@pytest.mark.parametrize("swap", ["beside", "stop_first"])
+@pytest.mark.parametrize("swap", ["blue_green", "recreate"])
 def test_rollback(deployment: Deployment, pair: list[Release], swap: str) -> None:
     outcomes = []
     for number in count(1):
@@ -47,13 +46,13 @@ def test_rollback(deployment: Deployment, pair: list[Release], swap: str) -> Non
     assert len(outcomes) > len(set(outcomes)) == 2
 
 
-@pytest.mark.parametrize("swap", ["beside", "stop_first"])
+@pytest.mark.parametrize("swap", ["blue_green", "recreate"])
 def test_promote(deployment: Deployment, pair: list[Release], swap: str) -> None:
     outcomes = []
     for number in count(1):
         release, run = other(deployment, pair), f"run-{number}"
         deployment.context(run).store.get("repositories", release.repository)
-        if swap == "stop_first":
+        if swap == "recreate":
             deployment.live(run).suspend()
         candidate = deployment.candidate(release, run)
         killed = killed_before_change(number, deployment.live(run).promote, release, candidate=candidate)

@@ -8,11 +8,10 @@ import pytest
 
 from include import report
 from include.errors import PipelineError, UserError
-from include.releases.records import Release
+from include.releases.records import Release, ReleaseId
 from include.requests.release import ReleaseRequest
 from include.tasks import (
     LiveRelease,
-    ReleaseId,
     check_live_release,
     promote_release,
     prune_artifacts,
@@ -139,9 +138,9 @@ def test_a_pruned_release_keeps_its_report(deployment: Deployment, pair: list[Re
     path.write_text("{}")
     prune_artifacts.run(deployment.context(), {"keep_last": 0, "keep_days": 0, "dry_run": False})
     assert path.exists()
-    assert [r.pruned for r in deployment.releases.index().releases] == [False, False, True]
+    assert [deployment.releases.is_pruned(r) for r in deployment.releases.every()] == [False, False, True]
 
 
-def test_stop_first_with_an_approval_is_refused() -> None:
-    with pytest.raises(UserError, match="stop_first cannot be had with require_approval"):
-        ReleaseRequest.parse({"swap": "stop_first", "require_approval": True})
+def test_recreate_with_an_approval_is_refused() -> None:
+    with pytest.raises(UserError, match="recreate cannot be had with require_approval"):
+        ReleaseRequest.parse({"swap": "recreate", "require_approval": True})

@@ -7,66 +7,9 @@ from typing import Any
 import pytest
 
 from include.errors import UserError
-from include.model.config import SUPPORTED_ARCHITECTURES, ModelConfig
-
-LLAMA2_7B = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-    "torch_dtype": "float16",
-}
-SMOLLM2_135M = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49152,
-    "max_position_embeddings": 8192,
-    "rope_theta": 100000.0,
-    "tie_word_embeddings": True,
-    "dtype": "float16",
-}
-QWEN2_5_0_5B = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 32768,
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": True,
-    "use_sliding_window": False,
-    "sliding_window": 32768,
-    "torch_dtype": "bfloat16",
-}
-MISTRAL_NEMO = {
-    "architectures": ["MistralForCausalLM"],
-    "hidden_size": 5120,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 131072,
-    "max_position_embeddings": 131072,
-    "rope_theta": 1000000.0,
-    "sliding_window": None,
-    "torch_dtype": "bfloat16",
-}
-MIB = 2**20
-
-
-def config(base: dict[str, Any], *without: str, **changes: object) -> ModelConfig:
-    fields = {name: value for name, value in base.items() if name not in without} | changes
-    return ModelConfig.parse(json.dumps(fields), where="org/model")
+from include.model.architectures import ARCHITECTURES
+from include.model.config import ModelConfig
+from tests.include.model.configs import LLAMA2_7B, MISTRAL_NEMO, QWEN2_5_0_5B, SMOLLM2_135M, config
 
 
 class TestRead:
@@ -147,6 +90,22 @@ class TestRope:
         read = config(LLAMA2_7B, **fields)
         assert (read.rope_theta, read.rope_scaling) == (theta, scaling)
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}},
+        ],
+        ids=["old", "new", "parameters"],
+    )
+    def test_its_scaling_is_named_one_way(self, fields: dict[str, object]) -> None:
+        assert config(LLAMA2_7B, **fields).rope_scaling == {"rope_type": "linear", "factor": 2.0}
+
+    def test_a_base_of_transformers_5_goes_before_one_of_4(self) -> None:
+        read = config(LLAMA2_7B, rope_theta=1e4, rope_parameters={"rope_theta": 1e6, "rope_type": "default"})
+        assert read.rope_theta == 1e6
+
 
 class TestRefused:
     @pytest.mark.parametrize(
@@ -160,7 +119,7 @@ class TestRefused:
     def test_an_architecture_that_is_not_supported(self, fields: dict[str, object], named: str) -> None:
         with pytest.raises(UserError, match=named) as caught:
             config(LLAMA2_7B, **fields)
-        assert all(name in caught.value.fix for name in SUPPORTED_ARCHITECTURES)
+        assert all(name in caught.value.fix for name in ARCHITECTURES)
         assert caught.value.where == "field model"
 
     @pytest.mark.parametrize(
@@ -231,7 +190,7 @@ class TestGroupSize:
         ("base", "group", "tp", "wrong", "fix"),
         [
             pytest.param(SMOLLM2_135M, 128, 1, "qkv, gate, up 576, attention output 576", "use 64", id="smollm2"),
-            pytest.param(LLAMA2_7B, 128, 4, "down 2752", "use 64", id="only-a-rank's-share"),
+            pytest.param(LLAMA2_7B, 128, 4, "on each of 4 ranks: down 2752", "use 64", id="only-a-rank's-share"),
             pytest.param(SMOLLM2_135M | {"hidden_size": 584}, 64, 1, "584", "no group size fits", id="none-fits"),
         ],
     )
@@ -245,6 +204,26 @@ class TestGroupSize:
         with pytest.raises(UserError) as caught:
             config(QWEN2_5_0_5B, intermediate_size=4896).check_group_size(128, allowed=(128, 64))
         assert "no group size fits" in caught.value.fix
+
+
+class TestCalibration:
+    def test_takes_samples_as_long_as_the_model_has_positions(self) -> None:
+        config(LLAMA2_7B).check_calibration(128, 4096, 1)
+
+    @pytest.mark.parametrize(
+        ("read", "group", "seq_len", "tp", "where"),
+        [
+            pytest.param(config(LLAMA2_7B, quantization_config={}), 128, 512, 1, "field model", id="quantized"),
+            pytest.param(config(MISTRAL_NEMO, sliding_window=64), 128, 512, 1, "field model", id="window"),
+            pytest.param(config(SMOLLM2_135M), 64, 512, 2, "field tp_size", id="heads"),
+            pytest.param(config(SMOLLM2_135M), 128, 512, 1, "field awq_group_size", id="group-size"),
+            pytest.param(config(LLAMA2_7B), 128, 4097, 1, "field calib_seq_len", id="positions"),
+        ],
+    )
+    def test_is_refused_by_field(self, read: ModelConfig, group: int, seq_len: int, tp: int, where: str) -> None:
+        with pytest.raises(UserError) as caught:
+            read.check_calibration(group, seq_len, tp)
+        assert caught.value.where == where
 
 
 class TestTensorParallel:
@@ -280,48 +259,3 @@ class TestLengths:
             config(LLAMA2_7B).check_lengths(max_input_len, max_seq_len)
         assert caught.value.where == f"field {field}"
         assert limit in caught.value.fix
-
-
-class TestSizes:
-    """Against sizes that were measured on real artifacts."""
-
-    def test_the_model_is_what_its_safetensors_file_has(self) -> None:
-        assert config(SMOLLM2_135M).model_bytes() == pytest.approx(269_060_280, rel=0.001)
-
-    def test_a_type_can_be_named(self) -> None:
-        read = config(SMOLLM2_135M)
-        assert read.model_bytes("float32") == 2 * read.model_bytes("float16")
-
-    @pytest.mark.parametrize(
-        ("base", "group", "measured"),
-        [
-            pytest.param(LLAMA2_7B, 128, 3783 * MIB, id="llama-2-7b"),
-            pytest.param(SMOLLM2_135M, 64, 173_327_320, id="smollm2-135m-tied"),
-        ],
-    )
-    def test_the_checkpoint_is_what_modelopt_exported(self, base: dict[str, Any], group: int, measured: int) -> None:
-        assert config(base).checkpoint_bytes(group) == pytest.approx(measured, rel=0.001)
-
-    def test_calibration_of_llama_2_7b_is_a_little_above_what_was_measured(self) -> None:
-        estimate = config(LLAMA2_7B).calibration_bytes(32, 512)
-        assert 36 * 1024 * MIB < estimate < 40 * 1024 * MIB
-
-    def test_calibration_grows_with_the_batch_beyond_the_weights(self) -> None:
-        read = config(LLAMA2_7B)
-        one, two = (read.calibration_bytes(batch, 512) - read.model_bytes("float16") for batch in (1, 2))
-        assert two == 2 * one
-
-    def test_a_smaller_group_has_more_scales(self) -> None:
-        read = config(SMOLLM2_135M)
-        assert read.checkpoint_bytes(32) > read.checkpoint_bytes(64)
-        assert read.engine_bytes(32) > read.engine_bytes(64)
-
-    def test_a_run_needs_room_for_checkpoint_and_engine(self) -> None:
-        read = config(LLAMA2_7B)
-        assert read.pipeline_disk_bytes(128) > read.checkpoint_bytes(128) + read.engine_bytes(128)
-
-    @pytest.mark.parametrize(
-        ("base", "expected"), [(LLAMA2_7B, 524_288), (SMOLLM2_135M, 23_040), (QWEN2_5_0_5B, 12_288)]
-    )
-    def test_the_kv_cache_counts_key_value_heads_only(self, base: dict[str, Any], expected: int) -> None:
-        assert config(base).kv_cache_bytes_per_token() == expected

@@ -132,7 +132,6 @@ def test_whatever_was_done_before_what_is_needed_stays(scene: Scene, seed: int) 
     assert before - scene.bytes() == report.freed_bytes
     assert {name for name, r in every.items() if scene.releases.is_pruned(r)} == set(report.releases)
     assert not set(report.releases) & {r.name for r in needed if r}
-    assert scene.releases.index() == scene.releases.rebuild_index()
 
 
 def test_what_nobody_needs_goes_and_the_record_of_its_release_stays(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""Releases are numbered once, their states follow from one link, and the index can always be rebuilt."""
+"""Releases are numbered once, their states follow from one link."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from include.artifacts.store import ArtifactStore
 from include.errors import UserError
-from include.releases.records import INDEX_FILE, Release, ReleaseStore
+from include.releases.records import Release, ReleaseId, ReleaseStore
 from include.triton.servers import Ports, ServerPlan
 
 MODEL = "org--name"
@@ -153,6 +153,12 @@ def test_records_of_version_1_are_read(releases: ReleaseStore, state: str, verdi
     assert (read.verdict, len(read.promotions), read.schema_version) == (verdict, promotions, 2)
 
 
+def test_a_stored_request_has_the_swap_by_its_name_of_today(releases: ReleaseStore) -> None:
+    request = {"model": MODEL, "swap": "stop_first"}
+    releases.open(MODEL, target="openvino", repository="a", chain={}, request=request)
+    assert releases.get(MODEL, 1).request == {"model": MODEL, "swap": "recreate"}
+
+
 def test_a_release_without_its_repository_is_pruned(releases: ReleaseStore, tmp_path: Path) -> None:
     with ArtifactStore(tmp_path).claim("repositories", {}, log=print) as claim:
         claim.commit()
@@ -160,44 +166,17 @@ def test_a_release_without_its_repository_is_pruned(releases: ReleaseStore, tmp_
     assert not releases.is_pruned(open_release(releases, claim.name))
 
 
-def _damage(path: Path) -> None:
-    path.write_text('{"half": ')
+def test_an_id_is_read_as_it_is_printed(releases: ReleaseStore) -> None:
+    release = open_release(releases, "a")
+    assert str(release.id) == release.name == f"{MODEL}/1"
+    assert ReleaseId.parse(release.name) == release.id
+    assert releases.path(release.id) == releases.path(release)
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, _damage], ids=["missing", "damaged"])
-def test_the_index_is_rebuilt_if_it_is(releases: ReleaseStore, spoil: object) -> None:
-    promote(releases, open_release(releases, "a"))
-    before = releases.index()
-    spoil(releases.root / INDEX_FILE)
-    assert releases.index() == before
-
-
-def test_the_index_is_a_cache(releases: ReleaseStore) -> None:
-    promote(releases, open_release(releases, "a"))
-    releases.index()
-    written = (releases.root / INDEX_FILE).stat().st_ino
-    releases.index()
-    assert (releases.root / INDEX_FILE).stat().st_ino == written
-
-
-@pytest.mark.parametrize("change", ["a new release", "a verdict", "a promotion", "a repository"])
-def test_the_index_notices(releases: ReleaseStore, tmp_path: Path, change: str) -> None:
-    first, second = open_release(releases, "a"), open_release(releases, "b")
-    promote(releases, first)
-    before = releases.index()
-    match change:
-        case "a new release":
-            open_release(releases, "c")
-        case "a verdict":
-            releases.judge(second, "rejected")
-        case "a promotion":
-            releases.make_live(second)
-        case "a repository":
-            with ArtifactStore(tmp_path).claim("repositories", {}, log=print, name="a") as claim:
-                claim.commit()
-    after = releases.index()
-    assert after.releases != before.releases
-    assert after == releases.rebuild_index()
+def test_the_index_of_an_earlier_version_is_no_model(releases: ReleaseStore) -> None:
+    release = open_release(releases, "a")
+    (releases.root / "index.json").write_text('{"live": null}')
+    assert (releases.models(), releases.every()) == ([MODEL], [release])
 
 
 def test_the_live_link_can_be_read_at_every_moment_of_a_move(releases: ReleaseStore) -> None:

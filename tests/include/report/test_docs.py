@@ -10,7 +10,7 @@ from include.tasks import LiveRelease
 
 SCHEMA = ReleaseReport.model_json_schema(mode="serialization")
 MODELS = {"ReleaseReport": SCHEMA, **SCHEMA["$defs"]}
-FIELDS = [(model, field) for model, described in MODELS.items() for field in described["properties"]]
+FIELDS = [(model, field) for model, described in MODELS.items() for field in described.get("properties", {})]
 
 
 @pytest.mark.parametrize(("model", "field"), FIELDS, ids=str)

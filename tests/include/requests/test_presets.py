@@ -14,8 +14,9 @@ from include.host.gpus import Gpu
 from include.model.config import ModelConfig
 from include.requests.presets import PRESETS, Preset
 from include.requests.release import ReleaseRequest
-from include.targets.tensorrt_llm import engines, memory
-from include.targets.tensorrt_llm.memory import GIB, MIB
+from include.targets import estimates
+from include.targets.estimates import GIB, MIB
+from include.targets.tensorrt_llm import engines
 
 DOCS = Path(__file__).parents[3] / "docs"
 LLAMA_2_7B = {
@@ -107,9 +108,9 @@ def gpu_of(preset: Preset) -> Gpu:
 def serving(preset: Preset) -> Gpu:
     """Its GPU with a live server of the preset: it took its share of what its weights left free."""
     gpu = gpu_of(preset)
-    used = memory.estimate(config(preset), preset.request)
+    used = estimates.estimate(config(preset), preset.request)
     share = preset.request.kv_cache_memory_fraction
-    sequence = preset.request.max_seq_len * config(preset).kv_cache_bytes_per_token()
+    sequence = preset.request.max_seq_len * estimates.kv_cache_bytes_per_token(config(preset))
     fixed = used.serve - int(sequence / share)
     total = (gpu.memory_total_mib or 0) * MIB
     return replace(gpu, memory_used_mib=int(fixed + share * (total - fixed)) // MIB)
@@ -117,8 +118,8 @@ def serving(preset: Preset) -> Gpu:
 
 def check_fits(preset: Preset, gpu: Gpu) -> None:
     """As `check_request` does, for a full batch of longest requests."""
-    estimate = memory.estimate(config(preset), preset.request)
-    memory.check_fits(replace(estimate, serve=estimate.serve_full), [gpu])
+    estimate = estimates.estimate(config(preset), preset.request)
+    estimates.check_fits(replace(estimate, serve=estimate.serve_full), [gpu])
 
 
 def presets(*devices: str) -> Any:
@@ -194,5 +195,5 @@ def _row(preset: Preset) -> str:
 def _needs(preset: Preset) -> list[str]:
     if preset.device not in GPUS:
         return ["-", "-", "-"]
-    needed = memory.estimate(config(preset), preset.request)
+    needed = estimates.estimate(config(preset), preset.request)
     return [f"{size / GIB:.1f}" for size in (needed.calibrate, needed.build, needed.serve_full)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from include.errors import UserError
-from include.requests.release import SEED_PROMPT, ReleaseRequest
+from include.requests.operations import RollbackRequest
+from include.requests.release import SEED_PROMPT, Form, ReleaseRequest
 
 
 def test_the_defaults_are_a_valid_request() -> None:
@@ -108,8 +109,8 @@ def test_a_list_may_come_one_a_line(field: str, value: object, taken: list[objec
             "max_input_len (2048) must be below max_seq_len (2048): max_seq_len counts the prompt and the answer",
         ),
         (
-            {"swap": "stop_first", "require_approval": True},
-            "swap stop_first cannot be had with require_approval: the live address would be down",
+            {"swap": "recreate", "require_approval": True},
+            "swap recreate cannot be had with require_approval: the live address would be down",
         ),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
@@ -123,3 +124,10 @@ def test_a_refusal_names_the_field_and_says_what_is_wrong(params: dict[str, obje
 @pytest.mark.parametrize(("model", "slug"), [("org/name-1.5B", "org--name-1.5B"), ("/srv/my model", "local--my_model")])
 def test_the_slug_is_one_path_element(model: str, slug: str) -> None:
     assert ReleaseRequest.parse({"model": model}).slug == slug
+
+
+@pytest.mark.parametrize("form", [ReleaseRequest, RollbackRequest])
+@pytest.mark.parametrize(("former", "swap"), [("beside", "blue_green"), ("stop_first", "recreate")])
+def test_a_swap_is_known_by_its_former_name_too(form: type[Form], former: str, swap: str) -> None:
+    assert form.parse({"swap": former}) == form.parse({"swap": swap})
+    assert form.parse({"swap": former}).model_dump(mode="json")["swap"] == swap

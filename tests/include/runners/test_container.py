@@ -8,7 +8,6 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import pytest
 from include.errors import HostError, ToolError, TransientError, UserError
 from include.host.docker.containers import LABEL_GPUS, ContainerSpec
 from include.host.docker.engine import EngineAway, local_engine, unreachable
-from include.runners.container import CODE_ROOT, DockerRunner
+from include.runners.container import CODE_ROOT, StageContainers
 from include.settings import PROJECT
-from tests.engine import BASE, client_or_skip, containers
+from tests.engine import BASE, client_or_skip, containers, run_to_end
 
 TEST = {"hf2triton.test": str(os.getpid())}
 
@@ -36,8 +35,8 @@ def log() -> list[str]:
 
 
 @pytest.fixture
-def runner(client: Any, log: list[str]) -> Iterator[DockerRunner]:
-    runner = DockerRunner(lambda: client, log.append)
+def runner(client: Any, log: list[str]) -> Iterator[StageContainers]:
+    runner = StageContainers(lambda: client, log.append)
     yield runner
     left = containers(client, test=TEST["hf2triton.test"])
     for container in left:
@@ -49,33 +48,36 @@ def runner(client: Any, log: list[str]) -> Iterator[DockerRunner]:
 def spec(tmp_path: Path) -> Callable[..., ContainerSpec]:
     out = tmp_path / "out"
     out.mkdir()
-    return lambda script, **fields: ContainerSpec(image=BASE, argv=("sh", "-c", script), out=out, labels=TEST, **fields)
+    return lambda script, **fields: ContainerSpec(
+        **{"image": BASE, "argv": ("sh", "-c", script), "out": out, "labels": TEST, **fields}
+    )
 
 
 Spec = Callable[..., ContainerSpec]
 
 
-def test_the_output_is_logged_lines_of_both_streams_whole(runner: DockerRunner, spec: Spec, log: list[str]) -> None:
-    runner.run(spec("printf '10%%\\r' >&2; echo one; printf '100%%\\n' >&2; echo two; printf end"))
+def test_the_output_is_logged_lines_of_both_streams_whole(runner: StageContainers, spec: Spec, log: list[str]) -> None:
+    run_to_end(runner, spec("printf '10%%\\r' >&2; echo one; printf '100%%\\n' >&2; echo two; printf end"))
     assert [line for line in log if line != "100%"] == ["one", "two", "end"]
     assert log.count("100%") == 1
 
 
 def test_a_long_silence_is_no_end(spec: Spec, log: list[str]) -> None:
-    runner = DockerRunner(partial(client_or_skip, timeout=1), log.append)
-    runner.run(spec("echo one; sleep 3; echo two"))
+    runner = StageContainers(partial(client_or_skip, timeout=1), log.append)
+    run_to_end(runner, spec("echo one; sleep 3; echo two"))
     assert log == ["one", "two"]
 
 
-def test_the_program_finds_the_stage_code(runner: DockerRunner, spec: Spec, log: list[str]) -> None:
-    runner.run(spec("cd $PYTHONPATH; find . -type f | sort; cat include/errors.py > /dev/null && pwd"))
+def test_the_program_finds_the_stage_code(runner: StageContainers, spec: Spec, log: list[str]) -> None:
+    run_to_end(runner, spec("cd $PYTHONPATH; find . -type f | sort; cat include/errors.py > /dev/null && pwd"))
     stages = {f"./{p.relative_to(PROJECT)}" for p in (PROJECT / "include" / "stages").rglob("*.py")}
     assert set(log) == {CODE_ROOT, "./include/__init__.py", "./include/errors.py", *stages}
 
 
-def test_the_program_may_do_little(runner: DockerRunner, spec: Spec, log: list[str]) -> None:
-    runner.run(
-        spec("grep -E '^(CapBnd|CapEff|NoNewPrivs)' /proc/self/status; id -u; ls /sys/class/net; pwd; echo $HOME")
+def test_the_program_may_do_little(runner: StageContainers, spec: Spec, log: list[str]) -> None:
+    run_to_end(
+        runner,
+        spec("grep -E '^(CapBnd|CapEff|NoNewPrivs)' /proc/self/status; id -u; ls /sys/class/net; pwd; echo $HOME"),
     )
     user = str(os.getuid() or 65534)
     no_capability = f"\t{0:016x}"
@@ -85,7 +87,7 @@ def test_the_program_may_do_little(runner: DockerRunner, spec: Spec, log: list[s
 
 
 def test_only_the_output_and_the_caches_can_be_written(
-    runner: DockerRunner, spec: Spec, log: list[str], tmp_path: Path
+    runner: StageContainers, spec: Spec, log: list[str], tmp_path: Path
 ) -> None:
     reads, cache = tmp_path / "reads", tmp_path / "cache"
     for path in (reads, cache):
@@ -98,36 +100,37 @@ def test_only_the_output_and_the_caches_can_be_written(
         reads=(reads,),
         caches=(cache,),
     )
-    runner.run(wanted)
+    run_to_end(runner, wanted)
     assert log == ["weights", str(cache), f"{tmp_path}/out"]
     assert (tmp_path / "out" / "new").exists()
     assert not (reads / "new").exists()
 
 
-def test_shared_memory_and_limits_are_as_asked(runner: DockerRunner, spec: Spec, log: list[str]) -> None:
-    runner.run(spec("df -k /dev/shm | tail -1; ulimit -s", shm_bytes=256 << 20, ulimits={"stack": 16 << 20}))
+def test_shared_memory_and_limits_are_as_asked(runner: StageContainers, spec: Spec, log: list[str]) -> None:
+    run_to_end(runner, spec("df -k /dev/shm | tail -1; ulimit -s", shm_bytes=256 << 20, ulimits={"stack": 16 << 20}))
     assert log[0].split()[1] == str(256 << 10)
     assert log[1] == str(16 << 10)
 
 
-def test_a_tools_error_carries_its_last_lines(runner: DockerRunner, spec: Spec) -> None:
+def test_a_tools_error_carries_its_last_lines(runner: StageContainers, spec: Spec) -> None:
     with pytest.raises(ToolError, match=r"exit code 3:\nline 6(.|\n)*line 20"):
-        runner.run(spec("for n in $(seq 20); do echo line $n; done; exit 3"))
+        run_to_end(runner, spec("for n in $(seq 20); do echo line $n; done; exit 3"))
 
 
-def test_a_failure_that_the_program_describes_keeps_its_class(runner: DockerRunner, spec: Spec) -> None:
+def test_a_failure_that_the_program_describes_keeps_its_class(runner: StageContainers, spec: Spec) -> None:
     described = json.dumps({"class": "UserError", "what": "128 does not divide 576", "where": "x", "fix": "use 64"})
     wanted = spec("")
-    wanted = replace(wanted, argv=("sh", "-c", f"echo '{described}' > {wanted.out}/failure.json; exit 64"))
+    script = f"echo '{described}' > {wanted.out}/failure.json; exit 64"
+    wanted = wanted.model_copy(update={"argv": ("sh", "-c", script)})
     with pytest.raises(UserError, match="does not divide"):
-        runner.run(wanted)
+        run_to_end(runner, wanted)
 
 
 @pytest.mark.parametrize(
     "script", ["exec tail /dev/zero", "tail /dev/zero; sleep 1; exit 1"], ids=["the program", "its child"]
 )
 def test_a_kill_by_the_kernel_is_called_out_of_memory(
-    runner: DockerRunner, spec: Spec, client: Any, script: str
+    runner: StageContainers, spec: Spec, client: Any, script: str
 ) -> None:
     wanted = spec(script)
     container = runner.create(wanted)
@@ -144,7 +147,7 @@ def test_a_kill_by_the_kernel_is_called_out_of_memory(
 
 
 def test_a_stop_from_outside_is_not_called_out_of_memory(
-    client: Any, runner: DockerRunner, spec: Spec, log: list[str]
+    client: Any, runner: StageContainers, spec: Spec, log: list[str]
 ) -> None:
     wanted = spec("echo ready; sleep 600")
     container = runner.create(wanted)
@@ -154,43 +157,45 @@ def test_a_stop_from_outside_is_not_called_out_of_memory(
         client.stop(container)
 
     runner.start(container)
-    ended = DockerRunner(lambda: client, stop_when_ready).follow(container)
+    ended = StageContainers(lambda: client, stop_when_ready).follow(container)
     error = runner.failure_of(ended, wanted.argv, wanted.out)
     runner.remove(container)
     assert log == ["ready"]
     assert isinstance(error, TransientError)
 
 
-def test_a_container_that_is_taken_away_is_worth_another_attempt(client: Any, runner: DockerRunner, spec: Spec) -> None:
+def test_a_container_that_is_taken_away_is_worth_another_attempt(
+    client: Any, runner: StageContainers, spec: Spec
+) -> None:
     container = runner.create(spec("echo ready; sleep 600"))
     runner.start(container)
     with pytest.raises(TransientError, match="removed"):
-        DockerRunner(lambda: client, lambda line: runner.remove(container)).follow(container)
+        StageContainers(lambda: client, lambda line: runner.remove(container)).follow(container)
 
 
 def test_whoever_starts_it_sees_everything_once_and_so_does_who_comes_later(
-    runner: DockerRunner, spec: Spec, client: Any, log: list[str]
+    runner: StageContainers, spec: Spec, client: Any, log: list[str]
 ) -> None:
     container = runner.create(spec("for n in $(seq 2000); do echo line $n; done; exit 7"))
     runner.start(container)
     assert runner.follow(container).exit_code == 7
     later: list[str] = []
-    DockerRunner(lambda: client, later.append).follow(container)
+    StageContainers(lambda: client, later.append).follow(container)
     runner.remove(container)
     assert log == later == [f"line {n}" for n in range(1, 2001)]
 
 
-def test_whoever_comes_in_the_middle_misses_nothing(runner: DockerRunner, spec: Spec, client: Any) -> None:
+def test_whoever_comes_in_the_middle_misses_nothing(runner: StageContainers, spec: Spec, client: Any) -> None:
     container = runner.create(spec("for n in $(seq 2000); do echo line $n; done; sleep 1"))
     runner.start(container)
     seen: list[str] = []
-    DockerRunner(lambda: client, seen.append).follow(container)
+    StageContainers(lambda: client, seen.append).follow(container)
     runner.remove(container)
     # A line of the moment of attaching may show twice.
     assert list(dict.fromkeys(seen)) == [f"line {n}" for n in range(1, 2001)]
 
 
-def test_a_gpu_that_nobody_can_give_is_explained(runner: DockerRunner, client: Any) -> None:
+def test_a_gpu_that_nobody_can_give_is_explained(runner: StageContainers, client: Any) -> None:
     from docker.types import DeviceRequest
 
     request = DeviceRequest(driver="no-such-driver", device_ids=["0"], capabilities=[["gpu"]])
@@ -205,7 +210,7 @@ def test_a_gpu_that_nobody_can_give_is_explained(runner: DockerRunner, client: A
 
 
 def test_the_gpus_of_a_running_container_are_in_use(
-    runner: DockerRunner, spec: Spec, client: Any, log: list[str]
+    runner: StageContainers, spec: Spec, client: Any, log: list[str]
 ) -> None:
     wanted = spec("echo gpus $NVIDIA_VISIBLE_DEVICES; sleep 600", gpus=("3", "5"))
     container = runner.create(wanted)
@@ -222,7 +227,7 @@ def test_the_gpus_of_a_running_container_are_in_use(
             during.append(runner.gpus_in_use())
             client.kill(container)
 
-        DockerRunner(lambda: client, look).follow(container)
+        StageContainers(lambda: client, look).follow(container)
         assert log == ["gpus 3,5"]
         assert {"3", "5"} <= during[0]
         assert not {"3", "5"} & runner.gpus_in_use()
@@ -230,27 +235,27 @@ def test_the_gpus_of_a_running_container_are_in_use(
         runner.remove(container)
 
 
-def test_an_image_that_has_to_be_built_says_how(runner: DockerRunner, spec: Spec) -> None:
+def test_an_image_that_has_to_be_built_says_how(runner: StageContainers, spec: Spec) -> None:
     with pytest.raises(HostError, match="not on this host") as raised:
-        runner.run(replace(spec("true"), image="hf2triton/nothing:1", build="make nothing"))
+        run_to_end(runner, spec("true", image="hf2triton/nothing:1", build="make nothing"))
     assert "make nothing" in raised.value.fix
 
 
-def test_an_image_that_cannot_be_pulled_says_what_to_do(runner: DockerRunner, spec: Spec) -> None:
+def test_an_image_that_cannot_be_pulled_says_what_to_do(runner: StageContainers, spec: Spec) -> None:
     image = "registry.invalid/org/nothing:1"
     with pytest.raises(HostError, match="cannot be pulled") as raised:
-        runner.run(replace(spec("true"), image=image))
+        run_to_end(runner, spec("true", image=image))
     assert "docker load" in raised.value.fix
 
 
-def test_a_program_that_the_image_lacks_is_named(runner: DockerRunner, spec: Spec) -> None:
+def test_a_program_that_the_image_lacks_is_named(runner: StageContainers, spec: Spec) -> None:
     with pytest.raises(ToolError, match="no-such-program"):
-        runner.run(replace(spec(""), argv=("no-such-program",)))
+        run_to_end(runner, spec("", argv=("no-such-program",)))
 
 
-def test_a_path_that_the_engine_cannot_see_is_named(runner: DockerRunner, spec: Spec, tmp_path: Path) -> None:
+def test_a_path_that_the_engine_cannot_see_is_named(runner: StageContainers, spec: Spec, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="gone"):
-        runner.run(spec("true", reads=(tmp_path / "gone",)))
+        run_to_end(runner, spec("true", reads=(tmp_path / "gone",)))
 
 
 def test_no_engine_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

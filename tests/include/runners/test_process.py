@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from include.artifacts.store import ArtifactStore
 from include.errors import HostError, ToolError, UserError
-from include.runners.job import Command
+from include.runners.job import Command, StageJob, StageTarget
 from include.runners.process import ProcessRunner
 
 
@@ -20,9 +22,13 @@ def python(code: str) -> Command:
     return Command((sys.executable, "-c", code), {"STAGE_TEST": "1"})
 
 
+def no_target(name: str) -> StageTarget:
+    raise AssertionError(f"target {name} is not needed")
+
+
 def run(code: str, out: Path) -> list[str]:
     lines: list[str] = []
-    ProcessRunner(lines.append).run(python(code), out)
+    ProcessRunner(no_target, lines.append).execute(python(code), out)
     return lines
 
 
@@ -63,9 +69,9 @@ def test_the_program_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) ->
 import sys
 from pathlib import Path
 from include.runners.process import ProcessRunner
-from include.runners.job import StageCommand
-ProcessRunner(lambda line: print(line, flush=True)).run(
-    StageCommand((sys.executable, "-c", {child!r}), {{}}), Path({str(tmp_path)!r})
+from include.runners.job import Command
+ProcessRunner(None, lambda line: print(line, flush=True)).execute(
+    Command((sys.executable, "-c", {child!r}), {{}}), Path({str(tmp_path)!r})
 )
 """
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
@@ -89,9 +95,19 @@ time.sleep(600)
         children.append(psutil.Process(int(line)))
         runner.stop()
 
-    runner = ProcessRunner(stop_when_started)
+    runner = ProcessRunner(no_target, stop_when_started)
     with pytest.raises(ToolError, match=f"exit code {-signal.SIGTERM}"):
-        runner.run(python(code), tmp_path)
+        runner.execute(python(code), tmp_path)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert children
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_an_artifact_is_made_once(tmp_path: Path) -> None:
+    code = "import pathlib, sys; (pathlib.Path(sys.argv[2]) / 'engine').write_text('made')"
+    target = SimpleNamespace(command=lambda module, args: python(code))
+    store, job = ArtifactStore(tmp_path), StageJob("played", "engines", "stage", (), (), {"is": "made up"})
+    for find_target in (lambda name: target, no_target):
+        with store.claim(job.kind, job.inputs, log=print) as claim:
+            ProcessRunner(find_target, print).run(job, claim)
+        assert (store.get(job.kind, claim.name).path / "engine").read_text() == "made"

@@ -67,14 +67,14 @@ def test_biases_are_kept(calibrated: Calibrated) -> None:
 
 def test_config_describes_the_source_model(calibrated: Calibrated) -> None:
     config = Checkpoint(calibrated.checkpoint).hf_config()
-    expected = calibrated.source
+    expected = calibrated.source.config
     assert config.architectures == [expected.architecture]
     assert getattr(config, "mlp_bias", False) == getattr(calibrated.model.config, "mlp_bias", False)
     assert config.num_hidden_layers == expected.layers
     assert config.num_key_value_heads == expected.kv_heads
-    assert config.head_dim == expected.head_size
+    assert config.head_dim == expected.head_dim
     assert config.rope_theta == expected.rope_theta
-    assert config.max_position_embeddings == expected.max_positions
+    assert config.max_position_embeddings == expected.max_position_embeddings
     assert config.vocab_size == expected.vocab_size
 
 

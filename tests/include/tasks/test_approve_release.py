@@ -10,8 +10,8 @@ import pytest
 
 from include import report
 from include.context import Context
-from include.releases.records import Release
-from include.tasks import ReleaseId, approve_release
+from include.releases.records import Release, ReleaseId
+from include.tasks import approve_release
 from include.tasks.approve_release import Question
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example

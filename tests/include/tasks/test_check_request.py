@@ -15,8 +15,10 @@ import pytest
 from include.context import Context
 from include.errors import HostError, PipelineError, UserError
 from include.settings import Settings
+from include.stages.calibrate.source import SourceModel
 from include.tasks import Checked, check_request
 from tests.hub_server import HubServer, Repo
+from tests.include.model.configs import BAD_CONFIGS
 from tests.include.sources import tiny
 
 SMALL = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}
@@ -69,6 +71,19 @@ def test_a_request_that_cannot_be_met_is_refused(
         check(context, **{"model": str(model), **params})
     assert field in str(refusal.value)
     assert fix in str(refusal.value)
+    assert not list(context.settings.artifacts.rglob("*"))
+
+
+@pytest.mark.parametrize("fields", BAD_CONFIGS.values(), ids=BAD_CONFIGS)
+def test_calibrate_refuses_by_the_config_what_is_refused_here(
+    context: Context, model: Path, fields: dict[str, Any]
+) -> None:
+    change(**fields)(model)
+    with pytest.raises(UserError) as here:
+        check(context, model)
+    with pytest.raises(UserError) as there:
+        SourceModel.read(model).config.check_calibration(64, 64, 1)
+    assert here.value.to_dict() == there.value.to_dict()
     assert not list(context.settings.artifacts.rglob("*"))
 
 

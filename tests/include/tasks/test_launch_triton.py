@@ -10,13 +10,13 @@ import pytest
 from include import report
 from include.context import Context
 from include.live.address import LiveAddress
-from include.releases.records import Release
+from include.releases.records import Release, ReleaseId
 from include.targets.openvino import OpenVinoTarget
-from include.tasks import ArtifactRef, Checked, ReleaseId, check_request, launch_triton, validate_generate
+from include.tasks import ArtifactRef, Checked, check_request, launch_triton, validate_generate
 from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.report.example import report as example
 
-PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256, "swap": "stop_first"}
+PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256, "swap": "recreate"}
 
 
 class StandIn(OpenVinoTarget):

@@ -146,7 +146,7 @@ def test_the_content_of_a_directory_is_its_commit(scene: Scene, model: Path) -> 
     [
         pytest.param(lambda s: s.set(approvers=["ann"]), id="approvers"),
         pytest.param(lambda s: s.follow(require_approval=True), id="approval"),
-        pytest.param(lambda s: s.set(swap="stop_first"), id="swap"),
+        pytest.param(lambda s: s.set(swap="recreate"), id="swap"),
         pytest.param(lambda s: s.follow(schedule="@weekly"), id="schedule"),
         pytest.param(lambda s: s.publish("{}", name="org/other"), id="another model"),
     ],

@@ -14,11 +14,10 @@ import pytest
 
 from include.context import gpus_in_use
 from include.errors import HostError, ToolError
-from include.host.docker.containers import LABEL_GPUS, Containers
+from include.host.docker.containers import LABEL_GPUS, Containers, ContainerSpec
 from include.host.docker.engine import local_engine
 from include.host.leases import lease
 from include.requests.release import ReleaseRequest
-from include.runners.job import StageImage
 from include.settings import Settings
 from include.targets.openvino import OpenVinoTarget, image, triton
 from include.triton import servers
@@ -38,7 +37,7 @@ def client() -> Any:
 
 
 def plan_of(root: Path, code: str = ECHO) -> ServerPlan:
-    found = StageImage(name=image.image(), build=image.BUILD_COMMAND)
+    found = ContainerSpec(image=image.image(), build=image.BUILD_COMMAND)
     return triton.server_in_container(found, write_repository(root, code), free(), "127.0.0.1", reads=())
 
 

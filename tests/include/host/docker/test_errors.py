@@ -35,14 +35,9 @@ from include.host.docker.errors import failure
             "Docker's disk is full",
         ),
         (
-            "('Connection aborted.', PermissionError(13, 'Permission denied'))",
+            'invalid mount config for type "bind": bind source path does not exist: /store',
             HostError,
-            "may not talk to the Docker engine",
-        ),
-        (
-            "Error while fetching server API version: ('Connection aborted.', FileNotFoundError(2, 'No such file'))",
-            HostError,
-            "no Docker engine answers",
+            "does not see a path of this worker",
         ),
         (
             "driver failed programming external connectivity on endpoint x: Bind for 127.0.0.1:8000 failed: port is "
@@ -65,8 +60,7 @@ from include.host.docker.errors import failure
         "cuda-condition",
         "no-driver",
         "disk",
-        "socket-permission",
-        "no-docker",
+        "path-of-another-host",
         "port-of-a-container",
         "port-of-a-process",
         "unknown",

@@ -12,8 +12,8 @@ import pytest
 
 from include.errors import HostError, TransientError, UserError
 from include.host.docker.containers import Containers
+from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import RegistryLogin
-from include.targets.tensorrt_llm.containers import DockerImage
 from tests.engine import client_or_skip
 from tests.registry import PASSWORD, USER, Registry, running
 

@@ -1,7 +1,6 @@
 # ruff: noqa: TID253
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def test_files_can_be_read_by_every_user(calibrated: Calibrated) -> None:
 
 def test_config_says_what_tensorrt_llm_needs(calibrated: Calibrated) -> None:
     config = Checkpoint(calibrated.checkpoint).config
-    qwen = calibrated.source.architecture == "Qwen2ForCausalLM"
+    qwen = calibrated.source.config.architecture == "Qwen2ForCausalLM"
     assert config["rotary_base"] == 50000.0
     mlp = calibrated.model.model.layers[0].mlp
     attention = calibrated.model.model.layers[0].self_attn
@@ -103,7 +102,7 @@ def test_exports_by_way_of_the_host_when_the_gpu_is_full(
 @pytest.mark.parametrize("base", [10000.0, None], ids=["wrong", "absent"])
 def test_finds_a_wrong_rotary_base(calibrated: Calibrated, base: float | None) -> None:
     with pytest.raises(ToolError, match=rf"rotary_base is {base}, the model's is 50000\.0"):
-        verify_rotary(calibrated.source, {"rotary_base": base})
+        verify_rotary(calibrated.source.config, {"rotary_base": base})
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,8 @@ def test_finds_a_wrong_rotary_base(calibrated: Calibrated, base: float | None) -
 def test_finds_a_wrong_rotary_scaling(calibrated: Calibrated, written: dict[str, object] | None) -> None:
     with pytest.raises(ToolError, match="rotary_scaling"):
         verify_rotary(
-            replace(calibrated.source, rope_scaling=SCALING), {"rotary_base": 50000.0, "rotary_scaling": written}
+            calibrated.source.config.model_copy(update={"rope_scaling": SCALING}),
+            {"rotary_base": 50000.0, "rotary_scaling": written},
         )
 
 

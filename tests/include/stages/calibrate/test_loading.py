@@ -60,7 +60,7 @@ def test_compute_dtype(device: str, dtype: str, expected: set[torch.dtype]) -> N
 def test_old_rotary_scaling_is_read_under_its_new_name(llama: Path) -> None:
     tiny.change_config(llama, rope_scaling={"type": "linear", "factor": 2.0})
     source = SourceModel.read(llama)
-    assert source.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+    assert source.config.rope_scaling == {"rope_type": "linear", "factor": 2.0}
     assert load_model(source, "cpu", torch.float32).model.rotary_emb.rope_type == "linear"
 
 

@@ -31,9 +31,9 @@ def test_a_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_batch_is_halved_until_it_fits(
     source: SourceModel, monkeypatch: pytest.MonkeyPatch, room_for: int, expected: int
 ) -> None:
-    room = memory.search_bytes(source, room_for * 32, 4)
+    room = memory.search_bytes(source.config, room_for * 32, 4)
     monkeypatch.setattr(memory, "available_bytes", lambda: room)
-    assert memory.batch_that_fits(source, 8, 32, 4) == expected
+    assert memory.batch_that_fits(source.config, 8, 32, 4) == expected
 
 
 def test_a_model_that_is_too_large_is_refused(source: SourceModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,17 +7,23 @@ import pytest
 from safetensors.torch import save_file
 
 from include.errors import UserError
-from include.stages.calibrate.source import SourceModel, check_safetensors
+from include.model.config import ModelConfig
+from include.model.weights import check_weights
+from include.stages.calibrate.parser import Options
+from include.stages.calibrate.source import SourceModel
+from include.stages.calibrate.stage import check
+from tests.include.model.configs import BAD_CONFIGS
+from tests.include.sources.tiny import CONFIG
 from tests.include.stages import tiny
 
 
 def test_reads_a_config(llama: Path) -> None:
     source = SourceModel.read(llama)
-    assert source.architecture == "LlamaForCausalLM"
-    assert (source.heads, source.kv_heads, source.head_size) == (4, 2, 16)
-    assert (source.rope_theta, source.rope_scaling) == (50000.0, None)
+    assert source.config.architecture == "LlamaForCausalLM"
+    assert (source.config.heads, source.config.kv_heads, source.config.head_dim) == (4, 2, 16)
+    assert (source.config.rope_theta, source.config.rope_scaling) == (50000.0, None)
     assert source.weight_bytes == (llama / "model.safetensors").stat().st_size
-    source.check(group_size=16, seq_len=256, tp_size=2)
+    source.config.check_calibration(group=16, seq_len=256, tp=2)
 
 
 SCALING = {"rope_type": "llama3", "factor": 8.0}
@@ -44,7 +50,7 @@ SCALING = {"rope_type": "llama3", "factor": 8.0}
 def test_rotary_settings(llama: Path, changes: dict[str, object], expected: tuple[float, object]) -> None:
     tiny.change_config(llama, **changes)
     source = SourceModel.read(llama)
-    assert (source.rope_theta, source.rope_scaling) == expected
+    assert (source.config.rope_theta, source.config.rope_scaling) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,9 +61,9 @@ def test_rotary_settings(llama: Path, changes: dict[str, object], expected: tupl
             r"architecture GPT2LMHeadModel is not supported(.|\n)*Llama(.|\n)*Mistral(.|\n)*Qwen2",
             id="architecture",
         ),
-        pytest.param({"architectures": None}, "architecture none is not supported", id="no architecture"),
+        pytest.param({"architectures": None}, "that config.json leaves out is not supported", id="no architecture"),
         pytest.param({"rope_scaling": {"type": "longrope"}}, "longrope is not supported", id="rotary scaling"),
-        pytest.param({"hidden_size": None}, "no usable hidden_size", id="no hidden size"),
+        pytest.param({"hidden_size": None}, "hidden_size: Field required", id="no hidden size"),
     ],
 )
 def test_refuses_a_model_by_its_config(llama: Path, changes: dict[str, object], message: str) -> None:
@@ -70,27 +76,27 @@ def test_refuses_a_model_by_its_config(llama: Path, changes: dict[str, object], 
 @pytest.mark.parametrize(
     ("group_size", "seq_len", "tp_size", "field", "message"),
     [
-        pytest.param(64, 8, 1, "awq_group_size", r"intermediate_size \(96\)(.|\n)*use 32", id="group size"),
-        pytest.param(32, 8, 2, "awq_group_size", r"\(48\) on each of 2 ranks(.|\n)*use 16", id="group size on a rank"),
-        pytest.param(7, 8, 1, "awq_group_size", r"hidden_size \(64\)(.|\n)*use 32", id="odd group size"),
+        pytest.param(64, 8, 1, "awq_group_size", r"down 96(.|\n)*use 32", id="group size"),
+        pytest.param(32, 8, 2, "awq_group_size", r"each of 2 ranks: down 48(.|\n)*use 16", id="group size on a rank"),
+        pytest.param(7, 8, 1, "awq_group_size", r"qkv, gate, up 64(.|\n)*use 32", id="odd group size"),
         pytest.param(16, 257, 1, "calib_seq_len", r"257(.|\n)*at most 256", id="sequence length"),
-        pytest.param(16, 8, 3, "tp_size", r"num_attention_heads \(4\)", id="heads"),
-        pytest.param(16, 8, 4, "tp_size", r"num_key_value_heads \(2\)", id="key value heads"),
+        pytest.param(16, 8, 3, "tp_size", "cannot share 4 heads", id="heads"),
+        pytest.param(16, 8, 4, "tp_size", "2 key-value heads", id="key value heads"),
     ],
 )
 def test_refuses_options_that_do_not_fit(
     llama: Path, group_size: int, seq_len: int, tp_size: int, field: str, message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        SourceModel.read(llama).check(group_size, seq_len, tp_size)
+        SourceModel.read(llama).config.check_calibration(group_size, seq_len, tp_size)
     assert caught.value.where == f"field {field}"
     caught.match(message)
 
 
 def test_says_when_no_group_size_fits(llama: Path) -> None:
     tiny.change_config(llama, intermediate_size=90)
-    with pytest.raises(UserError, match="cannot be quantized in groups of 16"):
-        SourceModel.read(llama).check(64, 8, 1)
+    with pytest.raises(UserError, match="no group size fits"):
+        SourceModel.read(llama).config.check_calibration(64, 8, 1)
 
 
 def _truncate(path: Path) -> None:
@@ -107,14 +113,14 @@ def _scramble_header(path: Path) -> None:
     ("damage", "message"),
     [
         pytest.param(Path.unlink, "is missing", id="missing"),
-        pytest.param(_truncate, "it has [0-9]+ bytes instead of [0-9]+", id="truncated"),
-        pytest.param(_scramble_header, "its header cannot be read", id="header"),
-        pytest.param(lambda path: path.write_bytes(b"abc"), "its header cannot be read", id="too small"),
+        pytest.param(_truncate, "not a valid safetensors file: .*incomplete", id="truncated"),
+        pytest.param(_scramble_header, "not a valid safetensors file: .*header", id="header"),
+        pytest.param(lambda path: path.write_bytes(b"abc"), "not a valid safetensors file: .*header", id="too small"),
     ],
 )
 def test_names_the_damaged_weight_file(llama: Path, damage: object, message: str) -> None:
     damage(llama / "model.safetensors")
-    with pytest.raises(UserError, match=f"model.safetensors (is damaged: )?{message}"):
+    with pytest.raises(UserError, match=f"model.safetensors (is )?{message}"):
         SourceModel.read(llama)
 
 
@@ -127,11 +133,11 @@ def test_names_the_shard_that_lacks_a_tensor(llama: Path) -> None:
         save_file({name: tensors[name] for name in part}, llama / file)
     index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
     (llama / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert check_safetensors(llama) == sum((llama / file).stat().st_size for file in shards)
+    assert check_weights(llama) == sum((llama / file).stat().st_size for file in shards)
 
     index["weight_map"]["lost"] = "model-2.safetensors"
     (llama / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=r"model-2\.safetensors is damaged: it lacks lost"):
+    with pytest.raises(UserError, match=r"model-2\.safetensors lacks the tensor lost"):
         SourceModel.read(llama)
 
 
@@ -140,3 +146,13 @@ def test_names_a_config_that_is_no_json_object(llama: Path, content: str) -> Non
     (llama / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json"):
         SourceModel.read(llama)
+
+
+@pytest.mark.parametrize("fields", BAD_CONFIGS.values(), ids=BAD_CONFIGS)
+def test_the_stage_refuses_what_its_config_is_refused_for(llama: Path, fields: dict[str, object]) -> None:
+    (llama / "config.json").write_text(json.dumps(CONFIG | fields))
+    with pytest.raises(UserError) as by_the_config:
+        ModelConfig.read(llama).check_calibration(64, 64, 1)
+    with pytest.raises(UserError) as by_the_stage:
+        check(Options(model=llama, out=llama, group_size=64, calib_seq_len=64))
+    assert by_the_stage.value.to_dict() == by_the_config.value.to_dict()

@@ -28,5 +28,5 @@ def test_stages_and_servers_run_in_it_and_keys_do_not_depend_on_where_it_is(
     found = target.stage_image()
     plan = target.server(write_repository(tmp_path), free())
     assert plan.container
-    assert (found.name, found.build) == (plan.container.image, plan.container.build) == (name, build)
+    assert (found.image, found.build) == (plan.container.image, plan.container.build) == (name, build)
     assert target.environment() == {"image": image.image()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from include.errors import ToolError, UserError, from_dict
 from include.requests.release import ReleaseRequest
+from include.runners.container import CODE_ROOT, code_archive
 from include.stages.build_tensorrt_llm import options
 from include.stages.build_tensorrt_llm.outputs import (
     check_engine,
@@ -64,7 +66,7 @@ def write_checkpoint(path: Path, *, world_size: int) -> Path:
 @pytest.fixture
 def image_path(tmp_path: Path) -> dict[str, str]:
     """An environment like the image's: trtllm-build and nvidia-smi on PATH, packages with versions, our code sent."""
-    tools, packages, code = tmp_path / "bin", tmp_path / "packages", tmp_path / "code" / "include"
+    tools, packages, code = tmp_path / "bin", tmp_path / "packages", tmp_path / "code"
     tools.mkdir()
     (tools / "trtllm-build").symlink_to(FIXTURES / "fake_trtllm_build.py")
     (tools / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA L40S'\n")
@@ -73,10 +75,9 @@ def image_path(tmp_path: Path) -> dict[str, str]:
         meta = packages / f"{name}-{version}.dist-info" / "METADATA"
         meta.parent.mkdir(parents=True)
         meta.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    shutil.copytree(PROJECT / "include" / "stages", code / "stages")
-    for name in ("__init__.py", "errors.py"):
-        shutil.copy(PROJECT / "include" / name, code / name)
-    return {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": f"{code.parent}:{packages}"}
+    with tarfile.open(fileobj=io.BytesIO(code_archive())) as tar:
+        tar.extractall(code, filter="data")
+    return {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": f"{code}{CODE_ROOT}:{packages}"}
 
 
 def run(

@@ -9,7 +9,7 @@ import pytest
 from docker.errors import DockerException, ImageNotFound  # noqa: TID253
 
 from include.errors import HostError, ToolError
-from include.targets.tensorrt_llm.containers import LABEL, DockerImage
+from include.host.docker.oneshot import LABEL, DockerImage
 
 BASE = "debian:bookworm-slim"
 

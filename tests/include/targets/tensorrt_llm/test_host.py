@@ -1,8 +1,7 @@
-"""GPUs as nvidia-smi lists them, and the memory estimates."""
+"""GPUs as nvidia-smi lists them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,10 +9,7 @@ import pytest
 
 from include.errors import HostError
 from include.host.gpus import Gpu
-from include.model.config import ModelConfig
-from include.requests.release import ReleaseRequest
-from include.targets.tensorrt_llm import gpu, memory
-from include.targets.tensorrt_llm.memory import GIB
+from include.targets.tensorrt_llm import gpu
 
 H100 = Gpu(
     index=0,
@@ -24,26 +20,6 @@ H100 = Gpu(
     memory_total_mib=81559,
     memory_used_mib=4,
 )
-LLAMA2_7B = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-    "rope_theta": 10000.0,
-    "torch_dtype": "float16",
-}
-LLAMA3_70B = LLAMA2_7B | {
-    "hidden_size": 8192,
-    "intermediate_size": 28672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 
 
 def h100s(count: int, **changes: object) -> list[Gpu]:
@@ -169,64 +145,3 @@ def test_other_gpus_are_not_waited_for() -> None:
 
 def _listing(used: Callable[[], int]) -> Callable[[], Sequence[Gpu]]:
     return lambda: [replace(H100, memory_used_mib=used())]
-
-
-def config_of(fields: dict[str, object]) -> ModelConfig:
-    return ModelConfig.parse(json.dumps(fields), where="test")
-
-
-def request(**fields: object) -> ReleaseRequest:
-    return ReleaseRequest.parse({"target": "tensorrt_llm", "awq_group_size": 128, "calib_seq_len": 512, **fields})
-
-
-@pytest.mark.parametrize(
-    ("fields", "tp", "calibrate", "build", "serve"),
-    [
-        (LLAMA2_7B, 1, (14, 18), (8, 10), (6, 8)),
-        (LLAMA3_70B, 1, (132, 142), (70, 80), (36, 44)),
-        (LLAMA3_70B, 2, (70, 80), (36, 42), (20, 24)),
-    ],
-    ids=["7b", "70b", "70b-tp2"],
-)
-def test_the_estimates_are_of_the_known_size(
-    fields: dict[str, object],
-    tp: int,
-    calibrate: tuple[int, int],
-    build: tuple[int, int],
-    serve: tuple[int, int],
-) -> None:
-    found = memory.estimate(config_of(fields), request(tp_size=tp))
-    for needed, (low, high) in ((found.calibrate, calibrate), (found.build, build), (found.serve, serve)):
-        assert low * GIB < needed < high * GIB
-    assert found.serve_full > found.serve
-
-
-@pytest.mark.parametrize(
-    ("field", "small", "large", "stage"),
-    [
-        ("calib_seq_len", 128, 4096, "calibrate"),
-        ("max_num_tokens", 1024, 16384, "build"),
-        ("max_seq_len", 2048, 4096, "serve"),
-    ],
-)
-def test_the_field_that_a_refusal_names_is_the_one_that_helps(field: str, small: int, large: int, stage: str) -> None:
-    config = config_of(LLAMA2_7B)
-    less, more = (getattr(memory.estimate(config, request(**{field: size})), stage) for size in (small, large))
-    assert less < more
-
-
-@pytest.mark.parametrize(
-    ("total_mib", "task"), [(12_000, "calibrate_awq"), (24_564, None)], ids=["rtx-3060", "rtx-4090"]
-)
-def test_a_gpu_that_is_too_small_is_refused_before_anything_runs(total_mib: int, task: str | None) -> None:
-    needs = memory.estimate(config_of(LLAMA2_7B), request())
-    gpus = [replace(H100, memory_total_mib=total_mib)]
-    if task is None:
-        memory.check_fits(needs, gpus)
-    else:
-        with pytest.raises(HostError, match=f"{task} needs about .* GiB of GPU memory, 11.7 GiB are free"):
-            memory.check_fits(needs, gpus)
-
-
-def test_a_gpu_that_does_not_tell_its_memory_is_let_through() -> None:
-    memory.check_fits(memory.estimate(config_of(LLAMA3_70B), request()), [replace(H100, memory_total_mib=None)])

@@ -13,11 +13,12 @@ import pytest
 from include.artifacts.store import Manifest
 from include.errors import HostError, ToolError
 from include.host.docker.containers import ContainerSpec
+from include.host.docker.images import ImageId
+from include.host.docker.oneshot import DockerImage, Finished
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
 from include.targets.tensorrt_llm import TensorRTLLMTarget, probe
-from include.targets.tensorrt_llm.containers import DockerImage, Finished, ImageId
 from include.targets.tensorrt_llm.image import CANDIDATES
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton import repository
@@ -117,7 +118,7 @@ CONFIG = ModelConfig.parse(
 def test_a_target_can_be_made_where_there_is_no_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     it = TensorRTLLMTarget(settings(tmp_path))
-    with pytest.raises(HostError, match="no Docker engine answers on this host"):
+    with pytest.raises(HostError, match="there is no Docker engine on this host"):
         it.check_host(request())
 
 

@@ -1,0 +1,15 @@
+"""The kinds of artifacts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """A kind of artifact, by the name of its directory in the store. What is made from others comes after them."""
+
+    MODEL = "models"
+    DATASET = "datasets"
+    CHECKPOINT = "checkpoints"
+    ENGINE = "engines"
+    REPOSITORY = "repositories"

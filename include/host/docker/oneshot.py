@@ -1,0 +1,86 @@
+"""An image that is looked at, asked by one command, or copied out of."""
+
+from __future__ import annotations
+
+import io
+import logging
+import secrets
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from include.host.docker.containers import Containers, ContainerSpec
+from include.host.docker.engine import engine_errors, local_engine
+from include.host.docker.images import ImageId
+from include.host.docker.registry import FindLogin, no_login
+
+LABEL = "hf2triton.one-shot"
+_TIMEOUT_S = 300
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended: its exit code, and what it printed on both streams."""
+
+    code: int
+    output: str
+
+
+class DockerImage(Containers):
+    """One image of this host's engine. Connects when first used; ``find_login`` is called if it has to be pulled."""
+
+    def __init__(self, name: str, find_login: FindLogin = no_login) -> None:
+        super().__init__(partial(local_engine, timeout_s=_TIMEOUT_S), log.info, find_login)
+        self.name = name
+
+    def ensure(self) -> ImageId:
+        """As `Containers.ensure_image`."""
+        return self.ensure_image(self.name)
+
+    def run(self, argv: Sequence[str], *, gpus: bool = False) -> Finished:
+        """Runs a command in a container of its own, without a network, that is gone afterwards. ``gpus``: on all GPUs.
+
+        Raises:
+            HostError: the container could not be started, e.g. for want of an NVIDIA runtime.
+        """
+        with self._container(tuple(argv), ("all",) if gpus else ()) as container:
+            self.start(container)
+            with engine_errors(self.name):
+                code = self._client.wait(container, timeout=_TIMEOUT_S)["StatusCode"]
+                return Finished(code=code, output=self._client.logs(container).decode(errors="replace"))
+
+    def copy_out(self, path: str, into: Path) -> None:
+        """Copies a directory of the image to ``into``, whole or not at all. Nothing of the image is run.
+
+        If another process did the same meanwhile, its copy stays.
+        """
+        draft = into.with_name(f".{into.name}.{secrets.token_hex(4)}")
+        draft.mkdir(parents=True)
+        try:
+            with self._container(("true",)) as container, engine_errors(self.name):
+                chunks, _ = self._client.get_archive(container, path)
+                archive = io.BytesIO(b"".join(chunks))
+            with tarfile.open(fileobj=archive) as tar:
+                tar.extractall(draft, filter="data")
+            try:
+                (draft / PurePosixPath(path).name).rename(into)
+            except OSError:
+                if not into.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    @contextmanager
+    def _container(self, argv: tuple[str, ...], gpus: tuple[str, ...] = ()) -> Iterator[str]:
+        """A container that was created, not started; removed in the end, started or not."""
+        container = self.create(ContainerSpec(image=self.name, argv=argv, labels={LABEL: "true"}, gpus=gpus))
+        try:
+            yield container
+        finally:
+            self.remove(container)
