@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from include.demo import airflow
-from include.demo.api import AirflowApi
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.releases.records import ReleaseStore
 from include.settings import PROJECT, Settings
+from tests.e2e.rest import AnyPath
 
 MODEL = PROJECT / ".local" / "models" / "SmolLM2-135M-Instruct"
 CHAIN = PROJECT / ".local" / "e2e" / "artifacts"
@@ -47,9 +47,9 @@ class Deployment:
         code = "from include.demo import airflow; from include.settings import settings; airflow.start(settings())"
         subprocess.run([sys.executable, "-c", code], env=self.env, cwd=PROJECT, check=True)
 
-    def api(self) -> AirflowApi:
+    def api(self) -> AnyPath:
         """A logged-in client of its Airflow."""
-        return AirflowApi(airflow.url_of(self.settings), airflow.USER, airflow.password(self.settings))
+        return AnyPath(airflow.url_of(self.settings), airflow.USER, airflow.password(self.settings))
 
     def processes(self) -> list[psutil.Process]:
         """Every process that names this deployment's folder in its command line or environment."""

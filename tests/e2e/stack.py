@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from include.artifacts.store import ArtifactStore
-from include.demo.api import AirflowApi
 from include.deploy.init import read_env
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.settings import PROJECT, Settings
+from tests.e2e.rest import AnyPath
 
 AIRFLOW_IMAGE = "hf2triton/airflow:e2e"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
@@ -45,9 +45,9 @@ class Stack:
         return read_env(self.tree / ".env")
 
     @cached_property
-    def api(self) -> AirflowApi:
+    def api(self) -> AnyPath:
         url = f"http://127.0.0.1:{self.env['HF2TRITON_AIRFLOW_PORT']}"
-        return AirflowApi(url, "admin", self.variables["HF2TRITON_ADMIN_PASSWORD"])
+        return AnyPath(url, "admin", self.variables["HF2TRITON_ADMIN_PASSWORD"])
 
     @property
     def data(self) -> Path:

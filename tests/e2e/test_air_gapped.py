@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from include.context import Context
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.live.address import LiveAddress
 from include.runners.job import StageJob
 from include.runners.process import ProcessRunner

@@ -19,10 +19,10 @@ import pytest
 from include.artifacts.store import ArtifactStore
 from include.demo import run
 from include.demo.__main__ import DEMO
-from include.demo.api import AirflowApi
 from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.targets.openvino import image
 from tests.e2e.conftest import MODEL, Deployment
+from tests.e2e.rest import AnyPath
 from tests.e2e.swap import release_and_roll_back
 from tests.engine import client_or_skip
 
@@ -59,7 +59,7 @@ def first(deployment: Deployment, engine: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def api(first: str, deployment: Deployment) -> AirflowApi:
+def api(first: str, deployment: Deployment) -> AnyPath:
     return deployment.api()
 
 
@@ -87,7 +87,7 @@ def wait_for(what: Callable[[], Any], said: str) -> Any:
     return found
 
 
-def log_of(api: AirflowApi, run_id: str, task: str, attempt: int) -> str:
+def log_of(api: AnyPath, run_id: str, task: str, attempt: int) -> str:
     path = f"/api/v2/dags/{run.DAG}/dagRuns/{run_id}/taskInstances/{task}/logs/{attempt}"
     return "\n".join(str(event.get("event")) for event in api.get(path)["content"])
 
@@ -104,14 +104,12 @@ def test_every_stage_and_the_server_run_in_containers(first: str, engine: Any, d
     assert "French" in answer
 
 
-def test_a_release_and_its_rollback_lose_no_request(
-    api: AirflowApi, deployment: Deployment, store: ArtifactStore
-) -> None:
+def test_a_release_and_its_rollback_lose_no_request(api: AnyPath, deployment: Deployment, store: ArtifactStore) -> None:
     release_and_roll_back(api, store.root, f"http://127.0.0.1:{deployment.settings.live_http_port}")
 
 
 def test_a_stage_had_no_network_and_no_rights(
-    api: AirflowApi, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]]
+    api: AnyPath, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]]
 ) -> None:
     """Of a calibration that is then cancelled: its container and its half-made artifact go with it."""
     run_id = api.trigger(run.DAG, {**DEMO, "model": str(MODEL), "calib_size": 30})
@@ -128,7 +126,7 @@ def test_a_stage_had_no_network_and_no_rights(
 
 
 def test_a_killed_worker_s_container_is_taken_over(
-    api: AirflowApi, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]]
+    api: AnyPath, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]]
 ) -> None:
     run_id = api.trigger(run.DAG, {**DEMO, "model": str(MODEL), "calib_size": 31})
     (container,) = wait_for(stages, "the container")

@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from include.demo.airflow import DAG
-from include.demo.api import AirflowApi
 from include.demo.run import ENDED, ask
 from include.releases.records import ReleaseStore
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
+from tests.e2e.rest import AnyPath
 from tests.hub_server import HubServer, Repo, running
 from tests.include.sources import tiny
 
@@ -53,7 +53,7 @@ class Scene:
 
     catalogue: Path
     hub: HubServer
-    api: AirflowApi
+    api: AnyPath
 
     def follow(self, file: str, *entries: dict[str, Any]) -> None:
         draft = self.catalogue / f"{file}.draft"

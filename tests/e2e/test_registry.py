@@ -10,8 +10,8 @@ import pytest
 
 from include.demo import run
 from include.demo.__main__ import DEMO
-from include.demo.api import AirflowApi
 from tests.e2e.conftest import MODEL, Deployment
+from tests.e2e.rest import AnyPath
 from tests.engine import client_or_skip
 from tests.registry import PASSWORD, USER, Registry, running
 
@@ -44,7 +44,7 @@ def more_settings(image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture(scope="module")
-def api(deployment: Deployment, registry: Registry) -> AirflowApi:
+def api(deployment: Deployment, registry: Registry) -> AnyPath:
     deployment.start_airflow()
     api = deployment.api()
     made = {"connection_id": CONNECTION, "conn_type": "docker", "host": registry.host, "login": USER, "password": WRONG}
@@ -52,7 +52,7 @@ def api(deployment: Deployment, registry: Registry) -> AirflowApi:
     return api
 
 
-def why_refused(api: AirflowApi) -> str:
+def why_refused(api: AnyPath) -> str:
     """The error of ``check_request`` in a run for target tensorrt_llm."""
     run_id = api.trigger(run.DAG, {**DEMO, "model": str(MODEL), "target": "tensorrt_llm"})
     deadline = time.monotonic() + WAIT_S
@@ -65,7 +65,7 @@ def why_refused(api: AirflowApi) -> str:
 
 
 def test_a_wrong_password_fails_the_request_and_names_the_connection(
-    api: AirflowApi, image: str, registry: Registry
+    api: AnyPath, image: str, registry: Registry
 ) -> None:
     error = why_refused(api)
     assert "HostError" in error
@@ -73,7 +73,7 @@ def test_a_wrong_password_fails_the_request_and_names_the_connection(
     assert not registry.has(image)
 
 
-def test_the_right_one_gets_the_image(api: AirflowApi, image: str, registry: Registry) -> None:
+def test_the_right_one_gets_the_image(api: AnyPath, image: str, registry: Registry) -> None:
     api.patch(
         f"/api/v2/connections/{CONNECTION}?update_mask=password",
         {
@@ -87,7 +87,7 @@ def test_the_right_one_gets_the_image(api: AirflowApi, image: str, registry: Reg
     assert registry.has(image)
 
 
-def test_the_password_stands_in_no_log_record_or_page(api: AirflowApi, deployment: Deployment) -> None:
+def test_the_password_stands_in_no_log_record_or_page(api: AnyPath, deployment: Deployment) -> None:
     """All that the deployment has written: task logs, the store, Airflow's own logs and its database."""
     files = [path for path in deployment.settings.artifacts.parent.rglob("*") if path.is_file()]
     assert any(b"with the login of Connection" in path.read_bytes() for path in files), "the tasks' logs are among them"

@@ -23,6 +23,7 @@ import psutil
 import pytest
 from airflow_client import client as airflow
 
+from include.context import live_record
 from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.run import SEED_REQUEST
 from include.gates import gates_for
@@ -194,7 +195,7 @@ def test_the_same_id_again_starts_nothing(client: Client, first: dict[str, Any])
 def test_the_same_conf_again_is_all_hits_and_the_same_release(
     client: Client, first: dict[str, Any], deployment: Deployment
 ) -> None:
-    record = servers.live_record(deployment.settings.artifacts)
+    record = live_record(deployment.settings.artifacts)
     before = servers.find(record)
     client.trigger("again", CONF)
     assert client.wait("again") == "success"

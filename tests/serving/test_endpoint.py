@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton  # noqa: TID253
 
-from include.host import processes
+from include.host.services.process import process_of
 from include.triton import servers
 
 from .conftest import MAX_INPUT_LEN, MAX_SEQ_LEN, Endpoint, Serve
@@ -255,4 +255,4 @@ def test_server_ends_in_peace_after_clients_have_gone(serve: Serve) -> None:
     log = endpoint.record.log.read_text()
     assert "Exit timeout expired" not in log
     assert "successfully unloaded 'tensorrt_llm'" in log
-    assert processes.process_of(endpoint.record) is None
+    assert process_of(endpoint.record) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from include.context import Context
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.releases.records import Release
 from include.settings import Settings
 from include.targets.openvino import triton

@@ -16,7 +16,7 @@ import pytest
 from include.gates import Client, Endpoint, GateResult, Load, Trial, validate
 from include.gates.load import Burst, Timing, load_of
 from include.gates.speed import Speed
-from include.host import processes
+from include.host import ports
 
 PROMPTS = ("How do I count to nine in French?", "tell me more")
 QUICK = Speed(concurrencies=(1, 3), max_tokens=4, rounds=2)
@@ -164,7 +164,7 @@ def test_comparison_that_is_off_leaves_the_live_release_alone(start: Start) -> N
 
 def test_dead_live_release_is_not_the_candidates_fault(start: Start) -> None:
     pair = start(live=None)
-    (port,) = processes.free_ports(1)
+    (port,) = ports.free_ports(1)
     pair.live_at = Endpoint(host="127.0.0.1", http_port=port, grpc_port=1)
     verdict = pair.judge()
     assert verdict.outcome == "pass"
@@ -199,7 +199,7 @@ def test_candidate_that_fails_under_load_fails(start: Start, fault: str, streams
 
 def test_dead_candidate_fails(start: Start) -> None:
     pair = start(live={})
-    (port,) = processes.free_ports(1)
+    (port,) = ports.free_ports(1)
     pair.candidate_at = Endpoint(host="127.0.0.1", http_port=port, grpc_port=1)
     verdict = pair.judge()
     assert (verdict.outcome, verdict.loads) == ("fail", ())

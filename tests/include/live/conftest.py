@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.releases.records import Release
 from include.settings import Settings
 from tests.include.live.deployment import Deployment

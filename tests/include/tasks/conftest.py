@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from include.context import Context
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.settings import Settings
 from tests.include.sources import tiny
 

@@ -25,17 +25,20 @@ class StandIn(OpenVinoTarget):
 
 
 class Dry(Context):
-    """Starts no server."""
+    """Has a target without a server."""
 
     def target(self, name: str) -> StandIn:
         return StandIn(self.settings)
 
-    def launch(self, plan: ServerPlan, record_path: Path) -> ServerRecord:
-        return ServerRecord(plan=plan, log=record_path)
+
+def launched(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecord:
+    return ServerRecord(plan=plan, log=record_path)
 
 
 @pytest.fixture
-def dry(context: Context) -> Context:
+def dry(context: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """Starts no server."""
+    monkeypatch.setattr("include.live.launch.launch", launched)
     return Dry(settings=context.settings, log=context.log, dag_id=context.dag_id, run_id="manual__2")
 
 

@@ -10,8 +10,7 @@ import psutil
 import pytest
 
 from include.errors import HostError, ToolError
-from include.host import processes
-from include.host.processes import TOKEN_VARIABLE
+from include.host.services.process import TOKEN_VARIABLE, ProcessBackend, token_of
 from include.settings import Settings
 from include.targets.openvino import triton
 from include.triton import servers
@@ -34,7 +33,7 @@ def _sleep(root: Path) -> ServerPlan:
 
 def _family(token: str) -> list[int]:
     """Pids of all processes that a launch left running."""
-    return [p.pid for p in psutil.process_iter() if processes.token_of(p) == token]
+    return [p.pid for p in psutil.process_iter() if token_of(p) == token]
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -57,9 +56,8 @@ def no_leftovers(tmp_path: Path) -> Iterator[None]:
 def sleeper(tmp_path: Path) -> Iterator[ServerRecord]:
     """A process that does nothing, recorded as a server."""
     plan = _sleep(tmp_path)
-    record = processes.spawn(
-        ServerRecord(plan=plan, log=tmp_path / "server.log"), tmp_path / "server.json", plan.argv, {}
-    )
+    record = ServerRecord(plan=plan, log=tmp_path / "server.log")
+    record = ProcessBackend().start(plan, record, tmp_path / "server.json")
     yield record
     servers.stop(record, tmp_path / "server.json", grace_s=0)
 

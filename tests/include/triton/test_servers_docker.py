@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from include.context import gpus_in_use
 from include.errors import HostError, ToolError
 from include.host.docker.containers import LABEL_GPUS, Containers, ContainerSpec
 from include.host.docker.engine import local_engine
@@ -218,7 +219,7 @@ def test_its_gpus_are_on_it_and_those_of_the_live_server_block_no_stage(client: 
     path = servers.release_record(root, "org--name/1")
     engine = Containers(local_engine, print)
     plan = plan_of(root)
-    plan = plan.model_copy(update={"container": plan.container.model_copy(update={"gpus": 2})})
+    plan = plan.model_copy(update={"gpus": 2})
     gpus = lease(2, ("a", "b", "c"), directory=root / "leases", in_use=lambda: {"b"}, log=print)
     try:
         record = servers.launch(plan, path, timeout_s=TIMEOUT_S, gpus=gpus)
@@ -226,10 +227,10 @@ def test_its_gpus_are_on_it_and_those_of_the_live_server_block_no_stage(client: 
         pytest.skip(f"this engine accepts no device request: {error.what}")
     assert record.gpus == ("a", "c")
     assert client.inspect_container(record.container_id)["Config"]["Labels"][LABEL_GPUS] == "a,c"
-    assert {"a", "c"} <= servers.gpus_in_use(engine, root)
+    assert {"a", "c"} <= gpus_in_use(engine, root)
     (root / "releases").mkdir()
     (root / "releases" / "live").symlink_to("org--name/1")
-    assert not {"a", "c"} & servers.gpus_in_use(engine, root)
+    assert not {"a", "c"} & gpus_in_use(engine, root)
     with lease(1, ("a",), directory=root / "leases", in_use=set, log=print) as again:
         assert again == ("a",), "the launcher's lease has ended"
     servers.stop(record, path, grace_s=0)
