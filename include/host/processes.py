@@ -25,6 +25,7 @@ from include.files import write_atomic
 
 TOKEN_VARIABLE = "HF2TRITON_PROCESS"  # noqa: S105 - a name, not a secret
 
+_EXEC_S = 2.0
 POLL_S = 0.1
 _START_S = 10.0
 _KILLED_S = 10.0
@@ -115,7 +116,10 @@ def process_of(record: ProcessRecord) -> psutil.Process | None:
     """The process, if it still runs."""
     try:
         process = psutil.Process(record.pid)
+        deadline = time.monotonic() + _EXEC_S
         while not (environment := process.environ()) and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:  # it has none at all, as a program that gave itself another title
+                return None
             time.sleep(POLL_S)  # it has none for the moment in which it becomes another program
     except psutil.Error:
         return None

@@ -22,7 +22,7 @@ from include.errors import PipelineError, from_dict
 from include.runners import docker as docker_runner
 from include.runners.job import Command, StageImage, StageJob
 from include.settings import settings
-from tests.engine import BASE
+from tests.support.engine import BASE
 
 DAG_ID = "adhoc_airflow"  # what an operator outside of a DAG says
 TASK = "survivor"

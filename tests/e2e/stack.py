@@ -82,7 +82,7 @@ class Stack:
     def save_model(self) -> None:
         """Puts a model there to be named in requests."""
         self.model.parent.mkdir(parents=True)
-        command = [Settings().openvino_python, "-m", "tests.e2e.tiny", self.model]
+        command = [Settings().openvino_python, "-m", "tests.support.tiny_models", "releasable", self.model]
         subprocess.run(command, cwd=PROJECT, check=True)
 
     def remove(self, engine: Any) -> None:

@@ -12,7 +12,7 @@ from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
 from include.releases.records import ReleaseStore
 from tests.e2e.conftest import MODEL
-from tests.include.live.deployment import load_on
+from tests.support.live import load_on
 
 SLUG = f"local--{MODEL.name}"
 

@@ -31,7 +31,7 @@ from include.demo import run
 from include.settings import PROJECT
 from tests.e2e import test_browser as web
 from tests.e2e.stack import AIRFLOW_IMAGE, Stack, replacing, stack_in
-from tests.engine import client_or_skip
+from tests.support.engine import client_or_skip
 
 WAIT_S = 900
 CALIBRATE, BUILD = "calibrate_awq", "build_engine"

@@ -24,7 +24,7 @@ from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.targets.openvino import image
 from tests.e2e.conftest import MODEL, Deployment
 from tests.e2e.swap import release_and_roll_back
-from tests.engine import client_or_skip
+from tests.support.engine import client_or_skip
 
 WAIT_S = 900
 CALIBRATE = "calibrate_awq"

@@ -15,7 +15,7 @@ from include.runners.container import DockerRunner
 from include.runners.job import Command
 from include.settings import PROJECT, Settings
 from include.targets.openvino import LOCK, OpenVinoTarget
-from tests.engine import client_or_skip, containers
+from tests.support.engine import client_or_skip, containers
 
 TEST = {"hf2triton.test": str(os.getpid())}
 
@@ -23,7 +23,7 @@ MAKE_MODEL = """
 import sys
 sys.path.insert(0, {project!r})
 from pathlib import Path
-from tests.include.stages.tiny import save_model
+from tests.support.tiny_models import save_model
 save_model(Path(sys.argv[2]))
 """
 

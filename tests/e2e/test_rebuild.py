@@ -21,8 +21,8 @@ from include.demo.api import AirflowApi
 from include.demo.run import ENDED, ask
 from include.releases.records import ReleaseStore
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
-from tests.hub_server import HubServer, Repo, running
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
+from tests.support.hub_server import HubServer, Repo, running
 
 CHECK = "rebuild_on_change"
 SLUG = f"local--{MODEL.name}"

@@ -12,8 +12,8 @@ from include.demo import run
 from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
 from tests.e2e.conftest import MODEL, Deployment
-from tests.engine import client_or_skip
-from tests.registry import PASSWORD, USER, Registry, running
+from tests.support.engine import client_or_skip
+from tests.support.registry import PASSWORD, USER, Registry, running
 
 CONNECTION = "private_registry"
 WRONG = "wr0ng-" + PASSWORD[::-1]

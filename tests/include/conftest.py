@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.hub_server import HubServer, running
+from tests.support.hub_server import HubServer, running
 
 
 @pytest.fixture

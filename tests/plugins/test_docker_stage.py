@@ -16,8 +16,8 @@ from hf2triton.retries import retry_policy
 from include.errors import HostError, TransientError
 from include.host.docker.engine import EngineAway
 from include.settings import settings
-from tests.engine import client_or_skip
-from tests.registry import running
+from tests.support.engine import client_or_skip
+from tests.support.registry import running
 
 INPUTS = {"checked": {"request": {}}}
 

@@ -17,7 +17,7 @@ from hf2triton.context import RELEASE_DAG, task_context
 from hf2triton.operators.rebuild import CatalogueOperator, RebuildOperator
 from hf2triton.schedules import catalogue_timetable
 from include.settings import settings
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
 
 ENTRIES = """\
 - {{name: tiny, model: {model}, target: openvino, schedule: "0 3 * * *", settings: {{max_batch_size: 4}}}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,14 @@ from include.errors import ToolError
 from include.releases.records import ReleaseStore
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
+from tests.support.web import Handler, serving
 
 ENVIRONMENT = {"image": "sha256:feed", "tensorrt_llm": "1.2.1"}
 ENGINE_REPORT = {"timings_s": {"trtllm-build": 236.4}, "results": {"build_s": 236}}
 CALIBRATION_REPORT = {"timings_s": {"search": 10.5, "export": 4.5}}
 
 
-class Generate(BaseHTTPRequestHandler):
+class Generate(Handler):
     """Triton's generate endpoint: echoes, one token a word, up to max_tokens.
 
     ``/together`` answers its first request alone, the others only eight at once.
@@ -33,29 +33,21 @@ class Generate(BaseHTTPRequestHandler):
     together = threading.Barrier(8)
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.body())
         if self.path == "/together" and not self.first.acquire(blocking=False):
             self.together.wait(timeout=30)
         words = body["text_input"].split()[: body["max_tokens"]]
         assert (body["top_k"], body["return_num_output_tokens"]) == (1, True)
-        answer = json.dumps({"text_output": " ".join(words), "num_output_tokens": len(words)})
-        self.send_response(400 if self.path == "/broken" else 200)
-        self.end_headers()
-        self.wfile.write(answer.encode() if self.path != "/broken" else b'{"error": "engine gone"}')
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+        if self.path == "/broken":
+            self.reply({"error": "engine gone"}, 400)
+        else:
+            self.reply({"text_output": " ".join(words), "num_output_tokens": len(words)})
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Generate)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Generate) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def artifact(store: ArtifactStore, kind: str, report: dict[str, object]) -> str:

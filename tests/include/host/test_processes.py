@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from include.errors import HostError
 from include.host import processes
 from include.host.processes import ProcessRecord
 from include.settings import PROJECT
+from tests.support.wait import wait_for
 
 DEAF = """
 import signal, time
@@ -49,13 +49,6 @@ def python(path: Path, code: str) -> ProcessRecord:
     record = start(path, sys.executable, "-c", code)
     wait_for(lambda: record.log.read_text().endswith("\n"))
     return record
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_process_outlives_its_starter_and_is_found(path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from include.host.processes import free_ports
 from include.releases.records import Release
 from include.settings import Settings
-from tests.include.live.deployment import Deployment
+from tests.support.live import Deployment
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from include.errors import GateFailure, PipelineError, UserError
 from include.releases.records import Release
-from tests.include.live.deployment import Deployment
+from tests.support.live import Deployment
 
 RUN = "manual__1"
 

@@ -20,7 +20,7 @@ from include.host.docker.containers import LABEL_GPUS, ContainerSpec
 from include.host.docker.engine import EngineAway, local_engine, unreachable
 from include.runners.container import CODE_ROOT, DockerRunner
 from include.settings import PROJECT
-from tests.engine import BASE, client_or_skip, containers
+from tests.support.engine import BASE, client_or_skip, containers
 
 TEST = {"hf2triton.test": str(os.getpid())}
 

@@ -13,7 +13,7 @@ from include.sources import SourceFile, require_disk
 from include.sources.files import digest_of
 from include.sources.progress import Progress
 from include.sources.weights import check_weights, safetensors_names
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
 
 DIGEST = f"sha256:{0:064}"
 SHAPES = {"a": (4, 2), "b": (3,)}

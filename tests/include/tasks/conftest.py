@@ -9,7 +9,7 @@ import pytest
 from include.context import Context
 from include.host.processes import free_ports
 from include.settings import Settings
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
 
 
 @pytest.fixture

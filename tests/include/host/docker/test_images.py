@@ -14,8 +14,8 @@ from include.errors import HostError, TransientError, UserError
 from include.host.docker.containers import Containers
 from include.host.docker.registry import RegistryLogin
 from include.targets.tensorrt_llm.containers import DockerImage
-from tests.engine import client_or_skip
-from tests.registry import PASSWORD, USER, Registry, running
+from tests.support.engine import client_or_skip
+from tests.support.registry import PASSWORD, USER, Registry, running
 
 
 @pytest.fixture(scope="module")

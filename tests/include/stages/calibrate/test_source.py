@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from include.errors import UserError
 from include.stages.calibrate.source import SourceModel, check_safetensors
-from tests.include.stages import tiny
+from tests.support import tiny_models as tiny
 
 
 def test_reads_a_config(llama: Path) -> None:
