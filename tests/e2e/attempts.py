@@ -55,7 +55,7 @@ class Attempt:
     die_at: str = ""
 
 
-class Context:
+class Worker:
     """A process that does one attempt."""
 
     def __init__(self, attempt: Attempt) -> None:

@@ -21,6 +21,8 @@ from include.demo.run import ENDED, SEED_REQUEST
 from include.releases.records import ReleaseStore
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 
+pytestmark = pytest.mark.story
+
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 300
 # The first run makes what the store does not have yet.

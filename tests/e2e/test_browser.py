@@ -24,6 +24,8 @@ from include.requests.presets import PRESETS
 from include.settings import PROJECT
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 
+pytestmark = pytest.mark.story
+
 SCREENSHOTS = Path(os.environ.get("HF2TRITON_SCREENSHOTS", PROJECT / ".local" / "e2e" / "browser"))
 SLUG = f"local--{MODEL.name}"
 QUESTION = rf"Release \d of {SLUG}: make it live\?"

@@ -33,6 +33,8 @@ from tests.e2e import test_browser as web
 from tests.e2e.stack import AIRFLOW_IMAGE, Stack, replacing, stack_in
 from tests.support.engine import client_or_skip
 
+pytestmark = [pytest.mark.docker, pytest.mark.story]
+
 WAIT_S = 900
 CALIBRATE, BUILD = "calibrate_awq", "build_engine"
 CHECK = "rebuild_on_change"
@@ -248,7 +250,7 @@ def test_what_it_made_belongs_to_its_user(stack: Stack) -> None:
 
 def test_a_queue_of_runs_shares_one_gpu_slot(stack: Stack, interrupted: str, followed: str, engine: Any) -> None:
     before = {kind: len(stack.store.all(kind)) for kind in ("checkpoints", "engines")}
-    runs = [stack.api.trigger(run.DAG, conf(stack, calib_size)) for calib_size in (5, 6) * 4]
+    runs = [stack.api.trigger(run.DAG, conf(stack, calib_size)) for calib_size in (5, 6) * 2]
     seen = []
 
     def all_ended() -> bool:

@@ -24,7 +24,9 @@ from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.targets.openvino import image
 from tests.e2e.conftest import MODEL, Deployment
 from tests.e2e.swap import release_and_roll_back
-from tests.support.engine import client_or_skip
+from tests.support.engine import client_or_skip, lacking
+
+pytestmark = [pytest.mark.docker, pytest.mark.story]
 
 WAIT_S = 900
 CALIBRATE = "calibrate_awq"
@@ -47,7 +49,7 @@ def more_settings() -> dict[str, str]:
 def engine() -> Any:
     client = client_or_skip()
     if not client.images(name=image.image()):
-        pytest.skip(f"the image is not built: {image.BUILD_COMMAND}")
+        lacking(f"the image is not built: {image.BUILD_COMMAND}")
     return client
 
 

@@ -22,6 +22,8 @@ from include.runners.container_job import LABEL_KEY, LABEL_PARTIAL, LABEL_STORE,
 from tests.e2e.attempts import DAG_ID, KIND, Attempt, Worker
 from tests.support.engine import BASE, client_or_skip, containers
 
+pytestmark = pytest.mark.docker
+
 ENGINE_SCRIPT = Path(__file__).with_name("docker_engine.sh")
 
 WAIT_THEN_WRITE = """

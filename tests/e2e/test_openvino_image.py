@@ -15,7 +15,9 @@ from include.runners.container import DockerRunner
 from include.runners.job import Command
 from include.settings import PROJECT, Settings
 from include.targets.openvino import LOCK, OpenVinoTarget
-from tests.support.engine import client_or_skip, containers
+from tests.support.engine import client_or_skip, containers, lacking
+
+pytestmark = pytest.mark.docker
 
 TEST = {"hf2triton.test": str(os.getpid())}
 
@@ -46,7 +48,7 @@ def target() -> OpenVinoTarget:
     client = client_or_skip()
     target = OpenVinoTarget(Settings(runner="docker"))
     if not client.images(name=target.stage_image().name):
-        pytest.skip(f"the image is not built: {target.stage_image().build}")
+        lacking(f"the image is not built: {target.stage_image().build}")
     return target
 
 

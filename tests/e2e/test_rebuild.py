@@ -24,6 +24,8 @@ from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
 from tests.support import tiny_files as tiny
 from tests.support.hub_server import HubServer, Repo, running
 
+pytestmark = pytest.mark.story
+
 CHECK = "rebuild_on_change"
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 900

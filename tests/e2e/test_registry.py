@@ -15,6 +15,8 @@ from tests.e2e.conftest import MODEL, Deployment
 from tests.support.engine import client_or_skip
 from tests.support.registry import PASSWORD, USER, Registry, running
 
+pytestmark = pytest.mark.docker
+
 CONNECTION = "private_registry"
 WRONG = "wr0ng-" + PASSWORD[::-1]
 CHECK = "check_request"

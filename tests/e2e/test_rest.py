@@ -31,6 +31,9 @@ from include.requests.release import ReleaseRequest
 from include.settings import PROJECT
 from include.triton import servers
 from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
+from tests.support.engine import lacking
+
+pytestmark = pytest.mark.story
 
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 900
@@ -92,7 +95,7 @@ def live_answers(deployment: Deployment) -> Callable[[], bool]:
 def bash(deployment: Deployment) -> Callable[..., str]:
     """Runs blocks of the page as one script."""
     if not shutil.which("jq") or not shutil.which("curl"):
-        pytest.skip("the page's commands need curl and jq")
+        lacking("the page's commands need curl and jq")
     variables = {
         **os.environ,
         "AIRFLOW_URL": url_of(deployment.settings),

@@ -19,6 +19,8 @@ from include.settings import settings
 from tests.support.engine import client_or_skip
 from tests.support.registry import running
 
+pytestmark = pytest.mark.docker
+
 INPUTS = {"checked": {"request": {}}}
 
 

@@ -9,6 +9,8 @@ import pytest
 from include.releases.records import Release
 from tests.support.live import Deployment, killed_before_change
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pair(deployment: Deployment, first: Release) -> list[Release]:

@@ -22,6 +22,8 @@ from include.runners.container import CODE_ROOT, DockerRunner
 from include.settings import PROJECT
 from tests.support.engine import BASE, client_or_skip, containers
 
+pytestmark = pytest.mark.docker
+
 TEST = {"hf2triton.test": str(os.getpid())}
 
 

@@ -17,6 +17,8 @@ from include.targets.tensorrt_llm.containers import DockerImage
 from tests.support.engine import client_or_skip
 from tests.support.registry import PASSWORD, USER, Registry, running
 
+pytestmark = pytest.mark.docker
+
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:

@@ -14,6 +14,8 @@ from include.live.proxy.backends import LABEL_PROXY
 from tests.support.engine import BASE, client_or_skip
 from tests.support.proxied import answers, come_and_go_under_load, server, settings_of, some_ports
 
+pytestmark = pytest.mark.docker
+
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
