@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from hf2triton.operators.docker_stage import DockerStageOperator
 from include.errors import PipelineError, from_dict
-from include.runners import docker as docker_runner
+from include.runners import container as docker_runner
 from include.runners.job import Command, StageImage, StageJob
 from include.settings import settings
 from tests.support.engine import BASE

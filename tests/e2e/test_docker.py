@@ -7,8 +7,8 @@ The tests of this module tell one story and run in their order.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.targets.openvino import image
 from tests.e2e.conftest import MODEL, Deployment
 from tests.e2e.swap import release_and_roll_back
+from tests.support import wait as waiting
 from tests.support.engine import client_or_skip, lacking
 
 pytestmark = [pytest.mark.docker, pytest.mark.story]
@@ -81,12 +82,7 @@ def stages(engine: Any, store: ArtifactStore) -> Callable[[], list[str]]:
     return list_them
 
 
-def wait_for(what: Callable[[], Any], said: str) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {said}"
-        time.sleep(0.2)
-    return found
+wait_for = partial(waiting.wait_for, within_s=WAIT_S, every_s=0.2)
 
 
 def log_of(api: AirflowApi, run_id: str, task: str, attempt: int) -> str:

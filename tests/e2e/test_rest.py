@@ -1,7 +1,6 @@
 """Releases by REST, with the very programs of docs/rest-api.md: the official client's and curl's.
 
-Artifacts come from the module that ran before, else from the project's own store, where they have them. The tests of
-this module tell one story and run in their order.
+The tests of this module tell one story and run in their order, in the deployment that modules share.
 """
 
 from __future__ import annotations
@@ -30,11 +29,12 @@ from include.releases.records import ReleaseStore
 from include.requests.release import ReleaseRequest
 from include.settings import PROJECT
 from include.triton import servers
-from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
+from tests.e2e.conftest import OWN, Deployment
 from tests.support.engine import lacking
 
 pytestmark = pytest.mark.story
 
+MODEL = OWN / "rest"
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 900
 CONF = {"model": str(MODEL), "awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}
@@ -71,9 +71,12 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def client(deployment: Deployment, chain: Path) -> Client:
-    copy_artifacts(chain, deployment.settings.artifacts)
-    deployment.start_airflow()
+def deployment(shared: Deployment) -> Deployment:
+    return shared
+
+
+@pytest.fixture(scope="module")
+def client(deployment: Deployment) -> Client:
     return Client(url_of(deployment.settings), password(deployment.settings))
 
 
@@ -228,7 +231,7 @@ def test_a_cancelled_run_leaves_nothing(
         time.sleep(0.5)
     assert list(store.glob("servers/candidate-*.json")) == []
     assert list(store.glob("pins/*")) == []
-    assert [path.name for path in store.glob("releases/*/[0-9]*")] == ["1"]
+    assert [path.name for path in store.glob(f"releases/{SLUG}/[0-9]*")] == ["1"]
     assert live_answers()
 
 
