@@ -41,6 +41,16 @@ def containers(client: Any, **labels: str) -> list[str]:
 
 
 @contextmanager
+def frozen(client: Any, container: str) -> Iterator[None]:
+    """Whatever takes how long meanwhile: the container's program does not end."""
+    client.pause(container)
+    try:
+        yield
+    finally:
+        client.unpause(container)
+
+
+@contextmanager
 def none_left(client: Any, folder: Path) -> Iterator[None]:
     """After the block no container may be there that sees anything below ``folder``; removes those that are."""
     yield
