@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from include.settings import PROJECT
 from include.triton import servers
 from tests.e2e.conftest import OWN, Deployment
 from tests.support.engine import lacking
+from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.story
 
@@ -63,11 +63,13 @@ class Client:
 
     def reach(self, run: str, task: str, state: str) -> None:
         """Waits until a task is in a state."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while self.states(run).get(task) != state:
-            assert time.monotonic() < deadline, self.states(run)
-            assert "failed" not in self.states(run).values(), self.errors(run)
-            time.sleep(0.5)
+
+        def reached() -> bool:
+            states = self.states(run)
+            assert states.get(task) == state or "failed" not in states.values(), self.errors(run)
+            return states.get(task) == state
+
+        wait_for(reached, f"{task} to be {state}", within_s=TIMEOUT_S, every_s=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +229,8 @@ def test_a_cancelled_run_leaves_nothing(
     assert client.wait(cancelled) == "failed"
     assert client.result(cancelled) is None
     store = deployment.settings.artifacts
-    while stages(deployment) or list(store.glob("*/*.partial-*")):  # until the next heartbeat of the task
-        time.sleep(0.5)
+    # until the next heartbeat of the task
+    wait_for(lambda: not stages(deployment) and not list(store.glob("*/*.partial-*")), within_s=TIMEOUT_S, every_s=0.5)
     assert list(store.glob("servers/candidate-*.json")) == []
     assert list(store.glob("pins/*")) == []
     assert [path.name for path in store.glob(f"releases/{SLUG}/[0-9]*")] == ["1"]
