@@ -63,9 +63,9 @@ def test_the_program_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) ->
 import sys
 from pathlib import Path
 from include.runners.process import ProcessRunner
-from include.runners.job import StageCommand
+from include.runners.job import Command
 ProcessRunner(lambda line: print(line, flush=True)).run(
-    StageCommand((sys.executable, "-c", {child!r}), {{}}), Path({str(tmp_path)!r})
+    Command((sys.executable, "-c", {child!r}), {{}}), Path({str(tmp_path)!r})
 )
 """
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
