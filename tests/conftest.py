@@ -21,8 +21,9 @@ OPENVINO = (
     TESTS / "include" / "targets" / "openvino" / "repository",
 )
 E2E = TESTS / "e2e"
-# Seconds for one test with its fixtures; the first of several that fits counts.
+# Seconds for one test with its fixtures, by tier: the first that a test is of counts.
 TIMEOUTS_S = {"e2e": 2400, "slow": 900, "docker": 600, "openvino": 300}
+UNIT_TIMEOUT_S = 240
 
 _home = tempfile.TemporaryDirectory(prefix="hf2triton-tests-")  # removed when the interpreter ends
 os.environ["AIRFLOW_HOME"] = _home.name
@@ -46,10 +47,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("openvino")
     if item.path.is_relative_to(E2E):
         item.add_marker("e2e")
-    for tier, seconds in TIMEOUTS_S.items():
-        if item.get_closest_marker(tier):
-            item.add_marker(pytest.mark.timeout(seconds))
-            break
+    tiers = (seconds for tier, seconds in TIMEOUTS_S.items() if item.get_closest_marker(tier))
+    item.add_marker(pytest.mark.timeout(next(tiers, UNIT_TIMEOUT_S)))
 
 
 _failed: dict[Path, str] = {}
