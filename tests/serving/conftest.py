@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from include.settings import PROJECT, Settings
 from include.targets.openvino import triton
@@ -28,8 +29,9 @@ def tiny(request: pytest.FixtureRequest) -> Path:
     """A folder with ``engine`` and ``tokenizer``, kept between runs: making it takes most of a run's time."""
     maker = PROJECT / "tests" / "support" / "tiny_models.py"
     path = request.config.cache.mkdir("tiny") / hashlib.sha256(maker.read_bytes()).hexdigest()[:16]
-    if not path.exists():
-        subprocess.run([PYTHON, "-m", "tests.support.tiny_models", "served", path], cwd=PROJECT, check=True)
+    with FileLock(f"{path}.lock"):  # tests run in several processes
+        if not path.exists():
+            subprocess.run([PYTHON, "-m", "tests.support.tiny_models", "served", path], cwd=PROJECT, check=True)
     return path
 
 
