@@ -29,6 +29,8 @@ from tests.e2e import faults
 from tests.e2e.conftest import CHAIN, MODEL, Deployment, copy_artifacts
 from tests.e2e.swap import SLUG, release_and_roll_back
 
+pytestmark = pytest.mark.story
+
 MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +11,11 @@ from include.demo import run
 from include.demo.__main__ import DEMO
 from tests.e2e.conftest import MODEL, Deployment
 from tests.e2e.rest import AnyPath
-from tests.engine import client_or_skip
-from tests.registry import PASSWORD, USER, Registry, running
+from tests.support.engine import client_or_skip
+from tests.support.registry import PASSWORD, USER, Registry, running
+from tests.support.wait import wait_for
+
+pytestmark = pytest.mark.docker
 
 CONNECTION = "private_registry"
 WRONG = "wr0ng-" + PASSWORD[::-1]
@@ -55,10 +57,7 @@ def api(deployment: Deployment, registry: Registry) -> AnyPath:
 def why_refused(api: AnyPath) -> str:
     """The error of ``check_request`` in a run for target tensorrt_llm."""
     run_id = api.trigger(run.DAG, {**DEMO, "model": str(MODEL), "target": "tensorrt_llm"})
-    deadline = time.monotonic() + WAIT_S
-    while api.run_state(run.DAG, run_id) not in {"success", "failed"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    wait_for(lambda: api.run_state(run.DAG, run_id) in {"success", "failed"}, within_s=WAIT_S, every_s=0.5)
     state = api.tasks(run.DAG, run_id)[CHECK]
     assert (state.state, state.try_number) == ("failed", 1)
     return api.error(run.DAG, run_id, state)

@@ -11,7 +11,7 @@ from include.errors import GateFailure, PipelineError, UserError
 from include.live.proxy.envoy import ProxyRecord
 from include.releases.records import Release
 from include.triton import servers
-from tests.include.live.deployment import Deployment
+from tests.support.live import Deployment
 
 RUN = "manual__1"
 

@@ -18,7 +18,7 @@ from include.releases.records import Release
 from include.settings import Settings
 from include.triton import servers
 from include.triton.servers import Ports, ServerPlan, ServerRecord
-from tests.include.live.deployment import Deployment
+from tests.support.live import Deployment
 
 PLAN = ServerPlan(
     target="played",

@@ -14,7 +14,7 @@ from include.releases.records import Release, ReleaseId
 from include.targets.openvino import OpenVinoTarget
 from include.tasks import ArtifactRef, Checked, check_request, launch_triton, validate_generate
 from include.triton.servers import Ports, ServerPlan, ServerRecord
-from tests.include.report.example import report as example
+from tests.support.report import report as example
 
 PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256, "swap": "recreate"}
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,7 +14,7 @@ from include.settings import Settings
 from include.targets.openvino import triton
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord
-from tests.echo import BROKEN, ECHO, ask, free, launched, write_repository
+from tests.support.echo import BROKEN, ECHO, ask, free, launched, write_repository
 
 PYTHON = Settings().openvino_python
 TIMEOUT_S = 60
@@ -34,13 +33,6 @@ def _sleep(root: Path) -> ServerPlan:
 def _family(token: str) -> list[int]:
     """Pids of all processes that a launch left running."""
     return [p.pid for p in psutil.process_iter() if token_of(p) == token]
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

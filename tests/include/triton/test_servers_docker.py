@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,11 @@ from include.settings import Settings
 from include.targets.openvino import OpenVinoTarget, image, triton
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord
-from tests.echo import BROKEN, ECHO, ask, free, launch, launched, write_repository
-from tests.engine import client_or_skip, containers, none_left
+from tests.support.echo import BROKEN, ECHO, ask, free, launch, launched, write_repository
+from tests.support.engine import client_or_skip, containers, lacking, none_left
+from tests.support.wait import wait_for
+
+pytestmark = pytest.mark.docker
 
 TIMEOUT_S = 120
 
@@ -32,7 +34,7 @@ TIMEOUT_S = 120
 def client() -> Any:
     client = client_or_skip()
     if not client.images(name=image.image()):
-        pytest.skip(f"the image is not built: {image.BUILD_COMMAND}")
+        lacking(f"the image is not built: {image.BUILD_COMMAND}")
     return client
 
 
@@ -45,13 +47,6 @@ def ours(client: Any, record_path: Path) -> list[str]:
     """Ids of the containers that stand for a record, by the token in it."""
     token = ServerRecord.model_validate_json(record_path.read_text()).token
     return containers(client, server=token)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -194,8 +189,11 @@ def test_one_that_crashed_is_started_again_by_the_engine(client: Any, root: Path
     record = servers.launch(plan_of(root), path, timeout_s=TIMEOUT_S)
     before = client.inspect_container(record.container_id)["State"]
     psutil.Process(before["Pid"]).kill()
-    wait_for(lambda: client.inspect_container(record.container_id)["State"]["StartedAt"] != before["StartedAt"])
-    wait_for(lambda: servers.is_ready(record))
+    wait_for(
+        lambda: client.inspect_container(record.container_id)["State"]["StartedAt"] != before["StartedAt"],
+        within_s=TIMEOUT_S,
+    )
+    wait_for(lambda: servers.is_ready(record), within_s=TIMEOUT_S)
     assert servers.find(path) == record
     assert ask(record, 7) == 7
     servers.stop(record, path)

@@ -25,7 +25,7 @@ from include.live.proxy import Proxy, Upstream, proxy_of
 from include.live.proxy.envoy import ProxyRecord
 from include.settings import PROJECT
 from include.triton.servers import Ports
-from tests.include.live.proxy.dummies import LIMIT_S, answers, come_and_go_under_load, server, settings_of, some_ports
+from tests.support.proxied import LIMIT_S, answers, come_and_go_under_load, server, settings_of, some_ports
 
 MakeProxy = Callable[..., Proxy]
 

@@ -11,8 +11,10 @@ import pytest
 from include.errors import HostError, ToolError
 from include.live.proxy import Proxy, proxy_of
 from include.live.proxy.envoy import LABEL_PROXY
-from tests.engine import BASE, client_or_skip
-from tests.include.live.proxy.dummies import answers, come_and_go_under_load, server, settings_of, some_ports
+from tests.support.engine import BASE, client_or_skip
+from tests.support.proxied import answers, come_and_go_under_load, server, settings_of, some_ports
+
+pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")

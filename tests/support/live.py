@@ -44,7 +44,7 @@ class StandInTarget:
         pass
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
-        argv = (sys.executable, "-I", "-S", str(HERE / "stand_in.py"), str(repository), str(ports.http))
+        argv = (sys.executable, "-E", "-s", "-S", str(HERE / "stand_in.py"), str(repository), str(ports.http))
         return ServerPlan(target="stand-in", repository=repository, argv=argv, env={}, ports=ports)
 
 
@@ -137,7 +137,7 @@ class Deployment:
 def load_on(url: str, **first_client: object) -> Iterator[dict[str, int]]:
     """Clients at an address, from a process of its own; filled with the count of each answer at the end."""
     counts: dict[str, int] = {}
-    argv = [sys.executable, str(HERE / "load.py"), url, json.dumps(first_client)]
+    argv = [sys.executable, str(HERE / "live_load.py"), url, json.dumps(first_client)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "asking\n"
         yield counts

@@ -74,7 +74,7 @@ class Load:
 
 @contextmanager
 def load(ports: Ports) -> Iterator[Load]:
-    with program("load.py", ports.http, ports.grpc) as process:
+    with program("proxy_load.py", ports.http, ports.grpc) as process:
         yield Load(process)
 
 
