@@ -1,6 +1,6 @@
-"""Shows what is wrong with the catalogue as an import error of this file, where Airflow's users look for such.
+"""Reports errors of the catalogue as an import error of this file, because Airflow shows import errors on its home page.
 
-There is no DAG in here: an import error in the file of `rebuild_on_change` would stop the entries that are right, too.
+This file has no DAG: an import error in the file of `rebuild_on_change` would also stop the correct entries.
 """
 
 from __future__ import annotations

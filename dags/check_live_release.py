@@ -1,18 +1,18 @@
 """# Check the live release
 
-Every five minutes: the live server is alive, and answers the seed's prompt as it did when it was promoted. If not, its
-server is started again, once, from its own release. Nothing live is no failure. Runs that ended without their
-teardown are tidied up after.
+Every five minutes this DAG checks that the live server is alive, and that it answers the seed's prompt as it did when it
+was promoted. If not, the server is restarted once from its own release. A deployment without a live release passes. The
+task also cleans up after runs that ended without their teardown.
 
 | task | does |
 |---|---|
-| `check_live_release` | asks the live release; restarts its server or the proxy if need be |
+| `check_live_release` | asks the live release; restarts its server or the proxy if necessary |
 
 ## When it fails
 
-| what | what to do |
+| problem | what to do |
 |---|---|
-| the restart did not help: the live address does not answer as it should | the server's own last error lines are in the error, its log in *servers/* of the artifact store; *rollback_release* brings back an earlier release |
+| after the restart, the live address still does not answer as it should | the error has the server's own last lines, and *servers/* of the artifact store has its log; *rollback_release* brings back an earlier release |
 """
 
 from __future__ import annotations

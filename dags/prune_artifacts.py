@@ -1,23 +1,24 @@
 """# Prune artifacts
 
-Frees the disk of artifacts that nothing needs any more. A release whose artifacts went keeps its record and report,
-and cannot be rolled back to; running its request again builds it anew.
+Removes artifacts that are no longer needed. A release without its artifacts keeps its record and report, but a rollback
+to it is no longer possible; running its request again builds it anew.
 
-What always stays: the live release, each model's current and previous one, its last *keep_last*; what a run uses or
-builds, what a server runs on, what is younger than *keep_days*; and all that these were made from.
+These artifacts always stay: those of the live release, of each model's current and previous release, and of its last
+*keep_last* releases; artifacts that a run uses or builds, that a server runs on, or that are younger than *keep_days*; and
+all artifacts that these were made from.
 
-Once a week, and by hand. Both only tell what they would remove, unless *dry_run* is off; for the weekly run that is
-setting *HF2TRITON_PRUNE_DRY_RUN=false*.
+The DAG runs once a week and by hand. Both runs only list the artifacts to remove, unless *dry_run* is off; for the weekly
+run that is setting *HF2TRITON_PRUNE_DRY_RUN=false*.
 
 | task | does |
 |---|---|
-| `prune_artifacts` | removes, or tells; its log names each directory and its size |
+| `prune_artifacts` | removes or lists artifacts; its log names each directory and its size |
 
 ## When it fails
 
-| what | what to do |
+| problem | what to do |
 |---|---|
-| a directory cannot be deleted | check its owner; what was half deleted is in *.trash* of the artifact store and goes with the next run |
+| a directory cannot be deleted | check its owner; the rest of the directory is in *.trash* of the artifact store, and the next run deletes it |
 """
 
 from __future__ import annotations

@@ -1,25 +1,25 @@
 """# Release followed models anew when something has changed
 
-Follows the models of the catalogue (`HF2TRITON_CATALOGUE`; docs/schedules.md). Runs whenever the schedule of an entry
-says so, looks at the entries that are due, and starts one run of `release_awq_engine` for each that has changed: a new
-commit upstream, another target (image or locked environment, versions, stage code, GPU), other settings. By hand it
-looks at all entries, or at those named.
+Follows the models of the catalogue (`HF2TRITON_CATALOGUE`; docs/schedules.md). The DAG runs whenever the schedule of an
+entry says so. It checks the entries that are due, and starts one run of `release_awq_engine` for each that has changed: by
+a new commit upstream, by another target (image or locked environment, versions, stage code, GPU), or by other settings. A
+run by hand checks all entries, or the named ones.
 
 | task | does |
 |---|---|
-| `read_catalogue` | reads the catalogue, finds the entries that are due |
-| `rebuild_on_change` | one instance an entry, by its name: compares, and starts a release run if something has changed |
+| `read_catalogue` | reads the catalogue and finds the entries that are due |
+| `rebuild_on_change` | one instance for each entry, with its name: compares, and starts a release run if something has changed |
 
-Green: a run was started, its note says what has changed. Pink: nothing to do. Red: an error. The log has one line, which
-begins with *changed*, *new*, *unchanged*, *busy* or *held*. What was asked for once is not asked for again, however it
-ended, until something changes; `force` does it all the same.
+A green instance has started a run, and the run's note lists the changes. A pink instance had nothing to do. A red one has
+an error. The log has one line, which begins with *changed*, *new*, *unchanged*, *busy* or *held*. A request is started
+only once, however it ended, until something changes; `force` starts it again.
 
 ## When a task fails
 
 | task | what to do |
 |---|---|
 | `read_catalogue` | a name in `entries` is not in the catalogue, or not enabled: the message proposes one |
-| `rebuild_on_change` | the entry is wrong: the message names file, line and field, as does the import error of `catalogue_errors.py`; the model is gone or gated: check its id, branch and the token; `release_awq_engine` is paused: unpause it. The other entries are followed all the same |
+| `rebuild_on_change` | if the entry is wrong, the message names file, line and field, as does the import error of `catalogue_errors.py`; if the model is gone or gated, check its id, its branch and the token; if `release_awq_engine` is paused, unpause it. The other entries are followed regardless |
 """
 
 from __future__ import annotations

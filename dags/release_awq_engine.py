@@ -1,40 +1,39 @@
 """# Release an INT4 AWQ engine
 
-Takes a model from the Hugging Face Hub (or a directory) to a live Triton endpoint that has proved itself.
-Every stage that makes files leaves them in the artifact store; a stage whose inputs have not changed
-takes them from there and starts nothing.
+Turns a model of the Hugging Face Hub (or of a directory) into a live, tested Triton endpoint. Every stage that makes
+files keeps them in the artifact store; a stage whose inputs have not changed takes them from there and starts nothing.
 
 | task | does |
 |---|---|
 | `check_request` | checks params, model, host, ports and disk, in seconds |
 | `pull_model` | downloads one commit, verifies every file's hash |
-| `calibrate_awq` | INT4 AWQ by NVIDIA ModelOpt into a TensorRT-LLM checkpoint, with the quality reference |
-| `build_engine` | the target's engine from the same int4 weights, proved against the checkpoint |
-| `assemble_repository` | the ensemble's model repository, filled and checked |
-| `launch_triton` | a candidate server on its own ports, ready and alive |
-| `validate_generate` | the gates, through the generate endpoint |
-| `approve_release` | a person decides, if *require_approval* is on; skipped else |
-| `promote_release` | the candidate's server becomes the live one, without a request lost |
-| `stop_candidate` | stops a candidate that is not live, whatever happened; with *swap: recreate*, starts the live server again if nothing replaced it |
+| `calibrate_awq` | calibrates to INT4 AWQ with NVIDIA ModelOpt; makes a TensorRT-LLM checkpoint with its quality reference |
+| `build_engine` | builds the target's engine from the same int4 weights, and compares it with the checkpoint |
+| `assemble_repository` | fills and checks the ensemble's model repository |
+| `launch_triton` | starts a candidate server on its own ports, and waits until it is ready and alive |
+| `validate_generate` | tries the gates through the generate endpoint |
+| `approve_release` | lets a person decide, if *require_approval* is on; otherwise it is skipped |
+| `promote_release` | makes the candidate's server the live one, without losing a request |
+| `stop_candidate` | stops a candidate that is not live, however the run ended; with *swap: recreate*, restarts the live server if nothing replaced it |
 
-Limits for common models and GPUs: [presets](hf2triton/presets). What has been released: [releases](hf2triton/releases).
+The [presets](hf2triton/presets) have limits for common models and GPUs. All releases are listed on the page [releases](hf2triton/releases).
 
 ## When a task fails
 
-The last lines of its log say what, where, and what to do. The live release is untouched.
+The last lines of its log name the problem, its place and the remedy. The live release is untouched.
 
 | task | what to do |
 |---|---|
-| `check_request` | the message names the field, or what the host lacks: correct it and trigger again |
-| `pull_model` | gated: accept the licence on the Hub and set the token in Connection *huggingface_default*; network: it retries by itself and resumes |
-| `calibrate_awq` | out of memory: smaller *calib_size* or *calib_seq_len*; group size: use the one proposed |
-| `build_engine` | the last lines of the tool are in the error |
+| `check_request` | the message names the field, or the missing requirement of the host: correct it and trigger again |
+| `pull_model` | if the model is gated, accept the licence on the Hub and set the token in Connection *huggingface_default*; after a network error the task retries by itself and resumes |
+| `calibrate_awq` | if memory is short, lower *calib_size* or *calib_seq_len*; if the group size does not fit, use the proposed one |
+| `build_engine` | the error has the tool's last lines |
 | `assemble_repository` | the error names the file and the variable or path |
-| `launch_triton` | the server's own last error lines are in the error |
-| `validate_generate` | its button *Release report* shows each answer: change the request, or the gate's limit |
-| `approve_release` | a no, or no answer in time, rejects the release and skips what follows |
-| `promote_release` | the release before it answers again; the error says what the new one did not |
-| `stop_candidate` | the live server does not start: its own last error lines are in the error; *rollback_release* brings back an earlier release |
+| `launch_triton` | the error has the server's own last lines |
+| `validate_generate` | its button *Release report* shows each answer; change the request or the gate's limit |
+| `approve_release` | *Reject*, or no answer in time, rejects the release and skips the next task; trigger a new run |
+| `promote_release` | the previous release answers again; the error names the fault of the new one |
+| `stop_candidate` | if the live server does not start, the error has its own last lines; *rollback_release* brings back an earlier release |
 """
 
 from __future__ import annotations

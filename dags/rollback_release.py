@@ -1,8 +1,8 @@
 """# Roll back to an earlier release
 
-Makes an earlier release of a model live again, from its own artifacts: nothing is built, no request is lost.
-The release that was live keeps its artifacts, so the way back is another run of this DAG: with *to: previous*
-two runs end where they began. For a release further back, give its number (page *Releases*).
+Makes an earlier release of a model live again from its own artifacts. Nothing is built, and no request is lost.
+The release that was live keeps its artifacts, so another run of this DAG can bring it back: with *to: previous*,
+two runs end where they began. For an older release, give its number (page *Releases*).
 
 | task | does |
 |---|---|
@@ -10,13 +10,13 @@ two runs end where they began. For a release further back, give its number (page
 
 ## When it fails
 
-The release that was live still is.
+The release that was live stays live.
 
-| what | what to do |
+| problem | what to do |
 |---|---|
-| no such release, rejected or pruned | the message names those there are |
-| the server does not start | its own last error lines are in the error; most often memory for two servers: *swap: recreate* |
-| it answers otherwise than when it was promoted | the error shows both answers; see the release's report, or take another release |
+| the release does not exist, or was rejected or pruned | the message names the available ones |
+| the server does not start | the error has its own last lines; the usual cause is too little memory for two servers, which *swap: recreate* avoids |
+| its answer differs from the one at its promotion | the error shows both answers; see the release's report, or choose another release |
 """
 
 from __future__ import annotations
