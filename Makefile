@@ -18,14 +18,9 @@ AIRFLOW := .venvs/airflow
 OPENVINO := .venvs/openvino
 OPENVINO_LOCK := include/targets/openvino/requirements.txt
 DEMO_MODEL := .local/models/SmolLM2-135M-Instruct
-OPENVINO_TESTS := tests/include/stages tests/include/demo tests/include/targets/openvino/repository
-DOCKER_TESTS := tests/e2e/test_docker_survival.py tests/e2e/test_openvino_image.py tests/include/runners/test_container.py \
-    tests/plugins/test_docker_stage.py tests/include/targets/tensorrt_llm/test_docker.py \
-    tests/include/triton/test_servers_docker.py tests/include/tasks/test_candidate_docker.py \
-    tests/include/live/proxy/test_proxy_container.py tests/include/host/docker/test_images.py tests/e2e/test_docker.py \
-    tests/e2e/test_registry.py
-# Minutes: a process is killed before each step of a promotion.
-KILL_TESTS := tests/include/live/test_killed.py
+PYTEST := $(AIRFLOW)/bin/python -m pytest
+# A test waits more than it works.
+UNIT_PROCESSES ?= 4
 AIRFLOW_IMAGE := $(or $(HF2TRITON_AIRFLOW_IMAGE),hf2triton/airflow:latest)
 DOWNLOAD = .venvs/uv/bin/pip download -q --disable-pip-version-check --no-deps --only-binary :all: -d wheels
 OPENVINO_IMAGE = $(shell python3 include/targets/openvino/image.py)
@@ -53,8 +48,8 @@ down: ## Stops everything that make demo and its DAG runs started
 	@if [ -x $(AIRFLOW)/bin/python ]; then $(AIRFLOW)/bin/python -m include.demo down; fi
 
 test: setup lint ## Lint, types, integrity and unit tests
-	$(AIRFLOW)/bin/python -m pytest tests --ignore=tests/e2e $(addprefix --ignore=,$(OPENVINO_TESTS) $(DOCKER_TESTS) $(KILL_TESTS))
-	CI=true HF_HUB_OFFLINE=1 $(OPENVINO)/bin/python -m pytest $(OPENVINO_TESTS)
+	$(PYTEST) -m "not docker and not e2e and not slow" -n $(UNIT_PROCESSES) --dist loadfile
+	CI=true HF_HUB_OFFLINE=1 $(OPENVINO)/bin/python -m pytest -m openvino
 
 lint: $(AIRFLOW)/.ready ## Ruff, mypy and the layers of include/
 	$(AIRFLOW)/bin/ruff check $(CODE)
@@ -87,22 +82,22 @@ up: init images ## Airflow on Celery, all of it in containers (docker-compose.ya
 compose-down: ## Stops what make up started; releases stay live, the database and the store stay
 	docker compose down
 
-e2e-process: setup demo-model ## The demo's path, approval and promotions cut off at each step, end to end (runner: process)
-	$(AIRFLOW)/bin/python -m pytest -s tests/e2e/test_process.py tests/e2e/test_approval.py \
-	    tests/e2e/test_rest.py tests/e2e/test_rebuild.py tests/e2e/test_air_gapped.py $(KILL_TESTS)
+e2e-process: setup demo-model ## The demo's path, approval, the web UI and promotions cut off at each step (runner: process)
+	tests/e2e/chromium.sh
+	$(PYTEST) -s -m "(e2e or slow) and not docker"
 
 e2e-browser: setup demo-model ## The web UI in Chromium, to an approved release; screenshots in .local/e2e/browser
 	tests/e2e/chromium.sh
-	$(AIRFLOW)/bin/python -m pytest -s tests/e2e/test_browser.py
+	$(PYTEST) -s tests/e2e/test_browser.py
 
 e2e-docker: setup demo-model ## The whole DAG in containers, and what these survive, on a real Docker engine; starts one if need be (root, no registry)
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
-	    $(AIRFLOW)/bin/python -m pytest $(DOCKER_TESTS)
+	    $(PYTEST) -m docker --ignore=tests/e2e/test_compose.py
 
 e2e-compose: setup ## docker-compose.yaml on a real Docker engine: two workers, one killed, a queue of runs
 	tests/e2e/chromium.sh
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
-	    export DOCKER_CONFIG=$$(tests/e2e/images/build.sh); $(AIRFLOW)/bin/python -m pytest tests/e2e/test_compose.py -s
+	    export DOCKER_CONFIG=$$(tests/e2e/images/build.sh); $(PYTEST) tests/e2e/test_compose.py -s
 
 gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorrt_llm, and a dated record of it in docs/proof
 	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.demo.gpu_proof
@@ -143,5 +138,5 @@ $(OPENVINO)/.ready: $(OPENVINO_LOCK) tests/requirements.txt | $(UV)
 	$(OPENVINO)/bin/pip install -q --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION) \
 	    || $(OPENVINO)/bin/pip install -q torch==$(TORCH_VERSION)
 	$(UV) pip install -q --python $(OPENVINO) --no-deps --only-binary :all: -r $(OPENVINO_LOCK)
-	$(UV) pip install -q --python $(OPENVINO) -c tests/requirements.txt pytest
+	$(UV) pip install -q --python $(OPENVINO) -c tests/requirements.txt pytest pytest-timeout
 	@touch $@

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,17 +10,16 @@ from pathlib import Path
 from include.artifacts.pins import Pins, run_slug
 from include.artifacts.store import ArtifactStore
 from include.files import Log
+from include.host import services
 from include.host.docker.containers import Containers
-from include.host.docker.engine import local_engine
 from include.host.docker.registry import FindLogin, no_login
-from include.host.leases import lease
-from include.releases.records import ReleaseStore
+from include.releases.records import LIVE_LINK, ReleaseStore
 from include.releases.run import RunRecord
 from include.settings import Settings
 from include.targets.base import Target
 from include.targets.registry import get_target
 from include.triton import servers
-from include.triton.servers import ServerPlan, ServerRecord
+from include.triton.servers import ServerRecord
 
 
 @dataclass(frozen=True)
@@ -77,33 +75,29 @@ class Context:
     @property
     def live_record(self) -> Path:
         """Where the live server's record stands."""
-        return servers.live_record(self.settings.artifacts)
+        return live_record(self.settings.artifacts)
 
     @property
     def candidate_record(self) -> Path:
         """Where this run's candidate server's record stands."""
         return self.live_record.with_name(f"candidate-{run_slug(self.run_id)}.json")
 
-    def launch(self, plan: ServerPlan, record_path: Path) -> ServerRecord:
-        """Starts a server of this deployment, on leased GPUs if it needs any, and waits until it is ready.
+    def live_gpus(self) -> tuple[str, ...]:
+        """Device ids that the live server holds, if it runs."""
+        live = servers.find(self.live_record)
+        return live.gpus if live else ()
 
-        Raises:
-            HostError: the host does not have as many GPUs, or another program keeps their memory.
-            PipelineError: as `servers.launch`, or as `Containers.ensure_image`.
-        """
-        if box := plan.container:
-            Containers(local_engine, self.log, self.find_login).ensure_image(box.image, box.build)
-        return servers.launch(
-            plan, record_path, timeout_s=self.settings.launch_timeout_s, log=self.log, gpus=self._gpus(plan)
-        )
 
-    @contextmanager
-    def _gpus(self, plan: ServerPlan) -> Iterator[tuple[str, ...]]:
-        """The GPUs for a server. The live server's may be among them: whether both fit is tried."""
-        target = self.target(plan.target)
-        in_use = partial(servers.gpus_in_use, Containers(local_engine, self.log), self.settings.artifacts)
-        directory = self.settings.gpu_lease_dir
-        with lease(plan.gpus, target.gpu_ids(), directory=directory, in_use=in_use, log=self.log) as leased:
-            live = servers.find(self.live_record)
-            target.wait_for_memory(set(leased).difference(live.gpus if live else ()))
-            yield leased
+def live_record(artifacts: Path) -> Path:
+    """Where the record of a store's live server stands: that of the live release."""
+    link = artifacts / "releases" / LIVE_LINK
+    return servers.release_record(artifacts, str(link.readlink()) if link.is_symlink() else "none")
+
+
+def gpus_in_use(containers: Containers, artifacts: Path) -> set[str]:
+    """Device ids that containers hold, but for the store's live server.
+
+    A host with one GPU could otherwise calibrate nothing while it serves: whether both fit is a question of memory.
+    """
+    live = services.read(live_record(artifacts), ServerRecord)
+    return containers.gpus_in_use(besides=[live.container_id] if live else [])

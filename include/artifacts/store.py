@@ -308,10 +308,8 @@ def make_directory(directory: Path) -> None:
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = item
+        path = f"{prefix}{name}"
+        flat |= _flat(item, f"{path}.") if isinstance(item, Mapping) else {path: item}
     return flat
 
 

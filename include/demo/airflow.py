@@ -13,13 +13,15 @@ import httpx
 
 from include.demo.api import AirflowApi
 from include.errors import ToolError
-from include.host import processes
-from include.host.processes import ProcessRecord
+from include.host.ports import check_port_free, http_url
+from include.host.services import ServiceRecord, ServiceSpec, find
+from include.host.services.process import GRACE_S, ProcessBackend
 from include.settings import PROJECT, Settings
 
 DAG = "release_awq_engine"
 READY_TIMEOUT_S = 240
 USER = "admin"
+_BACKEND = ProcessBackend(ask=signal.SIGINT)  # on which it stops its components in order
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -48,7 +50,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def url_of(settings: Settings) -> str:
     """Where the web UI and the REST API answer."""
-    return f"http://{settings.bind_address}:{settings.airflow_port}"
+    return http_url(settings.bind_address, settings.airflow_port)
 
 
 def password(settings: Settings) -> str:
@@ -65,17 +67,14 @@ def start(settings: Settings) -> AirflowApi:
         ToolError: it died, was not healthy in time, or cannot parse a DAG.
     """
     record = _record(settings)
-    if processes.find(record, ProcessRecord) is None:
-        processes.check_port_free(settings.airflow_port)
-        processes.spawn(
-            ProcessRecord(log=record.with_suffix(".log")),
-            record,
-            [str(_scripts() / "airflow"), "standalone"],
-            {**os.environ, **environment(settings)},
-        )
+    if find(record, ServiceRecord, _BACKEND) is None:
+        check_port_free(settings.airflow_port)
+        argv = (str(_scripts() / "airflow"), "standalone")
+        spec = ServiceSpec(argv=argv, env={**os.environ, **environment(settings)})
+        _BACKEND.start(spec, ServiceRecord(log=record.with_suffix(".log")), record)
     deadline = time.monotonic() + READY_TIMEOUT_S
     while not _healthy(settings):
-        running = processes.find(record, ProcessRecord)
+        running = find(record, ServiceRecord, _BACKEND)
         if running is None or time.monotonic() > deadline:
             raise ToolError(
                 "Airflow ended as it started" if running is None else f"Airflow not healthy in {READY_TIMEOUT_S} s",
@@ -89,11 +88,10 @@ def start(settings: Settings) -> AirflowApi:
 def stop(settings: Settings) -> bool:
     """Stops the embedded Airflow with all its components; says whether it ran."""
     record = _record(settings)
-    running = processes.find(record, ProcessRecord)
-    if running is None:
-        return False
-    processes.stop(running, record, ask=signal.SIGINT)  # the signal on which it stops its components in order
-    return True
+    running = find(record, ServiceRecord, _BACKEND)
+    if running:
+        _BACKEND.stop(running, record, GRACE_S)
+    return running is not None
 
 
 def _with_dags(api: AirflowApi, deadline: float) -> AirflowApi:

@@ -13,30 +13,24 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
 from include.files import locked, write_atomic
-from include.live.proxy import Proxy, Upstream, container_proxy, process_proxy
-from include.live.proxy.config import reachable
+from include.host.docker.containers import ContainerSpec
+from include.host.ports import reachable
+from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
+from include.live.proxy import Proxy, Upstream, proxy_of
 from include.live.servers import ReleaseServers
 from include.releases.records import Release
 from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
 from include.triton.client import Client, Endpoint, NoAnswer
-from include.triton.servers import ContainerPlan, Ports, ServerRecord
+from include.triton.servers import Ports, ServerRecord
 
 # Batched with the requests of others, a greedy answer may round differently: it is asked for anew before it counts.
 _TRIES = 3
-
-
-class Suspension(BaseModel):
-    """The live server was stopped on purpose, to make room for a candidate of ``run`` (empty: for a rollback)."""
-
-    model_config = ConfigDict(frozen=True)
-    run: str
-    since: datetime
 
 
 class LiveAddress:
@@ -145,7 +139,7 @@ class LiveAddress:
     def held(self) -> Iterator[frozenset[Path]]:
         """Nothing goes live within the block; gives the repositories that servers run on."""
         with self._lock():
-            yield self._servers.repositories()
+            yield frozenset(record.repository for _, record in self._servers.running())
 
     def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
         if record := self._servers.ready(release):
@@ -177,17 +171,47 @@ class LiveAddress:
             self._log(f"the release that is live cannot be brought back: {error}")
 
     def _reconcile(self, keep: Collection[Path | None] = ()) -> Release | None:
-        self._drop_stale_note()
-        live = self._releases.record_promotion()
-        kept = {path for path in keep if path}
-        if live is None:
-            self._withdraw()
-        else:
-            kept.add(self._servers.record_of(live))
-            if not self.suspended():
-                self._point_to(self._servers.ready(live) or self._restart(live, kept))
-        self._stop_others(kept)
-        return live
+        """Observes, decides and acts."""
+        live = self._releases.live()
+        record = self._servers.ready(live) if live else None
+        running = dict(self._servers.running())
+        desired = Desired(
+            live=self._servers.record_of(live) if live else None,
+            live_since=self._releases.live_since(),
+            suspension=self.suspended(),
+            runs=frozenset(self._context.pins.runs()),
+            keep=frozenset(path for path in keep if path),
+        )
+        proxy_runs, upstream = self._proxy.is_running(), self._proxy.upstream()
+        actual = Actual(tuple(running), record is not None, proxy_runs, upstream is not None)
+        for action in decide(desired, actual):
+            match action:
+                case Stop(path):
+                    servers.stop(running[path], path)
+                    self._log(f"stopped {path.stem} ({running[path]})")
+                case Step.LAUNCH if live:
+                    self._log(f"the server of the live release {live.name} does not run, or is not ready: starting it")
+                    record = self._servers.launch(live)
+                case Step.POINT if record:
+                    self._point_to(record)
+                case _:
+                    self._do(action)
+        return self._releases.live()
+
+    def _do(self, step: Step) -> None:
+        match step:
+            case Step.END_SUSPENSION:
+                self._end_suspension()
+            case Step.DROP_SUSPENSION:
+                self._note.unlink()
+            case Step.RECORD_PROMOTION:
+                self._releases.record_promotion()
+            case Step.WITHDRAW:
+                self._proxy.point_to(None)
+            case Step.DRAIN:
+                limit = self._context.settings.drain_timeout_s
+                if left := self._proxy.drain(limit):
+                    self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
 
     def _end_suspension(self) -> None:
         """The address has a server again."""
@@ -196,48 +220,12 @@ class LiveAddress:
             self._log(f"{self.url} had no server from {suspended.since:%H:%M:%S} until this promotion")
             self._note.unlink()
 
-    def _drop_stale_note(self) -> None:
-        """The live server is not away any more if a promotion has replaced it, or the run it made room for is over."""
-        suspended = self.suspended()
-        if suspended is None:
-            return
-        live_since = self._releases.live_since()
-        if live_since and live_since > suspended.since:
-            self._end_suspension()
-        elif suspended.run not in self._context.pins.runs():
-            self._note.unlink()
-
-    def _restart(self, live: Release, keep: Collection[Path]) -> ServerRecord:
-        """Others go first: there may be memory for one only."""
-        self._log(f"the server of the live release {live.name} does not run, or is not ready: starting it")
-        for path, record in self._servers.others(keep):
-            servers.stop(record, path)
-        return self._servers.launch(live)
-
-    def _stop_others(self, keep: Collection[Path]) -> None:
-        """Once nothing is in flight to them."""
-        others = list(self._servers.others(keep))
-        if not others:
-            return
-        if self._proxy.is_running():
-            limit = self._context.settings.drain_timeout_s
-            if left := self._proxy.drain(limit):
-                self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
-        for path, record in others:
-            servers.stop(record, path)
-            self._log(f"stopped {path.stem} ({record})")
-
     def _point_to(self, record: ServerRecord) -> None:
         # Where the proxy is a container, an image that a server runs from is on the host already.
         _proxy_of(self._context, record.plan.container).ensure_running()
         upstream = Upstream(ports=record.ports, address=record.plan.address)
         if self._proxy.upstream() != upstream:
             self._proxy.point_to(upstream)
-
-    def _withdraw(self) -> None:
-        """Nothing is live: what a promotion that was cut off had pointed the proxy at is not, either."""
-        if self._proxy.is_running() and self._proxy.upstream():
-            self._proxy.point_to(None)
 
     def _stop_if_wrong(self, live: Release) -> None:
         record = self._servers.ready(live)
@@ -262,11 +250,11 @@ class LiveAddress:
         return locked(path, lambda: self._log("another run is changing the live release: waiting for it"))
 
 
-def _proxy_of(context: Context, container: ContainerPlan | None) -> Proxy:
+def _proxy_of(context: Context, container: ContainerSpec | None) -> Proxy:
     if context.settings.runner == "process":
-        return process_proxy(context.settings, context.log)
+        return proxy_of(context.settings, context.log)
     image, build = (container.image, container.build) if container else ("", "")
-    return container_proxy(context.settings, image, context.log, build=build)
+    return proxy_of(context.settings, context.log, image, build)
 
 
 def _check_accepted(release: Release) -> None:

@@ -6,24 +6,24 @@ candidate that passed the gates is the server that goes live: renaming its recor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from include.artifacts.kind import Kind
-from include.artifacts.pins import run_slug
 from include.artifacts.store import ArtifactStore
 from include.context import Context
-from include.errors import HostError, UserError
-from include.host.processes import check_port_free
+from include.errors import PipelineError, UserError
+from include.host.ports import are_free
+from include.live.launch import launch, launch_on_free_ports
 from include.releases.records import Release
 from include.triton import servers
-from include.triton.servers import Ports, ServerPlan, ServerRecord
+from include.triton.servers import ServerRecord
 
 _SERVED_FROM = (Kind.REPOSITORY, Kind.ENGINE, Kind.CHECKPOINT)
 
 
 class ReleaseServers:
-    """Finds, launches and stops them. Call it while nobody else does: `include.live.address.Live` holds the lock."""
+    """Finds, launches and stops them. `include.live.address.LiveAddress` holds the lock that this needs."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -56,7 +56,7 @@ class ReleaseServers:
 
         Raises:
             UserError: its artifacts were pruned.
-            PipelineError: as `include.context.Context.launch`.
+            PipelineError: as `include.live.launch.launch`.
         """
         if self._context.releases.is_pruned(release):
             raise UserError(
@@ -65,7 +65,20 @@ class ReleaseServers:
                 fix="run release_awq_engine with the request in its release.json; that builds the same release anew",
             )
         self.stop(release)
-        return self._context.launch(self._plan(release), self.record_of(release))
+        store = ArtifactStore(self._context.settings.artifacts)
+        for kind in _SERVED_FROM:
+            if name := release.chain.get(kind):
+                store.get(kind, name)
+        record, proved = self.record_of(release), release.server
+        if proved and are_free(proved.ports.all):
+            try:
+                return launch(self._context, proved, record)
+            except PipelineError:
+                if are_free(proved.ports.all):
+                    raise
+        repository = store.get(Kind.REPOSITORY, release.repository).path
+        target = self._context.target(release.target)
+        return launch_on_free_ports(self._context, partial(target.server, repository), record)
 
     def stop(self, release: Release) -> None:
         """Stops a release's server if it runs."""
@@ -74,44 +87,12 @@ class ReleaseServers:
 
     def stop_all(self) -> list[tuple[Path, ServerRecord]]:
         """Stops every server of a release or a run; returns them with their records."""
-        found = list(self._all())
+        found = self.running()
         for path, record in found:
             servers.stop(record, path)
         return found
 
-    def others(self, keep: Collection[Path]) -> Iterator[tuple[Path, ServerRecord]]:
-        """Servers that nobody needs: of releases, and of candidates whose run is over, but for the records in ``keep``.
-
-        A run is over when it holds no pins any more.
-        """
-        running = {f"candidate-{run_slug(run)}.json" for run in self._context.pins.runs()}
-        return ((p, record) for p, record in self._all() if p not in keep and p.name not in running)
-
-    def repositories(self) -> frozenset[Path]:
-        """What all servers that run now serve."""
-        return frozenset(record.repository for _, record in self._all())
-
-    def _all(self) -> Iterator[tuple[Path, ServerRecord]]:
+    def running(self) -> list[tuple[Path, ServerRecord]]:
+        """Every server of a release or a run, with its record."""
         paths = (p for kind in ("release", "candidate") for p in sorted(self._directory.glob(f"{kind}-*.json")))
-        return ((path, record) for path in paths if (record := servers.find(path)))
-
-    def _plan(self, release: Release) -> ServerPlan:
-        """The plan that the release was proved with; another one if a port of it is taken by now."""
-        store = ArtifactStore(self._context.settings.artifacts)
-        for kind in _SERVED_FROM:
-            if name := release.chain.get(kind):
-                store.get(kind, name)
-        if release.server and _are_free(release.server.ports):
-            return release.server
-        http, grpc, metrics = servers.free_ports(3)
-        repository = store.get(Kind.REPOSITORY, release.repository).path
-        return self._context.target(release.target).server(repository, Ports(http=http, grpc=grpc, metrics=metrics))
-
-
-def _are_free(ports: Ports) -> bool:
-    try:
-        for port in ports.all:
-            check_port_free(port)
-    except HostError:
-        return False
-    return True
+        return [(path, record) for path in paths if (record := servers.find(path))]

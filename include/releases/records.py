@@ -118,7 +118,8 @@ class ReleaseStore:
 
     def models(self) -> list[str]:
         """Every model that has a release."""
-        return sorted({path.parent.parent.name for path in self._files()})
+        models = {path.parents[1] for path in self.root.glob(f"*/[0-9]*/{RELEASE_FILE}")}
+        return sorted(model.name for model in models if not model.is_symlink())
 
     def all(self, model: str) -> list[Release]:
         """A model's releases, oldest first."""
@@ -221,15 +222,14 @@ class ReleaseStore:
         at = self.live_since()
         if at and at not in (promotion.at for promotion in live.promotions[-1:]):
             downtime = max((at - suspended_since).total_seconds(), 0) if suspended_since else 0
-            live = self._add_promotion(live, Promotion(at=at, downtime_s=downtime))
+            with self._lock():
+                known = _read(self.path(live) / RELEASE_FILE)
+                promotions = (*known.promotions, Promotion(at=at, downtime_s=downtime))
+                live = self._write(known.model_copy(update={"verdict": "accepted", "promotions": promotions}))
         current = self.root / live.model / CURRENT_LINK
         if not current.is_symlink() or str(current.readlink()) != str(live.number):
             _link(current, str(live.number))
         return live
-
-    def _files(self) -> list[Path]:
-        directories = (path for path in self.root.glob("*") if not path.is_symlink())
-        return [file for directory in directories for file in directory.glob(f"[0-9]*/{RELEASE_FILE}")]
 
     def _linked(self, link: Path) -> Release | None:
         try:
@@ -242,12 +242,6 @@ class ReleaseStore:
             return ReleaseId.parse(str((self.root / LIVE_LINK).readlink()))
         except FileNotFoundError:
             return None
-
-    def _add_promotion(self, release: Release, promotion: Promotion) -> Release:
-        with self._lock():
-            known = _read(self.path(release) / RELEASE_FILE)
-            changes = {"verdict": "accepted", "promotions": (*known.promotions, promotion)}
-            return self._write(known.model_copy(update=changes))
 
     def _write(self, release: Release) -> Release:
         write_atomic(self.path(release) / RELEASE_FILE, release.model_dump_json(indent=1))

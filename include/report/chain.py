@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact, ArtifactStore
 from include.releases.records import Release
@@ -28,6 +25,7 @@ def chain_of(release: Release, store: ArtifactStore) -> tuple[Stage, ...]:
 
 def _stage(artifact: Artifact) -> Stage:
     manifest = artifact.manifest
+    tools = {name: v for name, v in manifest.inputs.get("environment", {}).items() if isinstance(v, str)}
     measured = ("timings_s", "peak_rss_bytes", "gpu_peak_bytes", "gpu", "results")
     return Stage(
         task=MAKERS[manifest.kind],
@@ -39,11 +37,6 @@ def _stage(artifact: Artifact) -> Stage:
         started_at=manifest.started_at,
         created_at=manifest.created_at,
         host=manifest.host,
-        versions=dict(_versions(manifest.inputs.get("environment", {}))) | manifest.report.get("versions", {}),
+        versions=tools | manifest.report.get("versions", {}),
         **{name: manifest.report[name] for name in measured if name in manifest.report},
     )
-
-
-def _versions(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The versions of the tools in an artifact's key, with the digest of their lock or image."""
-    return ((name, value) for name, value in environment.items() if isinstance(value, str))

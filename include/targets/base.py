@@ -20,10 +20,13 @@ class Target(StageTarget, Protocol):
     device: str
     applies_chat_template: bool
 
-    def check_host(self, request: ReleaseRequest) -> None:
-        """Raises `HostError` if this host cannot calibrate, build or serve for the target with this runner."""
+    def check_host(self, request: ReleaseRequest, shared: Collection[str] = ()) -> None:
+        """Raises `HostError` if this host cannot calibrate, build or serve for the target with this runner.
 
-    def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
+        ``shared`` are ids of GPUs that may be used although they are busy: the live server's.
+        """
+
+    def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
         """Raises `UserError` or `HostError` if this model, asked for in this way, does not fit the device."""
 
     def environment(self) -> dict[str, str]:

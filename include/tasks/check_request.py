@@ -32,7 +32,8 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     """
     request = ReleaseRequest.parse(dict(params))
     target = context.target(request.target)
-    target.check_host(request)
+    shared = context.live_gpus()
+    target.check_host(request, shared)
     _check_ports(context, request)
     check_calibration_file(request)
     endpoint = context.settings.hub_endpoint
@@ -40,7 +41,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     config = ModelConfig.parse(source.config, where=source.id)
     config.check_calibration(request.awq_group_size, request.calib_seq_len, request.tp_size)
     config.check_lengths(request.max_input_len, request.max_seq_len)
-    target.check_fits(request, config)
+    target.check_fits(request, config, shared)
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
     _say_what_is_asked_for(context, request, source, config)

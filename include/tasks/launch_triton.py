@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from include import report
 from include.context import Context
 from include.live.address import LiveAddress
+from include.live.launch import launch_on_free_ports
 from include.releases.records import Release
 from include.tasks import ArtifactRef, Checked
 from include.triton import servers
-from include.triton.servers import Ports, ServerRecord
+from include.triton.servers import ServerRecord
 
 
 def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRecord | None:
@@ -31,9 +34,8 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
     if checked.request.swap == "recreate":
         LiveAddress(context).suspend()
     target = context.target(checked.request.target)
-    http, grpc, metrics = servers.free_ports(3)
-    ports = Ports(http=checked.request.candidate_http_port or http, grpc=grpc, metrics=metrics)
-    record = context.launch(target.server(path, ports), context.candidate_record)
+    plan = partial(target.server, path)
+    record = launch_on_free_ports(context, plan, context.candidate_record, checked.request.candidate_http_port)
     context.log(f"candidate answers on {record.url}, log {record.log}")
     return record
 

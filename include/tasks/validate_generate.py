@@ -9,7 +9,7 @@ from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
-from include.live.proxy.config import reachable
+from include.host.ports import reachable
 from include.releases.records import Release, ReleaseId
 from include.releases.run import RunRecord
 from include.tasks import ArtifactRef, Checked

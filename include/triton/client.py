@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from include.frozen import Frozen
+from include.host.ports import http_url
 
 MODEL = "ensemble"
 TIMEOUT_S = 300.0
@@ -30,7 +31,7 @@ class Endpoint(Frozen):
     @property
     def url(self) -> str:
         """The HTTP address."""
-        return f"http://{self.host}:{self.http_port}"
+        return http_url(self.host, self.http_port)
 
 
 class NoAnswer(Exception):
@@ -121,7 +122,8 @@ class Client:
         import tritonclient.grpc as triton
         from tritonclient.utils import InferenceServerException
 
-        with triton.InferenceServerClient(f"{self.endpoint.host}:{self.endpoint.grpc_port}") as client:
+        address = http_url(self.endpoint.host, self.endpoint.grpc_port).removeprefix("http://")
+        with triton.InferenceServerClient(address) as client:
             try:
                 yield client
             except (InferenceServerException, queue.Empty) as error:

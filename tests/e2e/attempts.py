@@ -23,7 +23,7 @@ from include.host.docker.containers import ContainerSpec
 from include.runners import container as docker_runner
 from include.runners.job import Command, StageJob
 from include.settings import settings
-from tests.engine import BASE
+from tests.support.engine import BASE
 
 DAG_ID = "adhoc_airflow"  # what an operator outside of a DAG says
 TASK = "survivor"

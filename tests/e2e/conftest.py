@@ -1,4 +1,8 @@
-"""A whole deployment for a test module: its own store, Airflow and ports; gone afterwards."""
+"""Whole deployments: one for a module alone, with its own store, Airflow and ports, and one that modules share.
+
+A module of the shared one releases a model of a name of its own, so that its releases begin with number 1. Artifacts
+that take minutes are there from the start: those of test_process, else those of the project's own store.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +19,23 @@ import psutil
 import pytest
 
 from include.demo import airflow
-from include.demo.api import AirflowApi
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.releases.records import ReleaseStore
 from include.settings import PROJECT, Settings
+from tests.e2e.rest import AnyPath
+from tests.support.hub_server import HubServer, running
 
+HERE = Path(__file__).parent
 MODEL = PROJECT / ".local" / "models" / "SmolLM2-135M-Instruct"
 CHAIN = PROJECT / ".local" / "e2e" / "artifacts"
+# The same model by the name of each module that shares the deployment.
+OWN = PROJECT / ".local" / "e2e" / "models"
+SHARERS = ("approval", "browser", "rebuild", "rest")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts test_process first among the e2e tests: it makes what the others begin with."""
+    items.sort(key=lambda item: (item.path.parent == HERE, item.path.name != "test_process.py"))
 
 
 @dataclass(frozen=True)
@@ -47,9 +62,9 @@ class Deployment:
         code = "from include.demo import airflow; from include.settings import settings; airflow.start(settings())"
         subprocess.run([sys.executable, "-c", code], env=self.env, cwd=PROJECT, check=True)
 
-    def api(self) -> AirflowApi:
+    def api(self) -> AnyPath:
         """A logged-in client of its Airflow."""
-        return AirflowApi(airflow.url_of(self.settings), airflow.USER, airflow.password(self.settings))
+        return AnyPath(airflow.url_of(self.settings), airflow.USER, airflow.password(self.settings))
 
     def processes(self) -> list[psutil.Process]:
         """Every process that names this deployment's folder in its command line or environment."""
@@ -65,7 +80,38 @@ def more_settings() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, more_settings: dict[str, str]) -> Iterator[Deployment]:
-    home = tmp_path_factory.mktemp("deployment")
+    with _deployed(tmp_path_factory.mktemp("deployment"), more_settings) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[HubServer]:
+    """The Hub that the shared deployment knows."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared deployment's catalogue, empty at first."""
+    return tmp_path_factory.mktemp("catalogue")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, hub: HubServer, catalogue: Path) -> Iterator[Deployment]:
+    """The deployment, with its Airflow, that modules share: only what no other module could notice may be changed."""
+    settings = {"HF2TRITON_CATALOGUE": str(catalogue), "HF_ENDPOINT": hub.endpoint}
+    shutil.rmtree(OWN, ignore_errors=True)
+    for name in SHARERS:
+        shutil.copytree(MODEL, OWN / name, copy_function=_link)
+    with _deployed(tmp_path_factory.mktemp("shared"), settings) as made:
+        copy_artifacts(CHAIN if CHAIN.is_dir() else Settings().artifacts, made.settings.artifacts)
+        made.start_airflow()
+        yield made
+
+
+@contextmanager
+def _deployed(home: Path, more_settings: dict[str, str]) -> Iterator[Deployment]:
     http, grpc, metrics, web = free_ports(4)
     variables = {
         "HF2TRITON_ARTIFACTS": str(home / "artifacts"),
@@ -83,8 +129,10 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, more_settings: dict[str
             patch.setenv(name, value)
         settings = Settings()
     made = Deployment({**clean, **variables}, settings)
-    yield made
-    made.demo("down")
+    try:
+        yield made
+    finally:
+        made.demo("down")
 
 
 @pytest.fixture
@@ -95,12 +143,6 @@ def releases(deployment: Deployment) -> ReleaseStore:
 @pytest.fixture
 def live(deployment: Deployment) -> str:
     return f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate"
-
-
-@pytest.fixture(scope="module")
-def chain() -> Path:
-    """A store that may have the artifacts that take minutes to make: that of test_process, else the project's own."""
-    return CHAIN if CHAIN.is_dir() else Settings().artifacts
 
 
 def copy_artifacts(source: Path, store: Path) -> None:

@@ -12,8 +12,8 @@ from include.requests.release import ReleaseRequest
 from include.settings import PROJECT, Settings
 from include.targets.openvino import triton
 from include.triton import servers
-from tests.echo import free
-from tests.planted import swapped_tokenizer
+from tests.support.echo import free
+from tests.support.planted import swapped_tokenizer
 
 PYTHON = Settings().openvino_python
 IN_THE_ENGINE = {"wrong rotary base": "rope", "shuffled scales": "scales"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +11,8 @@ from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
 from include.releases.records import ReleaseStore
 from tests.e2e.conftest import MODEL
-from tests.include.live.deployment import load_on
+from tests.support.live import load_on
+from tests.support.wait import wait_for
 
 SLUG = f"local--{MODEL.name}"
 
@@ -27,9 +27,8 @@ def release_and_roll_back(api: AirflowApi, artifacts: Path, live: str) -> None:
         run.release(api, other, Console())
         assert releases.live().name == f"{SLUG}/2"
         rollback = api.trigger("rollback_release", {"model": str(MODEL)})
-        while (state := api.run_state("rollback_release", rollback)) not in run.ENDED:
-            time.sleep(0.5)
-        assert state == "success"
+        wait_for(lambda: api.run_state("rollback_release", rollback) in run.ENDED, within_s=900, every_s=0.5)
+        assert api.run_state("rollback_release", rollback) == "success"
     assert releases.live().name == f"{SLUG}/1"
     print(f"{sum(counts.values())} requests")
     assert {said: number for said, number in counts.items() if said.startswith("failed")} == {}

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from include.context import Context
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.live.address import LiveAddress
 from include.runners.job import StageJob
 from include.runners.process import ProcessRunner
@@ -31,14 +31,8 @@ from include.tasks import (
     pull_model,
     validate_generate,
 )
-from tests.no_network import no_network
+from tests.support.no_network import no_network
 
-SAVE_MODEL = """
-import sys
-from pathlib import Path
-from tests.include.stages.tiny import save_model
-save_model(Path(sys.argv[1]))
-"""
 TEXT = "".join(f"The {n}th document of this file counts to {n} and says no more than that.\n" for n in range(200))
 PARAMS = {
     "awq_group_size": 16,
@@ -70,9 +64,7 @@ class Outcome:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
     python = Settings().openvino_python
-    subprocess.run(
-        [str(python), "-c", SAVE_MODEL, str(path)], cwd=PROJECT, env={"PYTHONPATH": str(PROJECT)}, check=True
-    )
+    subprocess.run([python, "-m", "tests.support.tiny_models", "plain", path], cwd=PROJECT, env={}, check=True)
     return path
 
 

@@ -1,15 +1,12 @@
 """A person decides, through Airflow's REST API; and the report is where people look for it.
 
-Artifacts come from the module that ran before, else from the project's own store, where they have them. The tests of
-this module tell one story and run in their order.
+The tests of this module tell one story and run in their order, in the deployment that modules share.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,8 +16,12 @@ from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, SEED_REQUEST
 from include.releases.records import ReleaseStore
-from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
+from tests.e2e.conftest import OWN, Deployment
+from tests.support.wait import wait_for
 
+pytestmark = pytest.mark.story
+
+MODEL = OWN / "approval"
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 300
 # The first run makes what the store does not have yet.
@@ -48,13 +49,12 @@ class Airflow:
         self, run: str, until: Callable[[dict[str, str | None]], bool], timeout_s: float = TIMEOUT_S
     ) -> dict[str, str | None]:
         """The states of the run's tasks, once they are as wanted, or the run has ended."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+
+        def reached() -> dict[str, str | None] | None:
             states = self.states(run)
-            if until(states) or all(state in ENDED for state in states.values()):
-                return states
-            time.sleep(0.5)
-        raise AssertionError(f"{run}: {states}")
+            return states if until(states) or all(state in ENDED for state in states.values()) else None
+
+        return wait_for(reached, run, within_s=timeout_s, every_s=0.5)
 
     def wait_for_the_end(self, run: str, timeout_s: float = TIMEOUT_S) -> dict[str, str | None]:
         return self.wait(run, lambda states: False, timeout_s)
@@ -74,9 +74,12 @@ class Airflow:
 
 
 @pytest.fixture(scope="module")
-def airflow(deployment: Deployment, chain: Path) -> Airflow:
-    copy_artifacts(chain, deployment.settings.artifacts)
-    deployment.start_airflow()
+def deployment(shared: Deployment) -> Deployment:
+    return shared
+
+
+@pytest.fixture(scope="module")
+def airflow(deployment: Deployment) -> Airflow:
     url = url_of(deployment.settings)
     login = httpx.post(f"{url}/auth/token", json={"username": USER, "password": password(deployment.settings)})
     token = {"Authorization": f"Bearer {login.raise_for_status().json()['access_token']}"}

@@ -1,7 +1,7 @@
 """The web UI as people use it, in Chromium: from the log-in to an approved release that answers.
 
-The tests of this module tell one story and run in their order, on one page. What it looked like after each step is in
-`SCREENSHOTS`. Artifacts are taken from where they are, as in test_approval.
+The tests of this module tell one story and run in their order, on one page, in the deployment that modules share. What
+it looked like after each step is in `SCREENSHOTS`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from include.demo.airflow import DAG, USER, password, url_of
 from include.releases.records import ReleaseStore
 from include.requests.presets import PRESETS
 from include.settings import PROJECT
-from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
+from tests.e2e.conftest import OWN, Deployment
+
+pytestmark = pytest.mark.story
 
 SCREENSHOTS = Path(os.environ.get("HF2TRITON_SCREENSHOTS", PROJECT / ".local" / "e2e" / "browser"))
+MODEL = OWN / "browser"
 SLUG = f"local--{MODEL.name}"
 QUESTION = rf"Release \d of {SLUG}: make it live\?"
 VIEWPORT: ViewportSize = {"width": 1440, "height": 900}
@@ -95,9 +98,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def story(deployment: Deployment, chain: Path, browser: Browser) -> Story:
-    copy_artifacts(chain, deployment.settings.artifacts)
-    deployment.start_airflow()
+def deployment(shared: Deployment) -> Deployment:
+    return shared
+
+
+@pytest.fixture(scope="module")
+def story(deployment: Deployment, browser: Browser) -> Story:
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
     print(f"screenshots: {SCREENSHOTS}")
     expect.set_options(timeout=STEP_MS)
@@ -196,8 +202,11 @@ def test_a_run_waits_for_its_approval(story: Story) -> None:
     entry(form, "model").fill(str(MODEL))
     section(form, "Quantization")
     entry(form, "calib_seq_len").fill("64")
+    section(form, "Engine")
+    entry(form, "max_batch_size").fill("2")  # a repository that no other module has made
     section(form, "Gates")
     entry(form, "speed_concurrencies").fill("1\n2\n")
+    entry(form, "min_speed_ratio").fill("0")  # not against another module's live server
     section(form, "Promotion")
     form.locator("label", has=story.page.locator("[name=element_require_approval]")).click()
     expect(entry(form, "require_approval")).to_be_checked()
@@ -247,7 +256,7 @@ def test_the_release_is_live_and_answers(story: Story, deployment: Deployment) -
     page = story.page.frame_locator("iframe[title=Releases]")
     expect(page.locator(".badge.live")).to_be_visible()
     story.picture("releases")
-    assert ReleaseStore(deployment.settings.artifacts / "releases").live() is not None
+    assert ReleaseStore(deployment.settings.artifacts / "releases").live().model == SLUG
     assert run.ask(f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate")
 
 

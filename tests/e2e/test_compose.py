@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -30,14 +30,15 @@ from playwright.sync_api import Browser, expect
 from include.demo import run
 from include.settings import PROJECT
 from tests.e2e import test_browser as web
-from tests.e2e.stack import AIRFLOW_IMAGE, Stack, replacing, stack_in
-from tests.engine import client_or_skip
+from tests.e2e.stack import AIRFLOW_IMAGE, TINY, Stack, replacing, stack_in
+from tests.support import wait as waiting
+from tests.support.engine import client_or_skip, frozen
+
+pytestmark = [pytest.mark.docker, pytest.mark.story]
 
 WAIT_S = 900
 CALIBRATE, BUILD = "calibrate_awq", "build_engine"
 CHECK = "rebuild_on_change"
-# A random model's perplexity falls as easily as it rises. Speeds are not compared: neighbours work meanwhile.
-TINY = {"calib_seq_len": 16, "max_perplexity_decrease": 1, "min_speed_ratio": 0}
 FORM = {
     "Model": ["model"],
     "Quantization": ["calib_size", "calib_seq_len"],
@@ -104,26 +105,11 @@ def timed(said: str, do: Callable[[], Any]) -> Any:
 
 
 def wait_for(what: Callable[[], Any], said: str) -> Any:
-    def found() -> Any:
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            with suppress(httpx.TimeoutException):  # a busy machine: asked again
-                if seen := what():
-                    return seen
-            time.sleep(1)
-        raise AssertionError(f"waited {WAIT_S} s for {said}")
+    def look() -> Any:
+        with suppress(httpx.TimeoutException):  # a busy machine: asked again
+            return what()
 
-    return timed(said, found)
-
-
-@contextmanager
-def frozen(engine: Any, container: str) -> Iterator[None]:
-    """Whatever takes how long meanwhile: the container's program does not end."""
-    engine.pause(container)
-    try:
-        yield
-    finally:
-        engine.unpause(container)
+    return timed(said, lambda: waiting.wait_for(look, said, within_s=WAIT_S, every_s=1))
 
 
 def instances(stack: Stack, run_id: str = "~", **query: str) -> list[dict[str, Any]]:
@@ -248,7 +234,7 @@ def test_what_it_made_belongs_to_its_user(stack: Stack) -> None:
 
 def test_a_queue_of_runs_shares_one_gpu_slot(stack: Stack, interrupted: str, followed: str, engine: Any) -> None:
     before = {kind: len(stack.store.all(kind)) for kind in ("checkpoints", "engines")}
-    runs = [stack.api.trigger(run.DAG, conf(stack, calib_size)) for calib_size in (5, 6) * 4]
+    runs = [stack.api.trigger(run.DAG, conf(stack, calib_size)) for calib_size in (5, 6) * 2]
     seen = []
 
     def all_ended() -> bool:

@@ -7,8 +7,8 @@ The tests of this module tell one story and run in their order.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ import pytest
 from include.artifacts.store import ArtifactStore
 from include.demo import run
 from include.demo.__main__ import DEMO
-from include.demo.api import AirflowApi
 from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.targets.openvino import image
 from tests.e2e.conftest import MODEL, Deployment
+from tests.e2e.rest import AnyPath
+from tests.e2e.stack import TINY, save_tiny_model
 from tests.e2e.swap import release_and_roll_back
-from tests.engine import client_or_skip
+from tests.support import wait as waiting
+from tests.support.engine import client_or_skip, frozen, lacking
+
+pytestmark = [pytest.mark.docker, pytest.mark.story]
 
 WAIT_S = 900
 CALIBRATE = "calibrate_awq"
@@ -47,7 +51,7 @@ def more_settings() -> dict[str, str]:
 def engine() -> Any:
     client = client_or_skip()
     if not client.images(name=image.image()):
-        pytest.skip(f"the image is not built: {image.BUILD_COMMAND}")
+        lacking(f"the image is not built: {image.BUILD_COMMAND}")
     return client
 
 
@@ -59,7 +63,7 @@ def first(deployment: Deployment, engine: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def api(first: str, deployment: Deployment) -> AirflowApi:
+def api(first: str, deployment: Deployment) -> AnyPath:
     return deployment.api()
 
 
@@ -79,15 +83,16 @@ def stages(engine: Any, store: ArtifactStore) -> Callable[[], list[str]]:
     return list_them
 
 
-def wait_for(what: Callable[[], Any], said: str) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {said}"
-        time.sleep(0.2)
-    return found
+wait_for = partial(waiting.wait_for, within_s=WAIT_S, every_s=0.2)
 
 
-def log_of(api: AirflowApi, run_id: str, task: str, attempt: int) -> str:
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    save_tiny_model(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def log_of(api: AnyPath, run_id: str, task: str, attempt: int) -> str:
     path = f"/api/v2/dags/{run.DAG}/dagRuns/{run_id}/taskInstances/{task}/logs/{attempt}"
     return "\n".join(str(event.get("event")) for event in api.get(path)["content"])
 
@@ -104,14 +109,12 @@ def test_every_stage_and_the_server_run_in_containers(first: str, engine: Any, d
     assert "French" in answer
 
 
-def test_a_release_and_its_rollback_lose_no_request(
-    api: AirflowApi, deployment: Deployment, store: ArtifactStore
-) -> None:
+def test_a_release_and_its_rollback_lose_no_request(api: AnyPath, deployment: Deployment, store: ArtifactStore) -> None:
     release_and_roll_back(api, store.root, f"http://127.0.0.1:{deployment.settings.live_http_port}")
 
 
 def test_a_stage_had_no_network_and_no_rights(
-    api: AirflowApi, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]]
+    api: AnyPath, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]]
 ) -> None:
     """Of a calibration that is then cancelled: its container and its half-made artifact go with it."""
     run_id = api.trigger(run.DAG, {**DEMO, "model": str(MODEL), "calib_size": 30})
@@ -128,21 +131,22 @@ def test_a_stage_had_no_network_and_no_rights(
 
 
 def test_a_killed_worker_s_container_is_taken_over(
-    api: AirflowApi, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]]
+    api: AnyPath, engine: Any, store: ArtifactStore, stages: Callable[[], list[str]], tiny_model: Path
 ) -> None:
-    run_id = api.trigger(run.DAG, {**DEMO, "model": str(MODEL), "calib_size": 31})
+    run_id = api.trigger(run.DAG, {**TINY, "target": "openvino", "model": str(tiny_model), "calib_size": 31})
     (container,) = wait_for(stages, "the container")
-    wait_for(lambda: b"check done" in engine.logs(container), "its program to be at work")
-    worker = psutil.Process(api.get(f"/api/v2/dags/{run.DAG}/dagRuns/{run_id}/taskInstances/{CALIBRATE}")["pid"])
-    supervisor = worker.parent()
-    supervisor.kill()
-    worker.kill()
-    wait_for(lambda: api.tasks(run.DAG, run_id)[CALIBRATE].try_number == 2, "the second attempt")
+    with frozen(engine, container):  # else it ends before it is missed
+        wait_for(lambda: api.tasks(run.DAG, run_id)[CALIBRATE].state == "running", "Airflow's word for it")
+        worker = psutil.Process(api.get(f"/api/v2/dags/{run.DAG}/dagRuns/{run_id}/taskInstances/{CALIBRATE}")["pid"])
+        supervisor = worker.parent()
+        supervisor.kill()
+        worker.kill()
+        wait_for(lambda: api.tasks(run.DAG, run_id)[CALIBRATE].try_number == 2, "the second attempt")
+        taken_over = f"container {container[:12]} of attempt 1 is paused"
+        wait_for(lambda: taken_over in log_of(api, run_id, CALIBRATE, 2), "the second attempt's take-over")
     ended = wait_for(lambda: (s := api.tasks(run.DAG, run_id)[CALIBRATE].state) in run.ENDED and s, "its end")
     assert ended == "success"
-    log = log_of(api, run_id, CALIBRATE, 2)
-    assert f"container {container[:12]} of attempt 1 is" in log
-    assert "search done in" in log
+    assert "search done in" in log_of(api, run_id, CALIBRATE, 2)
     wait_for(lambda: api.run_state(run.DAG, run_id) in {"success", "failed"}, "the run's end")
     assert api.run_state(run.DAG, run_id) == "success"
     assert stages() == []

@@ -21,7 +21,9 @@ from include.host.docker.engine import local_engine
 from include.runners.container import StageContainers
 from include.runners.container_job import LABEL_KEY, LABEL_PARTIAL, LABEL_STORE, remove_abandoned
 from tests.e2e.attempts import DAG_ID, KIND, Attempt, Worker
-from tests.engine import BASE, client_or_skip, containers
+from tests.support.engine import BASE, client_or_skip, containers
+
+pytestmark = pytest.mark.docker
 
 ENGINE_SCRIPT = Path(__file__).with_name("docker_engine.sh")
 

@@ -14,7 +14,9 @@ from include.runners.container import StageContainers
 from include.runners.job import Command
 from include.settings import PROJECT, Settings
 from include.targets.openvino import LOCK, OpenVinoTarget
-from tests.engine import client_or_skip, containers, run_to_end
+from tests.support.engine import client_or_skip, containers, lacking, run_to_end
+
+pytestmark = pytest.mark.docker
 
 TEST = {"hf2triton.test": str(os.getpid())}
 
@@ -22,7 +24,7 @@ MAKE_MODEL = """
 import sys
 sys.path.insert(0, {project!r})
 from pathlib import Path
-from tests.include.stages.tiny import save_model
+from tests.support.tiny_models import save_model
 save_model(Path(sys.argv[2]))
 """
 
@@ -45,7 +47,7 @@ def target() -> OpenVinoTarget:
     client = client_or_skip()
     target = OpenVinoTarget(Settings(runner="docker"))
     if not client.images(name=target.stage_image().image):
-        pytest.skip(f"the image is not built: {target.stage_image().build}")
+        lacking(f"the image is not built: {target.stage_image().build}")
     return target
 
 

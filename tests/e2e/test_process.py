@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from include.artifacts.store import Artifact, ArtifactStore
+from include.context import live_record
 from include.demo import run
 from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
@@ -27,6 +28,8 @@ from include.triton import servers
 from tests.e2e import faults
 from tests.e2e.conftest import CHAIN, MODEL, Deployment, copy_artifacts
 from tests.e2e.swap import SLUG, release_and_roll_back
+
+pytestmark = pytest.mark.story
 
 MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]
 
@@ -127,17 +130,17 @@ def test_server_that_is_ready_but_wrong_does_not_agree(
 
 def test_only_the_live_server_is_left(first: str, deployment: Deployment) -> None:
     records = (deployment.settings.artifacts / "servers").glob("*-*.json")
-    assert list(records) == [servers.live_record(deployment.settings.artifacts)]
+    assert list(records) == [live_record(deployment.settings.artifacts)]
 
 
 def test_a_second_run_reuses_everything(first: str, deployment: Deployment, store: ArtifactStore) -> None:
     made = {kind: only(store, kind).manifest.created_at for kind in ("checkpoints", "engines", "repositories")}
-    live_before = servers.find(servers.live_record(store.root))
+    live_before = servers.find(live_record(store.root))
     done = deployment.demo("run", "--model", str(MODEL))
     assert done.returncode == 0, done.stdout
     assert f"reused from the artifact store: {', '.join(MAKERS)}" in done.stdout
     assert {kind: only(store, kind).manifest.created_at for kind in made} == made
-    assert servers.find(servers.live_record(store.root)).pid == live_before.pid
+    assert servers.find(live_record(store.root)).pid == live_before.pid
     assert [r.number for r in ReleaseStore(store.root / "releases").all(SLUG)] == [1]
 
 

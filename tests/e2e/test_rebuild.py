@@ -1,50 +1,46 @@
 """The schedule releases: a followed model goes live, and again when it has changed; what is wrong hurts nothing else.
 
-Artifacts come from the module that ran before, else from the project's own store. The tests of this module tell one
-story and run in their order: every check that they look at was started by the schedule, once a minute.
+The tests of this module tell one story and run in their order, in the deployment that modules share: every check that
+they look at was started by the schedule, once a minute.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import yaml
 
 from include.demo.airflow import DAG
-from include.demo.api import AirflowApi
 from include.demo.run import ENDED, ask
 from include.releases.records import ReleaseStore
-from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
-from tests.hub_server import HubServer, Repo, running
-from tests.include.sources import tiny
+from tests.e2e.conftest import OWN, Deployment
+from tests.e2e.rest import AnyPath
+from tests.support import tiny_files as tiny
+from tests.support import wait as waiting
+from tests.support.hub_server import HubServer, Repo
+
+pytestmark = pytest.mark.story
 
 CHECK = "rebuild_on_change"
+MODEL = OWN / "rebuild"
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 900
 SETTINGS = {"awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}
 # Of an architecture that no target has: its runs fail within seconds.
 UNUSABLE = json.dumps({**tiny.CONFIG, "architectures": ["FalconForCausalLM"]}).encode()
 
-Found = TypeVar("Found")
-
 
 def entry(name: str, model: str, **fields: Any) -> dict[str, Any]:
     return {"name": name, "model": model, "target": "openvino", "schedule": "* * * * *", **fields}
 
 
-def wait_for(look: Callable[[], Found | None]) -> Found:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(1)
-    raise AssertionError(look)
+wait_for = partial(waiting.wait_for, within_s=TIMEOUT_S, every_s=1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Scene:
 
     catalogue: Path
     hub: HubServer
-    api: AirflowApi
+    api: AnyPath
 
     def follow(self, file: str, *entries: dict[str, Any]) -> None:
         draft = self.catalogue / f"{file}.draft"
@@ -100,25 +96,13 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with running() as server:
-        yield server
+def deployment(shared: Deployment) -> Deployment:
+    return shared
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("catalogue")
-
-
-@pytest.fixture(scope="module")
-def more_settings(hub: HubServer, catalogue: Path) -> dict[str, str]:
-    return {"HF2TRITON_CATALOGUE": str(catalogue), "HF_ENDPOINT": hub.endpoint}
-
-
-@pytest.fixture(scope="module")
-def scene(deployment: Deployment, chain: Path, catalogue: Path, hub: HubServer) -> Scene:
-    copy_artifacts(chain, deployment.settings.artifacts)
-    deployment.start_airflow()
+def scene(deployment: Deployment, catalogue: Path, hub: HubServer) -> Iterator[Scene]:
+    """Everything is followed until the module ends."""
     api = deployment.api()
     scene = Scene(catalogue, hub, api)
     scene.follow("live", entry("smollm2", str(MODEL), settings=SETTINGS))
@@ -127,7 +111,10 @@ def scene(deployment: Deployment, chain: Path, catalogue: Path, hub: HubServer) 
     wait_for(lambda: api.has_dag(CHECK))
     for dag in (DAG, CHECK):
         api.patch(f"/api/v2/dags/{dag}", {"is_paused": False})
-    return scene
+    yield scene
+    api.patch(f"/api/v2/dags/{CHECK}", {"is_paused": True})
+    for file in catalogue.glob("*.yaml"):
+        file.unlink()
 
 
 def test_the_schedule_brings_a_followed_model_to_the_live_address(

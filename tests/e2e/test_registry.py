@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from include.demo import run
 from include.demo.__main__ import DEMO
-from include.demo.api import AirflowApi
 from tests.e2e.conftest import MODEL, Deployment
-from tests.engine import client_or_skip
-from tests.registry import PASSWORD, USER, Registry, running
+from tests.e2e.rest import AnyPath
+from tests.support.engine import client_or_skip
+from tests.support.registry import PASSWORD, USER, Registry, running
+from tests.support.wait import wait_for
+
+pytestmark = pytest.mark.docker
 
 CONNECTION = "private_registry"
 WRONG = "wr0ng-" + PASSWORD[::-1]
@@ -44,7 +46,7 @@ def more_settings(image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture(scope="module")
-def api(deployment: Deployment, registry: Registry) -> AirflowApi:
+def api(deployment: Deployment, registry: Registry) -> AnyPath:
     deployment.start_airflow()
     api = deployment.api()
     made = {"connection_id": CONNECTION, "conn_type": "docker", "host": registry.host, "login": USER, "password": WRONG}
@@ -52,20 +54,17 @@ def api(deployment: Deployment, registry: Registry) -> AirflowApi:
     return api
 
 
-def why_refused(api: AirflowApi) -> str:
+def why_refused(api: AnyPath) -> str:
     """The error of ``check_request`` in a run for target tensorrt_llm."""
     run_id = api.trigger(run.DAG, {**DEMO, "model": str(MODEL), "target": "tensorrt_llm"})
-    deadline = time.monotonic() + WAIT_S
-    while api.run_state(run.DAG, run_id) not in {"success", "failed"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    wait_for(lambda: api.run_state(run.DAG, run_id) in {"success", "failed"}, within_s=WAIT_S, every_s=0.5)
     state = api.tasks(run.DAG, run_id)[CHECK]
     assert (state.state, state.try_number) == ("failed", 1)
     return api.error(run.DAG, run_id, state)
 
 
 def test_a_wrong_password_fails_the_request_and_names_the_connection(
-    api: AirflowApi, image: str, registry: Registry
+    api: AnyPath, image: str, registry: Registry
 ) -> None:
     error = why_refused(api)
     assert "HostError" in error
@@ -73,7 +72,7 @@ def test_a_wrong_password_fails_the_request_and_names_the_connection(
     assert not registry.has(image)
 
 
-def test_the_right_one_gets_the_image(api: AirflowApi, image: str, registry: Registry) -> None:
+def test_the_right_one_gets_the_image(api: AnyPath, image: str, registry: Registry) -> None:
     api.patch(
         f"/api/v2/connections/{CONNECTION}?update_mask=password",
         {
@@ -87,7 +86,7 @@ def test_the_right_one_gets_the_image(api: AirflowApi, image: str, registry: Reg
     assert registry.has(image)
 
 
-def test_the_password_stands_in_no_log_record_or_page(api: AirflowApi, deployment: Deployment) -> None:
+def test_the_password_stands_in_no_log_record_or_page(api: AnyPath, deployment: Deployment) -> None:
     """All that the deployment has written: task logs, the store, Airflow's own logs and its database."""
     files = [path for path in deployment.settings.artifacts.parent.rglob("*") if path.is_file()]
     assert any(b"with the login of Connection" in path.read_bytes() for path in files), "the tasks' logs are among them"

@@ -1,7 +1,6 @@
 """Releases by REST, with the very programs of docs/rest-api.md: the official client's and curl's.
 
-Artifacts come from the module that ran before, else from the project's own store, where they have them. The tests of
-this module tell one story and run in their order.
+The tests of this module tell one story and run in their order, in the deployment that modules share.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +21,7 @@ import psutil
 import pytest
 from airflow_client import client as airflow
 
+from include.context import live_record
 from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.run import SEED_REQUEST
 from include.gates import gates_for
@@ -30,8 +29,13 @@ from include.releases.records import ReleaseStore
 from include.requests.release import ReleaseRequest
 from include.settings import PROJECT
 from include.triton import servers
-from tests.e2e.conftest import MODEL, Deployment, copy_artifacts
+from tests.e2e.conftest import OWN, Deployment
+from tests.support.engine import lacking
+from tests.support.wait import wait_for
 
+pytestmark = pytest.mark.story
+
+MODEL = OWN / "rest"
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 900
 CONF = {"model": str(MODEL), "awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}
@@ -60,17 +64,22 @@ class Client:
 
     def reach(self, run: str, task: str, state: str) -> None:
         """Waits until a task is in a state."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while self.states(run).get(task) != state:
-            assert time.monotonic() < deadline, self.states(run)
-            assert "failed" not in self.states(run).values(), self.errors(run)
-            time.sleep(0.5)
+
+        def reached() -> bool:
+            states = self.states(run)
+            assert states.get(task) == state or "failed" not in states.values(), self.errors(run)
+            return states.get(task) == state
+
+        wait_for(reached, f"{task} to be {state}", within_s=TIMEOUT_S, every_s=0.5)
 
 
 @pytest.fixture(scope="module")
-def client(deployment: Deployment, chain: Path) -> Client:
-    copy_artifacts(chain, deployment.settings.artifacts)
-    deployment.start_airflow()
+def deployment(shared: Deployment) -> Deployment:
+    return shared
+
+
+@pytest.fixture(scope="module")
+def client(deployment: Deployment) -> Client:
     return Client(url_of(deployment.settings), password(deployment.settings))
 
 
@@ -92,7 +101,7 @@ def live_answers(deployment: Deployment) -> Callable[[], bool]:
 def bash(deployment: Deployment) -> Callable[..., str]:
     """Runs blocks of the page as one script."""
     if not shutil.which("jq") or not shutil.which("curl"):
-        pytest.skip("the page's commands need curl and jq")
+        lacking("the page's commands need curl and jq")
     variables = {
         **os.environ,
         "AIRFLOW_URL": url_of(deployment.settings),
@@ -194,7 +203,7 @@ def test_the_same_id_again_starts_nothing(client: Client, first: dict[str, Any])
 def test_the_same_conf_again_is_all_hits_and_the_same_release(
     client: Client, first: dict[str, Any], deployment: Deployment
 ) -> None:
-    record = servers.live_record(deployment.settings.artifacts)
+    record = live_record(deployment.settings.artifacts)
     before = servers.find(record)
     client.trigger("again", CONF)
     assert client.wait("again") == "success"
@@ -221,11 +230,11 @@ def test_a_cancelled_run_leaves_nothing(
     assert client.wait(cancelled) == "failed"
     assert client.result(cancelled) is None
     store = deployment.settings.artifacts
-    while stages(deployment) or list(store.glob("*/*.partial-*")):  # until the next heartbeat of the task
-        time.sleep(0.5)
+    # until the next heartbeat of the task
+    wait_for(lambda: not stages(deployment) and not list(store.glob("*/*.partial-*")), within_s=TIMEOUT_S, every_s=0.5)
     assert list(store.glob("servers/candidate-*.json")) == []
     assert list(store.glob("pins/*")) == []
-    assert [path.name for path in store.glob("releases/*/[0-9]*")] == ["1"]
+    assert [path.name for path in store.glob(f"releases/{SLUG}/[0-9]*")] == ["1"]
     assert live_answers()
 
 

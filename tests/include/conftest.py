@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.hub_server import HubServer, running
+from tests.support.hub_server import HubServer, running
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a short name, for a store: a unix socket's path has 107 bytes, and the proxy's is in the store."""
+    path = Path(tempfile.mkdtemp(prefix="t-"))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

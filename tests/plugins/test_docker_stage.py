@@ -17,8 +17,10 @@ from include.errors import HostError, TransientError
 from include.host.docker.engine import EngineAway
 from include.settings import settings
 from include.tasks import calibrate_awq
-from tests.engine import client_or_skip
-from tests.registry import running
+from tests.support.engine import client_or_skip
+from tests.support.registry import running
+
+pytestmark = pytest.mark.docker
 
 INPUTS = {"checked": {"request": {}}}
 

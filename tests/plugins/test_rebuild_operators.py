@@ -18,7 +18,7 @@ from hf2triton.operators.rebuild import CatalogueOperator, RebuildOperator
 from hf2triton.schedules import catalogue_timetable
 from include.settings import settings
 from include.tasks import read_catalogue, rebuild_on_change
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
 
 ENTRIES = """\
 - {{name: tiny, model: {model}, target: openvino, schedule: "0 3 * * *", settings: {{max_batch_size: 4}}}}

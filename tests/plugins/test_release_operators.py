@@ -19,7 +19,7 @@ from include.releases.records import ReleaseStore
 from include.settings import settings
 from include.tasks import approve_release
 from include.triton.servers import Ports, ServerPlan, ServerRecord
-from tests.include.report.example import report as example
+from tests.support.report import report as example
 
 RUN = "manual__1"
 

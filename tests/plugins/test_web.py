@@ -19,7 +19,7 @@ from include import report
 from include.releases.records import Release, ReleaseStore
 from include.requests.presets import PRESETS
 from include.settings import settings
-from tests.include.report.example import report as example
+from tests.support.report import report as example
 
 PAGES = [
     "/presets",

@@ -11,12 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from include.settings import PROJECT, Settings
 from include.targets.openvino import triton
 from include.triton import repository, servers
 from include.triton.servers import ServerRecord
-from tests.echo import free
+from tests.support.echo import free
 
 PYTHON = Settings().openvino_python
 TEMPLATES = PROJECT / "include" / "targets" / "openvino" / "repository"
@@ -26,10 +27,11 @@ MAX_INPUT_LEN, MAX_SEQ_LEN = 256, 30_000
 @pytest.fixture(scope="session")
 def tiny(request: pytest.FixtureRequest) -> Path:
     """A folder with ``engine`` and ``tokenizer``, kept between runs: making it takes most of a run's time."""
-    maker = PROJECT / "tests" / "include" / "targets" / "openvino" / "repository" / "tiny.py"
+    maker = PROJECT / "tests" / "support" / "tiny_models.py"
     path = request.config.cache.mkdir("tiny") / hashlib.sha256(maker.read_bytes()).hexdigest()[:16]
-    if not path.exists():
-        subprocess.run([str(PYTHON), "-I", str(maker), str(path)], check=True)
+    with FileLock(f"{path}.lock"):  # tests run in several processes
+        if not path.exists():
+            subprocess.run([PYTHON, "-m", "tests.support.tiny_models", "served", path], cwd=PROJECT, check=True)
     return path
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,8 +11,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton  # noqa: TID253
 
-from include.host import processes
+from include.host.services.process import process_of
 from include.triton import servers
+from tests.support.wait import wait_for
 
 from .conftest import MAX_INPUT_LEN, MAX_SEQ_LEN, Endpoint, Serve
 
@@ -44,13 +43,6 @@ def _events(endpoint: Endpoint, body: dict[str, Any]) -> list[dict[str, Any]]:
     url = f"{endpoint.record.url}/v2/models/ensemble/generate_stream"
     with httpx.stream("POST", url, json=body, timeout=60) as response:
         return [json.loads(line.removeprefix("data:")) for line in response.iter_lines() if line.startswith("data:")]
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_nested_and_flat_form_get_the_same_answer(plain: Endpoint) -> None:
@@ -219,7 +211,7 @@ def test_stream_whose_client_has_gone_is_cancelled(streaming: Endpoint) -> None:
     url = f"{streaming.record.url}/v2/models/ensemble/generate_stream"
     with httpx.stream("POST", url, json=ENDLESS | {"stream": True}, timeout=60) as response:
         next(response.iter_lines())
-    _wait_for(lambda: streaming.record.log.read_text().count("cancelled after") > before)
+    wait_for(lambda: streaming.record.log.read_text().count("cancelled after") > before)
 
 
 def test_engine_request_that_is_cancelled_ends(streaming: Endpoint) -> None:
@@ -235,9 +227,9 @@ def test_engine_request_that_is_cancelled_ends(streaming: Endpoint) -> None:
         client.start_stream(lambda result, error: None)
         client.async_stream_infer("tensorrt_llm", inputs)
         # The request counts as begun once the engine has taken it.
-        _wait_for(lambda: _executions(client) > 0)
+        wait_for(lambda: _executions(client) > 0)
         client.stop_stream(cancel_requests=True)
-    _wait_for(lambda: streaming.record.log.read_text().count("cancelled after") > before)
+    wait_for(lambda: streaming.record.log.read_text().count("cancelled after") > before)
 
 
 def _executions(client: triton.InferenceServerClient) -> int:
@@ -250,9 +242,9 @@ def test_server_ends_in_peace_after_clients_have_gone(serve: Serve) -> None:
     url = f"{endpoint.record.url}/v2/models/ensemble/generate_stream"
     with httpx.stream("POST", url, json=ENDLESS | {"stream": True}, timeout=60) as response:
         next(response.iter_lines())
-    _wait_for(lambda: "cancelled after" in endpoint.record.log.read_text())
+    wait_for(lambda: "cancelled after" in endpoint.record.log.read_text())
     servers.stop(endpoint.record, endpoint.record.log.with_suffix(".json"))
     log = endpoint.record.log.read_text()
     assert "Exit timeout expired" not in log
     assert "successfully unloaded 'tensorrt_llm'" in log
-    assert processes.process_of(endpoint.record) is None
+    assert process_of(endpoint.record) is None

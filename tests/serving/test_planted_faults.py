@@ -17,8 +17,8 @@ from include.gates import Endpoint as Address
 from include.requests.release import ReleaseRequest
 from include.targets.openvino import triton
 from include.triton import repository, servers
-from tests.echo import free
-from tests.planted import swapped_tokenizer
+from tests.support.echo import free
+from tests.support.planted import swapped_tokenizer
 
 from .conftest import PYTHON, TEMPLATES, Endpoint, values
 

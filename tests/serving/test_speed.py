@@ -13,7 +13,7 @@ from include.gates.speed import Speed
 from include.requests.release import ReleaseRequest
 from include.targets.openvino import triton
 from include.triton import repository, servers
-from tests.echo import free
+from tests.support.echo import free
 
 from .conftest import PYTHON, TEMPLATES, Endpoint, values
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from include.context import Context
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.releases.records import Release
 from include.settings import Settings
 from include.targets.openvino import triton
 from include.triton import repository
-from tests.include.live.deployment import Deployment
 from tests.serving.conftest import PYTHON, TEMPLATES, values
+from tests.support.live import Deployment
 
 RUN = "manual__1"
 

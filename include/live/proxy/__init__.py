@@ -17,16 +17,17 @@ from filelock import FileLock
 
 from include.errors import HostError, PipelineError, ToolError, UserError
 from include.files import Log, write_atomic
-from include.host.processes import POLL_S, check_port_free
+from include.host.ports import check_port_free, http_url, reachable
 from include.live.proxy import config
 from include.live.proxy.admin import Admin
-from include.live.proxy.backends import Backend, ContainerBackend, ProcessBackend
-from include.live.proxy.config import Files, Routing, Upstream, reachable
+from include.live.proxy.config import Files, Routing, Upstream
+from include.live.proxy.envoy import Envoy
 from include.settings import Settings
 from include.triton.servers import Ports
 
-__all__ = ["Proxy", "Upstream", "container_proxy", "process_proxy"]
+__all__ = ["Proxy", "Upstream", "proxy_of"]
 
+_POLL_S = 0.1
 _START_S = 20.0
 _ANSWER_S = 5.0
 _SWITCH_S = 10.0
@@ -43,7 +44,7 @@ class Proxy:
     and gRPC calls UNAVAILABLE. There is no time limit on requests and none on the size of their bodies.
     """
 
-    def __init__(self, files: Files, *, address: str, ports: Ports, backend: Backend, log: Log = print) -> None:
+    def __init__(self, files: Files, *, address: str, ports: Ports, envoy: Envoy, log: Log = print) -> None:
         """``address`` and ``ports`` are what clients talk to.
 
         Raises:
@@ -53,7 +54,7 @@ class Proxy:
         self._files = files
         self._address = address
         self.ports = ports
-        self._backend = backend
+        self._envoy = envoy
         self._admin = Admin(self._files.admin)
         self._log = log
         self._check()
@@ -61,8 +62,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """Where the HTTP endpoint answers on this host."""
-        host = reachable(self._address)
-        return f"http://[{host}]:{self.ports.http}" if ":" in host else f"http://{host}:{self.ports.http}"
+        return http_url(self._address, self.ports.http)
 
     def ensure_running(self) -> None:
         """Starts Envoy if it does not run as configured; it goes on with the upstream that it had.
@@ -77,25 +77,18 @@ class Proxy:
         wanted = config.bootstrap(self._files, self._address, self.ports)
         digest = hashlib.sha256(wanted.encode()).hexdigest()
         with self._lock():
-            found = self._backend.find()
+            found = self._envoy.find()
             if found != digest or not self._answers():
                 self._check_ports(config.listening(self._files) if found else ())
                 if found:
                     self._log("the proxy runs with another configuration, or does not answer: it is started anew")
-                    self._backend.stop()
+                    self._envoy.stop()
                 self._start(wanted, digest)
-            self._backend.settle()
+            self._envoy.keep_across_restarts()
 
     def is_running(self) -> bool:
         """Whether Envoy runs and takes requests."""
-        return self._backend.find() is not None and self._admin.is_live()
-
-    def is_healthy(self) -> bool:
-        """Whether the server behind the stable address says, through it, that it is ready."""
-        try:
-            return httpx.get(f"{self.url}/v2/health/ready", timeout=5, trust_env=False).status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False
+        return self._envoy.find() is not None and self._admin.is_live()
 
     def upstream(self) -> Upstream | None:
         """Where new requests go; kept when Envoy ends, forgotten by `stop`."""
@@ -119,14 +112,6 @@ class Proxy:
                 raise
         self._log(f"the proxy's upstream is {upstream or 'none: requests are refused'}")
 
-    def active_requests(self) -> int:
-        """Requests and streams in flight to upstreams that new ones do not go to any more.
-
-        Raises:
-            ToolError: Envoy does not answer.
-        """
-        return self._active(self._routing().draining)
-
     def drain(self, limit_s: float) -> int:
         """Waits until no request is in flight to any upstream but the current; returns how many still are.
 
@@ -144,7 +129,7 @@ class Proxy:
                 quiet_since = now
                 if now > deadline:
                     return active
-            time.sleep(POLL_S)
+            time.sleep(_POLL_S)
         with self._lock():
             self._publish(self._routing().without(left))
         return 0
@@ -152,7 +137,7 @@ class Proxy:
     def stop(self) -> None:
         """Ends Envoy at once, with all connections, and forgets its upstream."""
         with self._lock():
-            self._backend.stop()
+            self._envoy.stop()
             if self._files.config.exists():
                 config.publish(self._files, Routing())
 
@@ -161,10 +146,10 @@ class Proxy:
         write_atomic(self._files.bootstrap, bootstrap)
         config.publish(self._files, Routing(current=self.upstream()))
         try:
-            self._backend.start(("--config-path", str(self._files.bootstrap), *_options()), digest)
+            self._envoy.start(("--config-path", str(self._files.bootstrap), *_options()), digest)
             self._await(self._admin.is_live, _START_S, "took no requests")
         except BaseException:
-            self._backend.stop()
+            self._envoy.stop()
             raise
         self._log(f"the proxy listens on {self._address}, ports {', '.join(map(str, self.ports.all))}")
 
@@ -200,14 +185,14 @@ class Proxy:
     def _await(self, condition: Callable[[], bool], limit_s: float, failure: str) -> None:
         deadline = time.monotonic() + limit_s
         while not condition():
-            if self._backend.find() is None:
+            if self._envoy.find() is None:
                 raise self._silent()
             if time.monotonic() > deadline:
-                raise ToolError(f"the proxy {failure} within {limit_s:g} s\n{self._backend.last_lines()}")
-            time.sleep(POLL_S / 5)
+                raise ToolError(f"the proxy {failure} within {limit_s:g} s\n{self._envoy.last_lines()}")
+            time.sleep(_POLL_S / 5)
 
     def _silent(self) -> ToolError:
-        said = self._backend.last_lines()
+        said = self._envoy.last_lines()
         return ToolError(f"the proxy does not run\n{said}", where=self.url, fix="its last lines name the cause")
 
     def _routing(self) -> Routing:
@@ -241,22 +226,12 @@ def _options() -> tuple[str, ...]:
     return ("--concurrency", str(workers), "--disable-hot-restart", *levels)
 
 
-def process_proxy(settings: Settings, log: Log = print) -> Proxy:
-    """The deployment's proxy as a process of this host; its record is ``<artifacts>/servers/proxy.json``."""
-    files = _files(settings)
-    return _proxy(settings, files, ProcessBackend(files), log)
+def proxy_of(settings: Settings, log: Log = print, image: str | None = None, build: str = "") -> Proxy:
+    """The deployment's proxy: in a container if there is an ``image``, else a process of this host; see `Envoy`.
 
-
-def container_proxy(settings: Settings, image: str, log: Log = print, *, build: str = "") -> Proxy:
-    """The deployment's proxy in a container of this host's engine; ``image`` as for `ContainerBackend`."""
-    files = _files(settings)
-    return _proxy(settings, files, ContainerBackend(files, image, log, build=build), log)
-
-
-def _files(settings: Settings) -> Files:
-    return Files(settings.artifacts / "servers" / "proxy")
-
-
-def _proxy(settings: Settings, files: Files, backend: Backend, log: Log) -> Proxy:
+    Its record is ``<artifacts>/servers/proxy.json``.
+    """
+    files = Files(settings.artifacts / "servers" / "proxy")
     ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
-    return Proxy(files, address=settings.bind_address, ports=ports, backend=backend, log=log)
+    envoy = Envoy(files, log, image, build)
+    return Proxy(files, address=settings.bind_address, ports=ports, envoy=envoy, log=log)

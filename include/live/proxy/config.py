@@ -7,7 +7,6 @@ Field names are those of https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import secrets
 import shutil
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from include.files import write_atomic
+from include.host.ports import reachable
 from include.triton.servers import Ports
 
 Health = Literal["HEALTHY", "DRAINING"]
@@ -128,18 +128,6 @@ class Endpoint:
     cluster: str
     address: str
     port: int
-
-
-def reachable(address: str) -> str:
-    """The address at which this host reaches a server that listens on ``address``.
-
-    Raises:
-        ValueError: it is no IP address, which Envoy needs.
-    """
-    parsed = ipaddress.ip_address(address)
-    if parsed.is_unspecified:
-        return "127.0.0.1" if parsed.version == 4 else "::1"
-    return str(parsed)
 
 
 def bootstrap(files: Files, address: str, ports: Ports) -> str:

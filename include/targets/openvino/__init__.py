@@ -64,7 +64,7 @@ class OpenVinoTarget:
         self._find_login = find_login
         self._python = settings.openvino_python
 
-    def check_host(self, request: ReleaseRequest) -> None:
+    def check_host(self, request: ReleaseRequest, shared: Collection[str] = ()) -> None:
         """Raises `UserError` for what the target cannot do, `HostError` for what the host lacks."""
         if request.tp_size != 1:
             raise UserError(
@@ -84,7 +84,7 @@ class OpenVinoTarget:
         else:
             triton.prepare(self._python)
 
-    def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
+    def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
         """The calibrate program itself fits its batch to the memory there is."""
 
     def environment(self) -> dict[str, str]:

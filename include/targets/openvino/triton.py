@@ -17,7 +17,7 @@ from pathlib import Path
 from include.errors import HostError
 from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
-from include.triton.servers import ContainerPlan, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 
 STUB = "triton_python_backend_stub"
@@ -119,9 +119,8 @@ def server_in_container(
     image: ContainerSpec, repository: Path, ports: Ports, address: str, reads: Iterable[Path]
 ) -> ServerPlan:
     """The same in the target's image; ``reads`` is what the models need besides the repository."""
-    container = ContainerPlan(
-        image=image.image, build=image.build, reads=(repository, *sorted(reads)), shm_bytes=SHM_BYTES
-    )
+    reads = (repository, *sorted(reads))
+    container = ContainerSpec(image=image.image, build=image.build, reads=reads, network="bridge", shm_bytes=SHM_BYTES)
     plan = server(IN_IMAGE, repository, ports, EVERYWHERE)
     return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
 

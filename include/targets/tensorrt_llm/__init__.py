@@ -27,9 +27,8 @@ from include.targets.tensorrt_llm import engines, templates
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
-from include.triton import servers
 from include.triton.repository import paths
-from include.triton.servers import ContainerPlan, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class TensorRTLLMTarget:
         self._docker = docker or DockerImage(self._own.image, find_login)
         self.cache = settings.artifacts / "cache" / self.name
 
-    def check_host(self, request: ReleaseRequest) -> None:
+    def check_host(self, request: ReleaseRequest, shared: Collection[str] = ()) -> None:
         """Raises for what the target, the image or the host's GPUs cannot do; pulls the image if need be.
 
         Raises:
@@ -81,25 +80,24 @@ class TensorRTLLMTarget:
         self.image.check_digest(self._own.digests)
         if request.tp_size > 1:
             self.image.mpirun()
-        self.devices(request)
+        self.devices(request, shared)
 
-    def check_fits(self, request: ReleaseRequest, config: ModelConfig) -> None:
+    def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
         """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `estimates` has it."""
-        estimates.check_fits(estimates.estimate(config, request), self.devices(request))
+        estimates.check_fits(estimates.estimate(config, request), self.devices(request, shared))
 
-    def devices(self, request: ReleaseRequest) -> list[Gpu]:
+    def devices(self, request: ReleaseRequest, shared: Collection[str] = ()) -> list[Gpu]:
         """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few.
 
-        They are idle. Where that leaves too few, those of the live server are among them: `check_fits` knows what
-        it leaves free.
+        They are idle. Where that leaves too few, ``shared`` ones are among them: `check_fits` knows what their
+        server leaves free.
         """
-        live = servers.find(servers.live_record(self._settings.artifacts))
         return gpu.usable(
             self.list_gpus(),
             self.gpus(request),
             min_driver=self._own.min_driver,
             busy_mib=self._own.busy_mib,
-            shared=live.gpus if live else (),
+            shared=shared,
         )
 
     def environment(self) -> dict[str, str]:
@@ -187,9 +185,9 @@ class TensorRTLLMTarget:
             env={"HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
             ports=ports,
             address=address,
-            container=ContainerPlan(
+            gpus=ranks,
+            container=ContainerSpec(
                 image=self.image.id,
-                gpus=ranks,
                 reads=(repository, *sorted(named)),
                 network=self._own.network,
                 shm_bytes=SHM_BYTES,

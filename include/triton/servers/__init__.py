@@ -1,72 +1,58 @@
-"""Triton servers: detached, so that they outlive the task that launched them, and found again by their record.
-
-A server is a process of this host or a container of its Docker engine; its plan says which, and nobody else needs to
-know. A launcher that is killed at any moment leaves nothing that `find` and `stop` could not find.
-"""
+"""Triton servers: services that are ready once their models are."""
 
 from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import httpx
 
 from include.errors import ToolError
 from include.files import Log
-from include.host import processes
-from include.host.processes import check_port_free, free_ports
-from include.triton.servers.container import ContainerServers, gpus_in_use
-from include.triton.servers.plan import ContainerPlan, Ports, ServerPlan, ServerRecord
-from include.triton.servers.process import INHERITED, ProcessServers
-from include.triton.servers.records import live_record, release_record
+from include.host import services
+from include.host.docker.containers import Containers
+from include.host.docker.engine import local_engine
+from include.host.ports import check_port_free, free_ports
+from include.host.services.container import ContainerBackend
+from include.host.services.process import GRACE_S, INHERITED, ProcessBackend
+from include.triton.servers.plan import Ports, ServerPlan, ServerRecord
+
+if TYPE_CHECKING:
+    from include.host.services import Backend
 
 __all__ = [
     "INHERITED",
-    "ContainerPlan",
     "Ports",
     "ServerPlan",
     "ServerRecord",
     "check_port_free",
     "find",
     "free_ports",
-    "gpus_in_use",
     "is_ready",
     "launch",
-    "live_record",
     "release_record",
+    "some_ports",
     "stop",
 ]
 
+LABEL_SERVER = "hf2triton.server"
 POLL_S = 0.25
 _ERROR_LINES = 25
 _HARMLESS = ("NVML", "DCGM", "CUDA driver version")  # said by every server on a host without a GPU
+_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel has shared memory
 
 
-class Backend(Protocol):
-    """What servers of one kind are made with."""
+def release_record(artifacts: Path, release: str) -> Path:
+    """Where the record of a release's server stands; ``release`` is its name, ``<model>/<n>``."""
+    return artifacts / "servers" / f"release-{release.replace('/', '-')}.json"
 
-    def start(self, record: ServerRecord, record_path: Path) -> ServerRecord:
-        """Writes the record and starts the server; returns the record with what identifies it."""
 
-    def settle(self, record: ServerRecord) -> None:
-        """Called once the server is ready for the first time."""
-
-    def find(self, record: ServerRecord, record_path: Path) -> ServerRecord | None:
-        """The record if its server runs, else nothing, and then nothing is left of it."""
-
-    def is_up(self, record: ServerRecord) -> bool:
-        """Whether it is this server that has the HTTP port."""
-
-    def why_gone(self, record: ServerRecord) -> str | None:
-        """How it ended; None if it has not."""
-
-    def collect_log(self, record: ServerRecord) -> None:
-        """Brings ``record.log`` up to date."""
-
-    def stop(self, record: ServerRecord, record_path: Path, grace_s: float) -> None:
-        """Ends it and removes the record."""
+def some_ports(http: int | None = None) -> Ports:
+    """Ports for a server that nobody listens on now; ``http`` if it is given."""
+    free, grpc, metrics = free_ports(3)
+    return Ports(http=http or free, grpc=grpc, metrics=metrics)
 
 
 def launch(
@@ -80,7 +66,7 @@ def launch(
     """Starts a server and waits until it is ready. Its output goes beside the record, as ``.log``.
 
     ``gpus`` gives the device ids for a plan that needs any, and holds them until the server does; see
-    `include.context.Context.launch`.
+    `include.live.launch.launch`.
 
     Raises:
         HostError: a port is taken (the message names it and who has it), or the engine lacks something.
@@ -93,12 +79,13 @@ def launch(
     with gpus or nullcontext(()) as devices:
         record = ServerRecord(plan=plan, log=record_path.with_suffix(".log"), gpus=devices)
         try:
-            record = backend.start(record, record_path)
+            record = backend.start(plan, record, record_path)
             log(f"started {Path(plan.argv[0]).name}, {record}, log {record.log}")
             _wait_until_ready(record, backend, timeout_s)
-            backend.settle(record)
+            backend.collect_log(record)
+            backend.keep_across_restarts(record)
         except BaseException:
-            backend.stop(record, record_path, grace_s=0)
+            stop(record, record_path, grace_s=0)
             raise
     return record
 
@@ -109,7 +96,7 @@ def find(record_path: Path) -> ServerRecord | None:
     Raises:
         TransientError: its Docker engine does not answer.
     """
-    record = processes.read(record_path, ServerRecord)
+    record = services.read(record_path, ServerRecord)
     return record and _backend(record.plan).find(record, record_path)
 
 
@@ -118,13 +105,16 @@ def is_ready(record: ServerRecord) -> bool:
     return _is_ready(record, _backend(record.plan))
 
 
-def stop(record: ServerRecord, record_path: Path, *, grace_s: float = processes.GRACE_S) -> None:
+def stop(record: ServerRecord, record_path: Path, *, grace_s: float = GRACE_S) -> None:
     """Ends a server and its model processes: asked to, then, after ``grace_s``, killed. Its ports are free after."""
     _backend(record.plan).stop(record, record_path, grace_s)
+    if prefix := record.plan.shared_memory:
+        for segment in _MEMORY.glob(f"{prefix}*"):
+            segment.unlink(missing_ok=True)
 
 
 def _backend(plan: ServerPlan, log: Log = print) -> Backend:
-    return ContainerServers(plan.container, log) if plan.container else ProcessServers()
+    return ContainerBackend(LABEL_SERVER, Containers(local_engine, log)) if plan.container else ProcessBackend()
 
 
 def _is_ready(record: ServerRecord, backend: Backend) -> bool:
@@ -132,7 +122,7 @@ def _is_ready(record: ServerRecord, backend: Backend) -> bool:
         answer = httpx.get(f"{record.url}/v2/health/ready", timeout=5, trust_env=False)
     except httpx.TransportError:
         return False
-    return answer.status_code == httpx.codes.OK and backend.is_up(record)
+    return answer.status_code == httpx.codes.OK and backend.is_up(record, record.ports.http)
 
 
 def _wait_until_ready(record: ServerRecord, backend: Backend, timeout_s: float) -> None:

@@ -1,22 +1,23 @@
-"""What a server is started from, and what is known of one that was started. Plain data, kept as JSON."""
+"""The data that a server is started from, and the record of one that was started, kept as JSON."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import model_validator
 
-from include.host.processes import ProcessRecord
+from include.frozen import Frozen
+from include.host.docker.containers import ContainerSpec
+from include.host.ports import http_url
+from include.host.services import ServiceRecord, ServiceSpec
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container: what is published decides who can reach it
-_LOCAL = {EVERYWHERE: "127.0.0.1", "::": "::1"}
 
 
-class Ports(BaseModel):
+class Ports(Frozen):
     """A server's ports."""
 
-    model_config = ConfigDict(frozen=True)
     http: int
     grpc: int
     metrics: int
@@ -27,62 +28,41 @@ class Ports(BaseModel):
         return self.http, self.grpc, self.metrics
 
 
-class ContainerPlan(BaseModel):
-    """The container that a server runs in. Paths are the same inside as outside.
+class ServerPlan(ServiceSpec):
+    """All that is needed to start a server, at any time, on this host, on ``gpus`` GPUs that are chosen at each start.
 
-    It sees ``reads`` and can write ``caches``. ``gpus`` is how many it needs; which ones is decided at each start.
-    With network ``bridge`` its ports are published on the plan's address, with ``host`` the server binds it itself.
-    ``build`` is the command that makes the image where no registry has it.
-    """
-
-    model_config = ConfigDict(frozen=True)
-    image: str
-    build: str = ""
-    gpus: int = 0
-    reads: tuple[Path, ...] = ()
-    caches: tuple[Path, ...] = ()
-    network: Literal["bridge", "host"] = "bridge"
-    shm_bytes: int | None = None
-    ulimits: dict[str, int] = {}
-
-
-class ServerPlan(BaseModel):
-    """All that is needed to start a server, at any time, on this host.
-
-    Without ``container`` it is a process, whose ``env`` is all that it gets besides the locale and home of its
-    launcher, and ``shared_memory`` is what the names of its segments in /dev/shm start with: a killed server leaves
+    With a container's network ``bridge`` its ports are published on ``address``, with ``host`` the server binds it
+    itself. ``shared_memory`` is what the names of a process's segments in /dev/shm start with: a killed server leaves
     them there.
     """
 
-    model_config = ConfigDict(frozen=True)
     target: str
     repository: Path
-    argv: tuple[str, ...]
-    env: dict[str, str]
     ports: Ports
     address: str = "127.0.0.1"
     shared_memory: str = ""
-    container: ContainerPlan | None = None
+    gpus: int = 0
 
-    @property
-    def gpus(self) -> int:
-        """How many GPUs have to be leased for it."""
-        return self.container.gpus if self.container else 0
+    @model_validator(mode="before")
+    @classmethod
+    def _migrate(cls, data: Any) -> Any:  # noqa: ANN401 - whatever is given
+        """Earlier versions kept the number of GPUs with the container."""
+        box = data.get("container") if isinstance(data, dict) else None
+        if not isinstance(box, dict) or not isinstance(box.get("gpus"), int):
+            return data
+        rest = {name: value for name, value in box.items() if name != "gpus"}
+        return {**data, "gpus": box["gpus"], "container": {"network": "bridge", **rest}}
+
+    def in_container(self, box: ContainerSpec) -> ContainerSpec:
+        """``box`` with the server in it, and its ports published."""
+        ports = self.ports.all if box.network == "bridge" else ()
+        return super().in_container(box).model_copy(update={"ports": ports, "address": self.address})
 
 
-class ServerRecord(ProcessRecord):
-    """A server that was launched: a process by its ``pid``, or a container, on the GPUs with the ids ``gpus``.
-
-    Both carry the record's ``token`` from before they start, so that they are found even if their launcher was
-    killed before it could write down more.
-    """
+class ServerRecord(ServiceRecord):
+    """A server that was launched."""
 
     plan: ServerPlan
-    container_id: str = ""
-    gpus: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"container {self.container_id[:12]}" if self.plan.container else f"pid {self.pid}"
 
     @property
     def ports(self) -> Ports:
@@ -97,5 +77,4 @@ class ServerRecord(ProcessRecord):
     @property
     def url(self) -> str:
         """Where its HTTP endpoint answers on this host."""
-        host = _LOCAL.get(self.plan.address, self.plan.address)
-        return f"http://[{host}]:{self.ports.http}" if ":" in host else f"http://{host}:{self.ports.http}"
+        return http_url(self.plan.address, self.ports.http)

@@ -10,11 +10,11 @@ from airflow.sdk.exceptions import AirflowException
 
 from hf2triton.context import registry_login
 from hf2triton.operators.stage import StageOperator
+from include.context import gpus_in_use
 from include.host.docker.engine import unreachable
 from include.runners import container_job as labels
 from include.runners.container import StageContainers
 from include.runners.container_job import ContainerRunner
-from include.triton.servers import gpus_in_use
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -1,147 +1,77 @@
-"""The proof record: gathered from a real store, measured against a real HTTP endpoint, written and read back."""
+"""The proof record: a release's report, written and read back."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from include.artifacts.store import ArtifactStore
+from include import report
 from include.demo import gpu_proof
-from include.demo.gpu_proof import Answer, Proof, Speed
 from include.errors import ToolError
-from include.releases.records import ReleaseStore
+from include.gates import Sample
+from include.releases.run import RunRecord, TaskTime
+from include.report import ReleaseReport, Subject
 from include.requests.release import ReleaseRequest
-from include.settings import Settings
+from tests.include.report.example import WHEN, load, stage, verdict
+from tests.include.report.example import report as example
 
-ENVIRONMENT = {"image": "sha256:feed", "tensorrt_llm": "1.2.1"}
-ENGINE_REPORT = {"timings_s": {"trtllm-build": 236.4}, "results": {"build_s": 236}}
-CALIBRATION_REPORT = {"timings_s": {"search": 10.5, "export": 4.5}}
-
-
-class Generate(BaseHTTPRequestHandler):
-    """Triton's generate endpoint: echoes, one token a word, up to max_tokens.
-
-    ``/together`` answers its first request alone, the others only eight at once.
-    """
-
-    first = threading.Semaphore(1)
-    together = threading.Barrier(8)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/together" and not self.first.acquire(blocking=False):
-            self.together.wait(timeout=30)
-        words = body["text_input"].split()[: body["max_tokens"]]
-        assert (body["top_k"], body["return_num_output_tokens"]) == (1, True)
-        answer = json.dumps({"text_output": " ".join(words), "num_output_tokens": len(words)})
-        self.send_response(400 if self.path == "/broken" else 200)
-        self.end_headers()
-        self.wfile.write(answer.encode() if self.path != "/broken" else b'{"error": "engine gone"}')
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Generate)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def artifact(store: ArtifactStore, kind: str, report: dict[str, object]) -> str:
-    inputs = {"hardware": {"gpu": "NVIDIA L40S", "sm": "89"}, "environment": ENVIRONMENT}
-    with store.claim(kind, inputs, log=lambda _: None) as claim:
-        (claim.partial / "stage.json").write_text(json.dumps(report))
-        return claim.commit().name
+REQUEST = ReleaseRequest.parse({**gpu_proof.REQUEST, "model": gpu_proof.MODEL}).model_dump(mode="json")
 
 
 @pytest.fixture
-def deployment(tmp_path: Path) -> Settings:
-    store = ArtifactStore(tmp_path)
-    chain = {
-        "model": f"{gpu_proof.MODEL}@abc",
-        "checkpoints": artifact(store, "checkpoints", CALIBRATION_REPORT),
-        "engines": artifact(store, "engines", ENGINE_REPORT),
-    }
-    request = ReleaseRequest.parse({**gpu_proof.REQUEST, "model": gpu_proof.MODEL})
-    ReleaseStore(tmp_path / "releases").open(
-        request.slug,
-        target="tensorrt_llm",
-        repository="repo",
-        chain=chain,
-        request=request.model_dump(mode="json"),
+def release(tmp_path: Path) -> Path:
+    """A release's directory, with the report of a run on a GPU."""
+    made = example(
+        verdict("speed", loads=(load("candidate", 8, 2048.0),)),
+        subject=Subject(
+            model="NousResearch--Llama-2-7b-hf", number=1, target="tensorrt_llm", source=f"{gpu_proof.MODEL}@abc"
+        ),
+        request=REQUEST,
+        chain=(
+            stage("checkpoints", "calibrate_awq", timings_s={"search": 10.5, "export": 4.5}, gpu="NVIDIA L40S"),
+            stage(timings_s={"trtllm-build": 236.4}, gpu="NVIDIA L40S", versions={"tensorrt_llm": "1.2.1"}),
+        ),
+        run=RunRecord(
+            id="manual__1",
+            tasks=(
+                TaskTime(task="calibrate_awq", state="success", seconds=61.0),
+                TaskTime(task="approve_release", state="skipped"),
+            ),
+            versions={"driver": "550.54"},
+        ),
+        answers=(Sample(prompt="How?", answer="\nLike this."),),
     )
-    return Settings.model_validate({"artifacts": tmp_path})
+    report.write(tmp_path / "1", made)
+    return tmp_path / "1"
 
 
 @pytest.fixture
-def proof(deployment: Settings) -> Proof:
-    return gpu_proof.gather(
-        deployment,
-        released={"model": "NousResearch--Llama-2-7b-hf", "release": 1},
-        stages_s={"calibrate_awq": 61.0, "build_engine": 250.5},
-        reused=["pull_model"],
-        answers=[Answer(prompt="How?", text="\nLike this.")],
-        speeds=[Speed(concurrency=8, requests=32, tokens=4096, seconds=2.0)],
-    )
+def page(release: Path, tmp_path: Path) -> Path:
+    return gpu_proof.write(release, tmp_path / "docs" / "proof")
 
 
-def test_a_record_holds_what_the_manifests_say(proof: Proof) -> None:
-    assert (proof.gpu, proof.environment, proof.engine_build_s) == ("NVIDIA L40S", ENVIRONMENT, 236)
-    assert proof.parts_s == {"checkpoints": {"search": 10.5, "export": 4.5}, "engines": {"trtllm-build": 236.4}}
-    assert proof.model == "NousResearch/Llama-2-7b-hf@abc"
-    assert proof.request["target"] == "tensorrt_llm"
-
-
-def test_both_files_are_named_by_date_and_gpu_and_the_json_is_the_record(proof: Proof, tmp_path: Path) -> None:
-    page = proof.write(tmp_path / "docs" / "proof")
-    assert page.name == f"{proof.made_at:%Y-%m-%d}-NVIDIA-L40S.md"
-    assert Proof.model_validate_json(page.with_suffix(".json").read_text()) == proof
+def test_both_files_are_named_by_date_and_gpu_and_the_json_is_the_report(page: Path, release: Path) -> None:
+    assert page.name == f"{WHEN:%Y-%m-%d}-NVIDIA-L40S.html"
+    found = ReleaseReport.model_validate_json(page.with_suffix(".json").read_text())
+    assert found == report.read(release)
+    assert {stage.gpu for stage in found.chain} == {"NVIDIA L40S"}
 
 
 @pytest.mark.parametrize(
-    "line",
-    [
-        "| calibrate_awq | 61.0 |",
-        "| checkpoints: search | 10.5 |",
-        "| tensorrt_llm | 1.2.1 |",
-        "| 8 | 32 | 4096 | 2.00 | 2048.0 |",
-        "The engine took 236 s by trtllm-build's own clock.",
-        "> How?",
-        "Like this.",
-    ],
+    "part",
+    [gpu_proof.MODEL, "abc", "calibrate_awq", "trtllm-build", "1.2.1", "550.54", "2048", "How?", "Like this."],
 )
-def test_the_page_shows_what_was_measured(proof: Proof, line: str) -> None:
-    assert line in proof.to_markdown().splitlines()
+def test_the_page_shows_what_was_measured(page: Path, part: str) -> None:
+    assert part in page.read_text()
 
 
-def test_the_page_names_what_was_not_made_anew(proof: Proof) -> None:
-    assert "Taken from the store: pull_model." in proof.to_markdown()
-
-
-def test_speed_counts_the_tokens_that_were_made(endpoint: str) -> None:
-    speed = gpu_proof.measure(endpoint, 1, tokens=3)
-    assert (speed.concurrency, speed.requests, speed.tokens) == (1, 4, 12)
-    assert speed.tokens_per_s == pytest.approx(12 / speed.seconds)
-
-
-def test_as_many_requests_are_under_way_as_the_concurrency_says(endpoint: str) -> None:
-    assert gpu_proof.measure(f"{endpoint}/together", 8, tokens=1).tokens == 32
-
-
-def test_an_endpoint_that_fails_is_an_error(endpoint: str) -> None:
-    with pytest.raises(ToolError, match="400.*engine gone"):
-        gpu_proof.ask(f"{endpoint}/broken", "x", 1)
+def test_a_release_without_a_gpu_is_no_proof(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="on which GPU"):
+        gpu_proof.write(tmp_path / "none", tmp_path / "docs")
+    report.write(tmp_path, example())
+    with pytest.raises(ToolError, match="on which GPU"):
+        gpu_proof.write(tmp_path, tmp_path / "docs")
 
 
 def test_the_request_is_one_that_the_form_takes() -> None:

@@ -24,7 +24,7 @@ from include.gates import (
 from include.gates.probes import Deterministic
 from include.requests.release import SEED_PROMPT, ReleaseRequest
 from include.triton import servers
-from tests.include.gates.standin import (
+from tests.support.triton_stand_in import (
     OTHER_CONFIGS,
     SILENT,
     STORY,

@@ -6,9 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -16,7 +15,8 @@ import pytest
 from include.gates import Client, Endpoint, GateResult, Load, Trial, validate
 from include.gates.load import Burst, Timing, load_of
 from include.gates.speed import Speed
-from include.host import processes
+from include.host import ports
+from tests.support.web import Handler, serving
 
 PROMPTS = ("How do I count to nine in French?", "tell me more")
 QUICK = Speed(concurrencies=(1, 3), max_tokens=4, rounds=2)
@@ -53,32 +53,22 @@ class StandIn:
             yield {"error": "the engine failed"}
 
 
-def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(server: StandIn) -> type[Handler]:
+    class Generate(Handler):
         def do_GET(self) -> None:
-            self._start(200, json.dumps({"model_transaction_policy": {"decoupled": server.streams}}))
+            self.reply({"model_transaction_policy": {"decoupled": server.streams}})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.body())
             assert body["stream"] == self.path.endswith("generate_stream")
             if server.fault == "full":
-                self._start(503, json.dumps({"error": "the engine is full"}))
+                self.reply({"error": "the engine is full"}, 503)
             elif body["stream"]:
-                self._start(200)
-                for event in server.events(body):
-                    self.wfile.write(f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode())
+                self.stream(json.dumps(event, ensure_ascii=False) for event in server.events(body))
             else:
-                self._start(200, json.dumps(next(server.events(body))))
+                self.reply(next(server.events(body)))
 
-        def _start(self, status: int, text: str = "") -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    return Handler
+    return Generate
 
 
 @dataclass
@@ -102,12 +92,10 @@ Start = Callable[..., Pair]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    running: list[ThreadingHTTPServer] = []
+    running = ExitStack()
 
     def serve(server: StandIn) -> Endpoint:
-        web = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
-        threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        running.append(web)
+        web = running.enter_context(serving(_handler(server)))
         return Endpoint(host="127.0.0.1", http_port=web.server_port, grpc_port=1)
 
     def pair(live: dict[str, Any] | None = None, **candidate: Any) -> Pair:
@@ -115,10 +103,8 @@ def start() -> Iterator[Start]:
         ours, theirs = StandIn("candidate", log, **candidate), StandIn("live", log, **live or {})
         return Pair(ours, theirs, serve(ours), None if live is None else serve(theirs))
 
-    yield pair
-    for web in running:
-        web.shutdown()
-        web.server_close()
+    with running:
+        yield pair
 
 
 def _loads(verdict: GateResult) -> dict[tuple[str, int], Load]:
@@ -164,7 +150,7 @@ def test_comparison_that_is_off_leaves_the_live_release_alone(start: Start) -> N
 
 def test_dead_live_release_is_not_the_candidates_fault(start: Start) -> None:
     pair = start(live=None)
-    (port,) = processes.free_ports(1)
+    (port,) = ports.free_ports(1)
     pair.live_at = Endpoint(host="127.0.0.1", http_port=port, grpc_port=1)
     verdict = pair.judge()
     assert verdict.outcome == "pass"
@@ -199,7 +185,7 @@ def test_candidate_that_fails_under_load_fails(start: Start, fault: str, streams
 
 def test_dead_candidate_fails(start: Start) -> None:
     pair = start(live={})
-    (port,) = processes.free_ports(1)
+    (port,) = ports.free_ports(1)
     pair.candidate_at = Endpoint(host="127.0.0.1", http_port=port, grpc_port=1)
     verdict = pair.judge()
     assert (verdict.outcome, verdict.loads) == ("fail", ())

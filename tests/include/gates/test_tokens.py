@@ -6,7 +6,7 @@ import pytest
 
 from include.gates.agreement import repeated_share
 from include.gates.tokens import common_prefix, special_texts, splitter
-from tests.include.gates.standin import END, write_tokenizer
+from tests.support.triton_stand_in import END, write_tokenizer
 
 
 def test_text_is_split_as_the_checkpoints_tokenizer_does(tmp_path: Path) -> None:

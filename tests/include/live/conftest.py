@@ -1,30 +1,26 @@
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.releases.records import Release
 from include.settings import Settings
-from tests.include.live.deployment import Deployment
+from tests.support.live import Deployment
 
 
 @pytest.fixture
-def deployment() -> Iterator[Deployment]:
+def deployment(short_path: Path) -> Iterator[Deployment]:
     """Nothing is live; everything is stopped at the end."""
-    root = Path(tempfile.mkdtemp(prefix="live-"))  # short: the proxy's socket is below it
     http, grpc, metrics = free_ports(3)
     settings = Settings(
-        artifacts=root, live_http_port=http, live_grpc_port=grpc, live_metrics_port=metrics, launch_timeout_s=20
+        artifacts=short_path, live_http_port=http, live_grpc_port=grpc, live_metrics_port=metrics, launch_timeout_s=20
     )
     one = Deployment(settings)
     yield one
     one.close()
-    shutil.rmtree(root)
 
 
 @pytest.fixture

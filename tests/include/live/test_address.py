@@ -8,8 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from include.errors import GateFailure, PipelineError, UserError
+from include.live.proxy.envoy import ProxyRecord
 from include.releases.records import Release
-from tests.include.live.deployment import Deployment
+from include.triton import servers
+from tests.support.live import Deployment
 
 RUN = "manual__1"
 
@@ -217,3 +219,32 @@ def test_a_port_that_was_taken_meanwhile_is_not_waited_for(deployment: Deploymen
     deployment.releases.record_proof(first, answer="un", server=moved, by=RUN)
     deployment.live().promote(first)
     assert deployment.answer() == "un"
+
+
+OLD_RECORD = """{{
+ "log": "{log}", "token": "{token}", "pid": {pid},
+ "plan": {{
+  "target": "stand-in", "repository": "{repository}", "argv": ["{argv[0]}"], "env": {{}},
+  "ports": {{"http": {ports.http}, "grpc": {ports.grpc}, "metrics": {ports.metrics}}},
+  "address": "127.0.0.1", "shared_memory": "", "container": null
+ }},
+ "container_id": "", "gpus": []
+}}"""
+OLD_PROXY_RECORD = '{{"log": "{log}", "token": "{token}", "pid": {pid}, "digest": "{digest}"}}'
+
+
+def test_servers_that_an_earlier_version_started_serve_on(deployment: Deployment, first: Release) -> None:
+    directory = deployment.settings.artifacts / "servers"
+    record, plan = servers.find(deployment.context().live_record), first.server
+    proxy = ProxyRecord.model_validate_json((directory / "proxy.json").read_text())
+    deployment.context().live_record.write_text(
+        OLD_RECORD.format(**{**dict(record), "repository": plan.repository, "argv": plan.argv, "ports": plan.ports})
+    )
+    (directory / "proxy.json").write_text(OLD_PROXY_RECORD.format(**dict(proxy)))
+    before = deployment.log[:]
+    with deployment.load() as counts:
+        assert deployment.live().reconcile() == first
+    assert set(counts) == {"un"}
+    assert servers.find(deployment.context().live_record).pid == record.pid
+    assert ProxyRecord.model_validate_json((directory / "proxy.json").read_text()).pid == proxy.pid
+    assert deployment.log == before, "nothing was started or stopped"

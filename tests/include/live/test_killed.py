@@ -7,7 +7,9 @@ from itertools import count
 import pytest
 
 from include.releases.records import Release
-from tests.include.live.deployment import Deployment, killed_before_change
+from tests.support.live import Deployment, killed_before_change
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

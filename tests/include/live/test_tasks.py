@@ -18,7 +18,7 @@ from include.tasks import (
     rollback_release,
     stop_candidate,
 )
-from tests.include.live.deployment import MODEL, Deployment
+from tests.support.live import MODEL, Deployment
 
 RUN = "manual__1"
 

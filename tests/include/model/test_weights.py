@@ -8,7 +8,7 @@ import pytest
 
 from include.errors import UserError
 from include.model.weights import check_weights, tensor_names
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
 
 SHAPES = {"a": (4, 2), "b": (3,)}
 WHOLE = tiny.safetensors(SHAPES)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from include.report.charts import Axis, speed_plots
-from tests.include.report.example import load, spread
+from tests.support.report import load, spread
 
 
 @pytest.mark.parametrize(

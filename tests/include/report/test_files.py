@@ -11,8 +11,8 @@ from include import gates, report
 from include.artifacts.store import ArtifactStore
 from include.releases.records import Promotion, Release, ReleaseStore
 from include.releases.run import RunRecord, TaskTime
-from tests.include.report.example import WHEN, full_report, verdict
-from tests.include.report.example import report as example
+from tests.support.report import WHEN, full_report, verdict
+from tests.support.report import report as example
 
 COMMIT = "c" * 40
 RUN = RunRecord(id="run")

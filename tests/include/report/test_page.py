@@ -12,7 +12,7 @@ from include.gates import Quality, Sample
 from include.releases.records import Promotion
 from include.report import ReleaseReport
 from include.report.page import render_message, render_report
-from tests.include.report.example import WHEN, full_report, load, report, spread, stage, verdict
+from tests.support.report import WHEN, full_report, load, report, spread, stage, verdict
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"

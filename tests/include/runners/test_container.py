@@ -19,7 +19,9 @@ from include.host.docker.containers import LABEL_GPUS, ContainerSpec
 from include.host.docker.engine import EngineAway, local_engine, unreachable
 from include.runners.container import CODE_ROOT, StageContainers
 from include.settings import PROJECT
-from tests.engine import BASE, client_or_skip, containers, run_to_end
+from tests.support.engine import BASE, client_or_skip, containers, run_to_end
+
+pytestmark = pytest.mark.docker
 
 TEST = {"hf2triton.test": str(os.getpid())}
 

@@ -7,8 +7,8 @@ import pytest
 from include.errors import UserError
 from include.sources import fetch, resolve_dataset
 from include.sources.dataset_files import choose_dataset_files, subsets
-from tests.hub_server import HubServer, Repo
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
+from tests.support.hub_server import HubServer, Repo
 
 NAME = "org/texts"
 

@@ -14,8 +14,8 @@ from include.errors import HostError, PipelineError, ToolError, TransientError, 
 from include.sources import ModelSource, fetch, resolve
 from include.sources.files import disk_errors
 from include.sources.hub_session import Repo as Target
-from tests.hub_server import Corrupt, Drop, Fault, Html, HubServer, Repo, Stall, Status, Truncate
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
+from tests.support.hub_server import Corrupt, Drop, Fault, Html, HubServer, Repo, Stall, Status, Truncate
 
 NAME = "org/tiny"
 WEIGHTS = "model.safetensors"

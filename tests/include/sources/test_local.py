@@ -10,7 +10,7 @@ import pytest
 
 from include.errors import HostError, UserError
 from include.sources import ModelSource, fetch, resolve
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
 
 WEIGHTS = "model.safetensors"
 NOBODY = 65534

@@ -14,7 +14,7 @@ from include.stages.calibrate.loading import load_model
 from include.stages.calibrate.quantize import quantize
 from include.stages.calibrate.source import SourceModel
 from include.stages.quality import HeldOut
-from tests.include.stages import tiny
+from tests.support import tiny_models as tiny
 
 
 @dataclass(frozen=True)

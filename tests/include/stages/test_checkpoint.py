@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from include.errors import UserError
 from include.stages.calibrate.export import export
 from include.stages.checkpoint import Checkpoint, QuantizedLinear, unpack_int4
-from tests.include.stages import tiny
 from tests.include.stages.conftest import Calibrated
+from tests.support import tiny_models as tiny
 
 
 def _fake_quantized(module: torch.nn.Module) -> torch.Tensor:

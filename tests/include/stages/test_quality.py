@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from include.errors import ToolError, UserError
 from include.stages.quality import HeldOut, perplexity, token_blocks, topics
-from tests.include.stages import tiny
+from tests.support import tiny_models as tiny
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from include.context import Context
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.settings import Settings
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
 
 
 @pytest.fixture
-def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+def context(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     http, grpc, metrics = free_ports(3)
     variables = {
-        "HF2TRITON_ARTIFACTS": str(tmp_path / "artifacts"),
+        "HF2TRITON_ARTIFACTS": str(short_path / "artifacts"),
         "HF2TRITON_LIVE_HTTP_PORT": str(http),
         "HF2TRITON_LIVE_GRPC_PORT": str(grpc),
         "HF2TRITON_LIVE_METRICS_PORT": str(metrics),

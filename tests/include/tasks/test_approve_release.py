@@ -14,8 +14,8 @@ from include.releases.records import Release, ReleaseId
 from include.tasks import approve_release
 from include.tasks.approve_release import Question
 from include.triton.servers import Ports, ServerPlan, ServerRecord
-from tests.include.report.example import report as example
-from tests.include.report.example import verdict
+from tests.support.report import report as example
+from tests.support.report import verdict
 
 ASKED = {"require_approval": True}
 

@@ -16,8 +16,10 @@ from include.targets.openvino import image
 from include.tasks import ArtifactRef, check_request, launch_triton, stop_candidate
 from include.triton import servers
 from include.triton.servers import ServerRecord
-from tests.echo import ask, write_repository
-from tests.engine import BASE, client_or_skip, containers, none_left
+from tests.support.echo import ask, write_repository
+from tests.support.engine import BASE, client_or_skip, containers, lacking, none_left
+
+pytestmark = pytest.mark.docker
 
 PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}
 
@@ -26,7 +28,7 @@ PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_
 def client() -> Any:
     client = client_or_skip()
     if not client.images(name=image.image()):
-        pytest.skip(f"the image is not built: {image.BUILD_COMMAND}")
+        lacking(f"the image is not built: {image.BUILD_COMMAND}")
     return client
 
 

@@ -17,9 +17,9 @@ from include.errors import HostError, PipelineError, UserError
 from include.settings import Settings
 from include.stages.calibrate.source import SourceModel
 from include.tasks import Checked, check_request
-from tests.hub_server import HubServer, Repo
 from tests.include.model.configs import BAD_CONFIGS
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
+from tests.support.hub_server import HubServer, Repo
 
 SMALL = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}
 Spoil = Callable[[Path], Any]

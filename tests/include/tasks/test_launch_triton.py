@@ -14,7 +14,7 @@ from include.releases.records import Release, ReleaseId
 from include.targets.openvino import OpenVinoTarget
 from include.tasks import ArtifactRef, Checked, check_request, launch_triton, validate_generate
 from include.triton.servers import Ports, ServerPlan, ServerRecord
-from tests.include.report.example import report as example
+from tests.support.report import report as example
 
 PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256, "swap": "recreate"}
 
@@ -25,17 +25,20 @@ class StandIn(OpenVinoTarget):
 
 
 class Dry(Context):
-    """Starts no server."""
+    """Has a target without a server."""
 
     def target(self, name: str) -> StandIn:
         return StandIn(self.settings)
 
-    def launch(self, plan: ServerPlan, record_path: Path) -> ServerRecord:
-        return ServerRecord(plan=plan, log=record_path)
+
+def launched(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecord:
+    return ServerRecord(plan=plan, log=record_path)
 
 
 @pytest.fixture
-def dry(context: Context) -> Context:
+def dry(context: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """Starts no server."""
+    monkeypatch.setattr("include.live.launch.launch", launched)
     return Dry(settings=context.settings, log=context.log, dag_id=context.dag_id, run_id="manual__2")
 
 

@@ -11,9 +11,9 @@ from include.context import Context
 from include.errors import TransientError
 from include.settings import Settings
 from include.tasks import check_request, pull_model
-from tests.hub_server import HubServer, Repo
-from tests.include.sources import tiny
-from tests.no_network import no_network
+from tests.support import tiny_files as tiny
+from tests.support.hub_server import HubServer, Repo
+from tests.support.no_network import no_network
 
 PARAMS = {"model": "org/name", "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}
 TEXTS = b'{"text": "One document."}\n{"text": "Another."}\n'

@@ -11,8 +11,8 @@ from include.context import Context
 from include.errors import PipelineError, TransientError
 from include.settings import Settings
 from include.tasks import Checked, check_request, pull_model
-from tests.hub_server import Corrupt, HubServer, Repo, Status
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
+from tests.support.hub_server import Corrupt, HubServer, Repo, Status
 
 WEIGHTS = "model.safetensors"
 PARAMS = {"model": "org/name", "calib_seq_len": 64, "max_input_len": 128, "max_seq_len": 256}

@@ -19,8 +19,8 @@ from include.settings import PROJECT, Settings
 from include.tasks import rebuild_on_change
 from include.tasks.read_catalogue import DueEntry
 from include.tasks.rebuild import Trigger
-from tests.hub_server import HubServer, Repo, running
-from tests.include.sources import tiny
+from tests.support import tiny_files as tiny
+from tests.support.hub_server import HubServer, Repo, running
 
 MODEL = "org/tiny"
 DATA = "calibration.txt"

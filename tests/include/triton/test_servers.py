@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,13 +9,12 @@ import psutil
 import pytest
 
 from include.errors import HostError, ToolError
-from include.host import processes
-from include.host.processes import TOKEN_VARIABLE
+from include.host.services.process import TOKEN_VARIABLE, ProcessBackend, token_of
 from include.settings import Settings
 from include.targets.openvino import triton
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord
-from tests.echo import BROKEN, ECHO, ask, free, launched, write_repository
+from tests.support.echo import BROKEN, ECHO, ask, free, launched, write_repository
 
 PYTHON = Settings().openvino_python
 TIMEOUT_S = 60
@@ -34,14 +32,7 @@ def _sleep(root: Path) -> ServerPlan:
 
 def _family(token: str) -> list[int]:
     """Pids of all processes that a launch left running."""
-    return [p.pid for p in psutil.process_iter() if processes.token_of(p) == token]
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    return [p.pid for p in psutil.process_iter() if token_of(p) == token]
 
 
 @pytest.fixture
@@ -57,9 +48,8 @@ def no_leftovers(tmp_path: Path) -> Iterator[None]:
 def sleeper(tmp_path: Path) -> Iterator[ServerRecord]:
     """A process that does nothing, recorded as a server."""
     plan = _sleep(tmp_path)
-    record = processes.spawn(
-        ServerRecord(plan=plan, log=tmp_path / "server.log"), tmp_path / "server.json", plan.argv, {}
-    )
+    record = ServerRecord(plan=plan, log=tmp_path / "server.log")
+    record = ProcessBackend().start(plan, record, tmp_path / "server.json")
     yield record
     servers.stop(record, tmp_path / "server.json", grace_s=0)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from include.context import gpus_in_use
 from include.errors import HostError, ToolError
 from include.host.docker.containers import LABEL_GPUS, Containers, ContainerSpec
 from include.host.docker.engine import local_engine
@@ -21,8 +21,11 @@ from include.settings import Settings
 from include.targets.openvino import OpenVinoTarget, image, triton
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord
-from tests.echo import BROKEN, ECHO, ask, free, launch, launched, write_repository
-from tests.engine import client_or_skip, containers, none_left
+from tests.support.echo import BROKEN, ECHO, ask, free, launch, launched, write_repository
+from tests.support.engine import client_or_skip, containers, lacking, none_left
+from tests.support.wait import wait_for
+
+pytestmark = pytest.mark.docker
 
 TIMEOUT_S = 120
 
@@ -31,7 +34,7 @@ TIMEOUT_S = 120
 def client() -> Any:
     client = client_or_skip()
     if not client.images(name=image.image()):
-        pytest.skip(f"the image is not built: {image.BUILD_COMMAND}")
+        lacking(f"the image is not built: {image.BUILD_COMMAND}")
     return client
 
 
@@ -44,13 +47,6 @@ def ours(client: Any, record_path: Path) -> list[str]:
     """Ids of the containers that stand for a record, by the token in it."""
     token = ServerRecord.model_validate_json(record_path.read_text()).token
     return containers(client, server=token)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -193,8 +189,11 @@ def test_one_that_crashed_is_started_again_by_the_engine(client: Any, root: Path
     record = servers.launch(plan_of(root), path, timeout_s=TIMEOUT_S)
     before = client.inspect_container(record.container_id)["State"]
     psutil.Process(before["Pid"]).kill()
-    wait_for(lambda: client.inspect_container(record.container_id)["State"]["StartedAt"] != before["StartedAt"])
-    wait_for(lambda: servers.is_ready(record))
+    wait_for(
+        lambda: client.inspect_container(record.container_id)["State"]["StartedAt"] != before["StartedAt"],
+        within_s=TIMEOUT_S,
+    )
+    wait_for(lambda: servers.is_ready(record), within_s=TIMEOUT_S)
     assert servers.find(path) == record
     assert ask(record, 7) == 7
     servers.stop(record, path)
@@ -218,7 +217,7 @@ def test_its_gpus_are_on_it_and_those_of_the_live_server_block_no_stage(client: 
     path = servers.release_record(root, "org--name/1")
     engine = Containers(local_engine, print)
     plan = plan_of(root)
-    plan = plan.model_copy(update={"container": plan.container.model_copy(update={"gpus": 2})})
+    plan = plan.model_copy(update={"gpus": 2})
     gpus = lease(2, ("a", "b", "c"), directory=root / "leases", in_use=lambda: {"b"}, log=print)
     try:
         record = servers.launch(plan, path, timeout_s=TIMEOUT_S, gpus=gpus)
@@ -226,10 +225,10 @@ def test_its_gpus_are_on_it_and_those_of_the_live_server_block_no_stage(client: 
         pytest.skip(f"this engine accepts no device request: {error.what}")
     assert record.gpus == ("a", "c")
     assert client.inspect_container(record.container_id)["Config"]["Labels"][LABEL_GPUS] == "a,c"
-    assert {"a", "c"} <= servers.gpus_in_use(engine, root)
+    assert {"a", "c"} <= gpus_in_use(engine, root)
     (root / "releases").mkdir()
     (root / "releases" / "live").symlink_to("org--name/1")
-    assert not {"a", "c"} & servers.gpus_in_use(engine, root)
+    assert not {"a", "c"} & gpus_in_use(engine, root)
     with lease(1, ("a",), directory=root / "leases", in_use=set, log=print) as again:
         assert again == ("a",), "the launcher's lease has ended"
     servers.stop(record, path, grace_s=0)

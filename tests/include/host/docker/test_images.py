@@ -14,8 +14,10 @@ from include.errors import HostError, TransientError, UserError
 from include.host.docker.containers import Containers
 from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import RegistryLogin
-from tests.engine import client_or_skip
-from tests.registry import PASSWORD, USER, Registry, running
+from tests.support.engine import client_or_skip
+from tests.support.registry import PASSWORD, USER, Registry, running
+
+pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")

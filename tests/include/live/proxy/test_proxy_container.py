@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from include.errors import HostError, ToolError
-from include.live.proxy import Proxy, container_proxy
-from include.live.proxy.backends import LABEL_PROXY
-from tests.engine import BASE, client_or_skip
-from tests.include.live.proxy.dummies import answers, come_and_go_under_load, server, settings_of, some_ports
+from include.live.proxy import Proxy, proxy_of
+from include.live.proxy.envoy import LABEL_PROXY
+from tests.support.engine import BASE, client_or_skip
+from tests.support.proxied import answers, come_and_go_under_load, server, settings_of, some_ports
+
+pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def engine() -> Any:
 
 @pytest.fixture
 def proxy(engine: Any, tmp_path: Path) -> Iterator[Proxy]:
-    proxy = container_proxy(settings_of(tmp_path, some_ports()), BASE)
+    proxy = proxy_of(settings_of(tmp_path, some_ports()), image=BASE)
     yield proxy
     proxy.stop()
 
@@ -69,7 +71,7 @@ def test_stop_leaves_no_container(engine: Any, proxy: Proxy, tmp_path: Path) -> 
 
 
 def test_an_envoy_that_dies_as_it_starts_leaves_its_last_lines(engine: Any, tmp_path: Path) -> None:
-    proxy = container_proxy(settings_of(tmp_path, some_ports(), address="203.0.113.1"), BASE)
+    proxy = proxy_of(settings_of(tmp_path, some_ports(), address="203.0.113.1"), image=BASE)
     with pytest.raises(ToolError, match="(?s)203.0.113.1.*Cannot assign requested address"):
         proxy.ensure_running()
     assert "Cannot assign" in (tmp_path / "servers" / "proxy.log").read_text()
@@ -77,6 +79,6 @@ def test_an_envoy_that_dies_as_it_starts_leaves_its_last_lines(engine: Any, tmp_
 
 
 def test_an_image_that_is_not_there_says_how_it_is_made(engine: Any, tmp_path: Path) -> None:
-    proxy = container_proxy(settings_of(tmp_path, some_ports()), "hf2triton/none:0", build="make image")
+    proxy = proxy_of(settings_of(tmp_path, some_ports()), image="hf2triton/none:0", build="make image")
     with pytest.raises(HostError, match="make image"):
         proxy.ensure_running()

@@ -18,8 +18,8 @@ from include.stages.build_openvino.graph import constant_name, int4_constants, i
 from include.stages.build_openvino.proof import PLUGIN_CONFIG, Proof, engine_perplexity
 from include.stages.checkpoint import Checkpoint, QuantizedLinear
 from include.stages.quality import HeldOut
-from tests.include.stages import tiny
 from tests.include.stages.conftest import Calibrated
+from tests.support import tiny_models as tiny
 
 
 @pytest.fixture(scope="module")

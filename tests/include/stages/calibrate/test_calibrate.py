@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from include.stages.calibrate.__main__ import main
 from include.stages.checkpoint import Checkpoint
 from include.stages.quality import HeldOut, perplexity
-from tests.include.stages import tiny
+from tests.support import tiny_models as tiny
 
 Run = Callable[..., tuple[int, Path]]
 FLAGS = {

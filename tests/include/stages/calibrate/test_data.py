@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from include.errors import UserError
 from include.stages.calibrate.data import calibration_blocks, digest
-from tests.include.stages import tiny
+from tests.support import tiny_models as tiny
 
 TEXTS = ["first document", "zweites Dokument: Äpfel", "third " * 10]
 

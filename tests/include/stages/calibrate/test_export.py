@@ -14,8 +14,8 @@ from include.stages.calibrate.loading import load_model
 from include.stages.calibrate.quantize import quantize
 from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
-from tests.include.stages import tiny
 from tests.include.stages.conftest import Calibrated
+from tests.support import tiny_models as tiny
 
 SCALING = {
     "rope_type": "llama3",

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from include.errors import HostError, UserError
 from include.stages.calibrate.loading import compute_dtype, load_model, load_tokenizer
 from include.stages.calibrate.source import SourceModel
-from tests.include.stages import tiny
+from tests.support import tiny_models as tiny
 
 
 def test_a_config_of_transformers_5_keeps_its_rotary_base(llama: Path) -> None:

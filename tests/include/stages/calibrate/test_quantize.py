@@ -15,7 +15,7 @@ from include.stages.calibrate.loading import load_model
 from include.stages.calibrate.quantize import Slot, awq_config, quantize, quantize_within_memory
 from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
-from tests.include.stages import tiny
+from tests.support import tiny_models as tiny
 
 Failure = Callable[[torch.Tensor], RuntimeError | None]
 

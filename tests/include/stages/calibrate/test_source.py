@@ -13,8 +13,8 @@ from include.stages.calibrate.parser import Options
 from include.stages.calibrate.source import SourceModel
 from include.stages.calibrate.stage import check
 from tests.include.model.configs import BAD_CONFIGS
-from tests.include.sources.tiny import CONFIG
-from tests.include.stages import tiny
+from tests.support import tiny_models as tiny
+from tests.support.tiny_files import CONFIG
 
 
 def test_reads_a_config(llama: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from include.settings import Settings
 from include.targets.openvino import OpenVinoTarget, image
-from tests.echo import free, write_repository
+from tests.support.echo import free, write_repository
 
 REGISTRY = "registry.example:5000/hf2triton/openvino"
 

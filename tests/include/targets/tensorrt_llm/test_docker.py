@@ -10,8 +10,9 @@ from docker.errors import DockerException, ImageNotFound  # noqa: TID253
 
 from include.errors import HostError, ToolError
 from include.host.docker.oneshot import LABEL, DockerImage
+from tests.support.engine import BASE, lacking
 
-BASE = "debian:bookworm-slim"
+pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,9 @@ def client() -> docker.DockerClient:
         client = docker.from_env()
         client.images.get(BASE)
     except ImageNotFound:
-        pytest.skip(f"this Docker engine has no {BASE}")
+        lacking(f"this Docker engine has no {BASE}")
     except DockerException as error:
-        pytest.skip(f"no Docker engine: {error}")
+        lacking(f"no Docker engine: {error}")
     return client
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from include.artifacts.store import Manifest
 from include.errors import HostError, ToolError
+from include.host.docker.containers import ContainerSpec
 from include.host.docker.images import ImageId
 from include.host.docker.oneshot import DockerImage, Finished
 from include.model.config import ModelConfig
@@ -20,8 +21,8 @@ from include.settings import Settings
 from include.targets.tensorrt_llm import TensorRTLLMTarget, probe
 from include.targets.tensorrt_llm.image import CANDIDATES
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
-from include.triton import repository, servers
-from include.triton.servers import ContainerPlan, Ports, ServerPlan, ServerRecord
+from include.triton import repository
+from include.triton.servers import Ports
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "tensorrt_llm"
 FLAGS = json.loads((FIXTURES / "tritonserver_flags.json").read_text())
@@ -220,9 +221,9 @@ def test_the_server_is_started_with_documented_flags(tmp_path: Path, tp: int, ne
         assert flags.get("model-control-mode") == ("explicit" if number else None)
         assert flags["http-address"] == ("127.0.0.1" if network == "host" else "0.0.0.0")
     assert (plan.address, plan.ports) == ("127.0.0.1", PORTS)
-    assert plan.container == ContainerPlan(
+    assert plan.gpus == tp
+    assert plan.container == ContainerSpec(
         image=it.image.id,
-        gpus=tp,
         reads=(path, tmp_path / "store" / "checkpoints" / "key" / "tokenizer", engine),
         network=network,
         shm_bytes=2 << 30,
@@ -293,21 +294,19 @@ def test_idle_gpus_are_offered_first(tmp_path: Path) -> None:
     ids=["room beside it", "no room"],
 )
 def test_the_live_servers_gpu_may_be_shared_if_its_memory_allows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, words: str | None
+    tmp_path: Path, free_mib: int, words: str | None
 ) -> None:
     image = PlayedImage(GPUS.replace("46068, 3", f"46068, {46068 - free_mib}"))
     it = target(tmp_path, image)
     with pytest.raises(HostError, match="1 idle GPUs are needed, 0 are"):
         it.devices(request())
-    plan = ServerPlan(target="tensorrt_llm", repository=tmp_path, argv=("x",), env={}, ports=PORTS)
-    live = ServerRecord(plan=plan, log=tmp_path / "live.log", gpus=("GPU-1",))
-    monkeypatch.setattr("include.triton.servers.find", {servers.live_record(tmp_path / "store"): live}.get)
-    assert [found.uuid for found in it.devices(request())] == ["GPU-1"]
+    shared = ("GPU-1",)
+    assert [found.uuid for found in it.devices(request(), shared)] == ["GPU-1"]
     if words:
         with pytest.raises(HostError, match=words):
-            it.check_fits(request(), CONFIG)
+            it.check_fits(request(), CONFIG, shared)
     else:
-        it.check_fits(request(), CONFIG)
+        it.check_fits(request(), CONFIG, shared)
 
 
 def test_every_setting_can_be_given_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

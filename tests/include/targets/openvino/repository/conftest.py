@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.include.targets.openvino.repository import tiny
+from tests.support import tiny_models as tiny
 
 PROJECT = Path(__file__).parents[5]
 
@@ -21,7 +21,7 @@ def tiny_dir(request: pytest.FixtureRequest) -> Path:
     """A folder with ``engine`` and ``tokenizer``, kept between runs: making it takes most of a run's time."""
     path = request.config.cache.mkdir("tiny") / hashlib.sha256(Path(tiny.__file__).read_bytes()).hexdigest()[:16]
     if not path.exists():
-        tiny.write(path)
+        tiny.write_served(path)
     return path
 
 

@@ -7,7 +7,7 @@ import pytest
 from text import Decoder, Piece, StopWords, Transcript
 from tokenizers import Tokenizer
 
-from tests.include.targets.openvino.repository.tiny import END, byte_level, sentencepiece
+from tests.support.tiny_models import END, byte_level, sentencepiece
 
 ROUNDS = 60
 

@@ -1,4 +1,4 @@
-"""Constant load on a proxy, as a program: ``python load.py HTTP_PORT GRPC_PORT`` until its standard input ends.
+"""Constant load on a proxy, as a program: ``python proxy_load.py HTTP_PORT GRPC_PORT`` until its standard input ends.
 
 It prints JSON lines: one whenever a kind of request is answered by another server than before, or fails, and at its
 end the counts of each kind. An answer counts only if it is whole and from one server.

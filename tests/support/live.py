@@ -18,9 +18,11 @@ import httpx
 
 from include.artifacts.store import ArtifactStore
 from include.context import Context
-from include.host import processes
-from include.host.processes import ProcessRecord, free_ports
+from include.host.ports import free_ports
+from include.host.services import ServiceRecord, find
+from include.host.services.process import ProcessBackend
 from include.live.address import LiveAddress
+from include.live.launch import launch
 from include.releases.records import Release, ReleaseStore
 from include.settings import Settings
 from include.targets.base import Target
@@ -29,6 +31,7 @@ from include.triton.servers import Ports, ServerPlan
 
 HERE = Path(__file__).parent
 MODEL = "org--name"
+BACKEND = ProcessBackend()
 
 
 class StandInTarget:
@@ -41,7 +44,7 @@ class StandInTarget:
         pass
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
-        argv = (sys.executable, "-I", "-S", str(HERE / "stand_in.py"), str(repository), str(ports.http))
+        argv = (sys.executable, "-E", "-s", "-S", str(HERE / "stand_in.py"), str(repository), str(ports.http))
         return ServerPlan(target="stand-in", repository=repository, argv=argv, env={}, ports=ports)
 
 
@@ -93,7 +96,7 @@ class Deployment:
         http, grpc, metrics = free_ports(3)
         repository = context.store.get("repositories", release.repository).path
         plan = context.target(release.target).server(repository, Ports(http=http, grpc=grpc, metrics=metrics))
-        context.launch(plan, context.candidate_record)
+        launch(context, plan, context.candidate_record)
         return context.candidate_record
 
     def answer(self) -> str:
@@ -118,7 +121,7 @@ class Deployment:
 
     def stop_proxy(self) -> None:
         path = self.settings.artifacts / "servers" / "proxy.json"
-        processes.stop(processes.find(path, ProcessRecord), path, grace_s=0)
+        BACKEND.stop(find(path, ServiceRecord, BACKEND), path, grace_s=0)
 
     def load(self, **first_client: object) -> AbstractContextManager[dict[str, int]]:
         """Clients at the live address; see `load_on`."""
@@ -126,15 +129,15 @@ class Deployment:
 
     def close(self) -> None:
         for path in (self.settings.artifacts / "servers").glob("*.json"):
-            if record := processes.find(path, ProcessRecord):
-                processes.stop(record, path, grace_s=0)
+            if record := find(path, ServiceRecord, BACKEND):
+                BACKEND.stop(record, path, grace_s=0)
 
 
 @contextmanager
 def load_on(url: str, **first_client: object) -> Iterator[dict[str, int]]:
     """Clients at an address, from a process of its own; filled with the count of each answer at the end."""
     counts: dict[str, int] = {}
-    argv = [sys.executable, str(HERE / "load.py"), url, json.dumps(first_client)]
+    argv = [sys.executable, str(HERE / "live_load.py"), url, json.dumps(first_client)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "asking\n"
         yield counts

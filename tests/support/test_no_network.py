@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from tests.no_network import no_network
+from tests.support.no_network import no_network
 
 ASK = "import socket; socket.getaddrinfo('example.com', 443)"
 

@@ -18,7 +18,9 @@ CLIENTS = 4
 REQUEST = {"text_input": "x", "max_tokens": 20, "top_k": 1}
 
 
-def ask(url: str, body: dict[str, object], done: threading.Event, counts: Counter[str]) -> None:
+def ask(
+    url: str, body: dict[str, object], done: threading.Event, answered: threading.Semaphore, counts: Counter[str]
+) -> None:
     with httpx.Client(timeout=60, trust_env=False) as client:
         while not done.is_set():
             try:
@@ -27,15 +29,20 @@ def ask(url: str, body: dict[str, object], done: threading.Event, counts: Counte
             except (httpx.HTTPError, ValueError) as error:
                 said = f"failed: {type(error).__name__} {error}"
             counts[said] += 1
+            answered.release()
 
 
 def main() -> None:
-    done = threading.Event()
+    done, answered = threading.Event(), threading.Semaphore(0)
     counts = [Counter[str]() for _ in range(CLIENTS)]
     bodies = [REQUEST | json.loads(sys.argv[2]), *[REQUEST] * (CLIENTS - 1)]
-    clients = [threading.Thread(target=ask, args=(sys.argv[1], *one)) for one in zip(bodies, repeat(done), counts)]
+    clients = [
+        threading.Thread(target=ask, args=(sys.argv[1], *one))
+        for one in zip(bodies, repeat(done), repeat(answered), counts)
+    ]
     for client in clients:
         client.start()
+    answered.acquire()  # else all could begin after what they are to be there for
     print("asking", flush=True)
     sys.stdin.read()
     done.set()

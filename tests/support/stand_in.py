@@ -9,36 +9,27 @@ from __future__ import annotations
 import json
 import sys
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import web
 
 DELAY_S = 0.02
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(web.Handler):
     answer = ""
     repository = Path()
 
     def do_GET(self) -> None:
-        self._reply(200, b"")
+        self.reply()
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = json.loads(self.body())
         time.sleep(asked.get("takes_s", DELAY_S))
         if (self.repository / "mute").exists():
-            self._reply(500, b'{"error": "no engine"}')
+            self.reply({"error": "no engine"}, 500)
         else:
-            self._reply(200, json.dumps({"text_output": self.answer}).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _reply(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+            self.reply({"text_output": self.answer})
 
 
 def main() -> None:
@@ -47,8 +38,7 @@ def main() -> None:
         sys.exit("error: no such engine")
     Handler.repository = repository
     Handler.answer = (repository / "answer.txt").read_text()
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.serve_forever()
+    web.Server(Handler, port).serve_forever()
 
 
 main()

@@ -1,11 +1,12 @@
-"""The Docker engine that tests run against; without one they are skipped."""
+"""The Docker engine that tests run against; without one they are skipped, and fail in CI."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -13,6 +14,13 @@ from include.host.docker.containers import ContainerSpec
 from include.runners.container import StageContainers
 
 BASE = "debian:bookworm-slim"
+
+
+def lacking(what: str) -> NoReturn:
+    """Skips a test for what this machine does not have; in CI, where it should have it, fails it."""
+    if os.environ.get("CI"):
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
 
 
 def client_or_skip(**options: Any) -> Any:
@@ -23,9 +31,9 @@ def client_or_skip(**options: Any) -> Any:
         client = docker.APIClient(version="auto", **options)
         client.inspect_image(BASE)
     except docker.errors.ImageNotFound:
-        pytest.skip(f"this Docker engine has no {BASE}")
+        lacking(f"this Docker engine has no {BASE}")
     except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker engine: {error}")
+        lacking(f"no Docker engine: {error}")
     return client
 
 
@@ -33,6 +41,16 @@ def containers(client: Any, **labels: str) -> list[str]:
     """Ids of all containers with these labels, given without their prefix ``hf2triton.``."""
     wanted = [f"hf2triton.{name}={value}" for name, value in labels.items()]
     return [summary["Id"] for summary in client.containers(all=True, filters={"label": wanted})]
+
+
+@contextmanager
+def frozen(client: Any, container: str) -> Iterator[None]:
+    """Whatever takes how long meanwhile: the container's program does not end."""
+    client.pause(container)
+    try:
+        yield
+    finally:
+        client.unpause(container)
 
 
 @contextmanager

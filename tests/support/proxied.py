@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from include.host.processes import free_ports
+from include.host.ports import free_ports
 from include.live.proxy import Proxy, Upstream
 from include.settings import Settings
 from include.triton.servers import Ports
@@ -74,7 +74,7 @@ class Load:
 
 @contextmanager
 def load(ports: Ports) -> Iterator[Load]:
-    with program("load.py", ports.http, ports.grpc) as process:
+    with program("proxy_load.py", ports.http, ports.grpc) as process:
         yield Load(process)
 
 

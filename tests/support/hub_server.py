@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on 127.0.0.1: enough of its API for huggingface_hub, and faults on demand.
 
 Stand-alone, it serves a directory as one repository:
-    python tests/hub_server.py --id org/name --directory DIR [--port 0] [--token SECRET] [--gated] [--private]
+    python -m tests.support.hub_server --id org/name --directory DIR [--port 0] [--token SECRET] [--gated] [--private]
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
+
+from tests.support.web import Handler, Server
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".parquet", ".gguf", ".model")
 _CHUNK = 1 << 16
@@ -126,14 +127,12 @@ class HubServer:
         self.closing = threading.Event()
         self._faults: dict[tuple[str, str], list[Fault]] = {}
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
+        self._http = Server(type("Handler", (_Handler,), {"hub": self}), port)
+        self._thread = self._http.start()
 
     @property
     def port(self) -> int:
-        return int(self._http.server_address[1])
+        return self._http.server_port
 
     @property
     def endpoint(self) -> str:
@@ -177,18 +176,14 @@ class HubServer:
         self._thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     hub: HubServer
-    protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
         self._answer()
 
     def do_GET(self) -> None:
         self._answer()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silent: the server keeps its own record."""
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)

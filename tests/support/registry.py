@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
+
+from tests.support.engine import lacking
 
 USER = "puller"
 PASSWORD = "kf83-Quail-lantern-0417"
@@ -81,7 +82,7 @@ def running(client: Any, home: Path) -> Iterator[Registry]:
     """
     program = shutil.which("docker-registry", path=f"{_UNPACKED}:{os.environ['PATH']}")
     if program is None:
-        pytest.skip("no docker-registry: `tests/e2e/docker_engine.sh start` unpacks Debian's")
+        lacking("no docker-registry: `tests/e2e/docker_engine.sh start` unpacks Debian's")
     (home / "htpasswd").write_text(_HTPASSWD)
     (home / "config.yml").write_text(_config(home))
     with (home / "log").open("w") as log:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc  # noqa: TID253
 
 from include.gates import Endpoint
+from tests.support.web import Handler, serving
 
 STORY = "Count with me, and take your time: one, two, three, four, five, six, seven, eight and nine are all"
 WORDS = STORY.split()
@@ -124,16 +124,13 @@ class StandIn:
 @contextmanager
 def served(model: StandIn) -> Iterator[Endpoint]:
     """Its HTTP and gRPC endpoints."""
-    web = ThreadingHTTPServer(("127.0.0.1", 0), _handler(model))
-    threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     rpc = grpc.server(ThreadPoolExecutor(4))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Grpc(model), rpc)
     port = rpc.add_insecure_port("127.0.0.1:0")
     rpc.start()
-    yield Endpoint(host="127.0.0.1", http_port=web.server_port, grpc_port=port)
+    with serving(_handler(model)) as web:
+        yield Endpoint(host="127.0.0.1", http_port=web.server_port, grpc_port=port)
     rpc.stop(None)
-    web.shutdown()
-    web.server_close()
 
 
 def write_repository(folder: Path) -> Path:
@@ -155,40 +152,32 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def _handler(model: StandIn) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(model: StandIn) -> type[Handler]:
+    class Generate(Handler):
         def do_GET(self) -> None:
-            self._send("", 200 if model.is_ready(self.path) else 400)
+            self.reply(status=200 if model.is_ready(self.path) else 400)
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.body())
             if model.fault == "refuses bad words" and body.get("bad_words"):
-                self._send(json.dumps({"error": "bad_words are not supported"}), 400)
+                self.reply({"error": "bad_words are not supported"}, 400)
             elif self.path.endswith("generate_stream"):
                 events = [{"text_output": piece} for piece in model.pieces(body)]
                 if model.fault == "stream ends in an error":
                     events.append({"error": "engine failed"})
-                self._send("".join(f"data: {json.dumps(event)}\n\n" for event in events))
+                self.stream(map(json.dumps, events))
             else:
                 text = model.answer(body)
-                self._send(json.dumps({"text_output": text, "num_output_tokens": len(text.split())}))
+                self.reply({"text_output": text, "num_output_tokens": len(text.split())})
 
-        def _send(self, text: str, status: int = 200) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    return Handler
+    return Generate
 
 
 class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, model: StandIn) -> None:
         self._model = model
 
-    def ModelStreamInfer(self, requests: Iterable[Any], context: Any) -> Iterator[Any]:  # noqa: N802
+    def ModelStreamInfer(self, requests: Iterable[Any], context: Any) -> Iterator[Any]:
         for request in requests:
             prompt = request.raw_input_contents[0][4:].decode()
             tokens = int.from_bytes(request.raw_input_contents[1], "little")
@@ -196,13 +185,13 @@ class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):
             text += "!" * (self._model.fault == "other over gRPC")
             yield _text_response(text.encode())
 
-    def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:
         index = service_pb2.RepositoryIndexResponse()
         for name in self._model.models():
             index.models.add(name=name)
         return index
 
-    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ModelConfig(self, request: Any, context: Any) -> Any:
         config = text_format.Parse(self._model.config(), model_config_pb2.ModelConfig())
         return service_pb2.ModelConfigResponse(config=config)
 

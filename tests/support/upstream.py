@@ -9,71 +9,44 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import grpc
+import web
 
 STEPS = 10
 STEP_S = 0.1
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class Handler(web.Handler):
     name = ""
 
     def do_GET(self) -> None:
-        self._send(self.name.encode())
+        self.reply(self.name)
 
     def do_POST(self) -> None:
         """Says its name and how long the body was after a while; as a stream in steps, or until nobody reads it."""
-        length = int(self.headers["content-length"])
-        self.rfile.read(length)
+        length = len(self.body())
         if self.path == "/stream":
-            self._stream([f"{self.name} {number}" for number in range(STEPS)])
+            self.stream(slowly(f"{self.name} {number}" for number in range(STEPS)))
         elif self.path == "/open-end":
-            self._stream(itertools.repeat(self.name))
+            self.stream(slowly(itertools.repeat(self.name)))
         else:
             time.sleep(STEPS * STEP_S)
-            self._send(f"{self.name} {length}".encode())
-
-    def handle(self) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # nobody reads the stream any more
-            super().handle()
-
-    def _stream(self, events: Iterable[str]) -> None:
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
-        for text in events:
-            time.sleep(STEP_S)
-            event = f"data: {text}\n\n".encode()
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
-        self.wfile.write(b"0\r\n\r\n")
-
-    def _send(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None: ...
+            self.reply(f"{self.name} {length}")
 
 
-class HTTPServer(ThreadingHTTPServer):
-    request_queue_size = 128
-    daemon_threads = True
+def slowly(events: Iterable[str]) -> Iterator[str]:
+    for event in events:
+        time.sleep(STEP_S)
+        yield event
 
 
 def serve_http() -> int:
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    return server.server_address[1]
+    server = web.Server(Handler)
+    server.start()
+    return server.server_port
 
 
 def serve_grpc(name: str) -> int:

@@ -1,0 +1,79 @@
+"""Ports of this host, and the URLs of what listens on them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+import psutil
+
+from include.errors import HostError
+
+
+def reachable(address: str) -> str:
+    """The address at which this host reaches a server that listens on ``address``; `ValueError` if it is no IP."""
+    parsed = ipaddress.ip_address(address)
+    if parsed.is_unspecified:
+        return "127.0.0.1" if parsed.version == 4 else "::1"
+    return str(parsed)
+
+
+def http_url(address: str, port: int) -> str:
+    """The HTTP URL of a server that listens on ``address``, an IP address or a host's name."""
+    try:
+        host = reachable(address)
+    except ValueError:
+        host = address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def check_port_free(port: int) -> None:
+    """Raises `HostError`, naming the process if it can be known, if a port of this host is taken."""
+    with socket.socket() as probe:
+        # As servers do: a port whose last connections are only timing out is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise HostError(
+                f"port {port} is taken by {_holder(port)}", fix="stop it, or choose another port"
+            ) from error
+
+
+def are_free(ports: Iterable[int]) -> bool:
+    """Whether nobody has any of these ports."""
+    try:
+        for port in ports:
+            check_port_free(port)
+    except HostError:
+        return False
+    return True
+
+
+def listening(process: psutil.Process) -> set[int]:
+    """TCP ports that a process listens on; empty if it is gone or another user's."""
+    try:
+        connections = process.net_connections(kind="tcp")
+    except psutil.Error:
+        return set()
+    return {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
+
+
+def _holder(port: int) -> str:
+    for process in psutil.process_iter(["pid", "name"]):
+        if port in listening(process):
+            if process.info["name"] == "docker-proxy":
+                return "a container (`docker ps` names it)"
+            return f"{process.info['name']}, pid {process.info['pid']}"
+    return "a process of another user"

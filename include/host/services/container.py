@@ -1,0 +1,78 @@
+"""Services as containers of this host's Docker engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from include.host.docker.containers import Container, Containers
+from include.host.services import R, ServiceRecord, ServiceSpec, keep_last, write
+
+_KILLED = 128 + 9
+
+
+@dataclass(frozen=True)
+class ContainerBackend:
+    """Starts, finds and stops containers, whose ``label`` holds the record's token."""
+
+    label: str
+    containers: Containers
+
+    def start(self, spec: ServiceSpec, record: R, path: Path) -> R:
+        """Raises `HostError` if the image, a GPU, a path or a port cannot be had."""
+        if spec.container is None:
+            raise ValueError("a service without a container is started as a process")
+        write(record, path)
+        keep_last(record.log)
+        box = spec.in_container(spec.container)
+        labels = {**box.labels, self.label: record.token}
+        created = self.containers.create(box.model_copy(update={"labels": labels, "gpus": record.gpus}))
+        record = record.model_copy(update={"container_id": created})
+        write(record, path)
+        self.containers.start(created)
+        return record
+
+    def keep_across_restarts(self, record: ServiceRecord) -> None:
+        """From now on the engine starts it again."""
+        self.containers.restart_always(record.container_id)
+
+    def find(self, record: R, path: Path) -> R | None:
+        """The record with its container's id, if that runs or is about to; one that has ended is removed."""
+        container = self._container(record)
+        if container and (container.active or container.status == "created"):
+            return record.model_copy(update={"container_id": container.id})
+        self.stop(record, path, grace_s=0)
+        return None
+
+    def is_up(self, record: ServiceRecord, port: int) -> bool:
+        """Whether that very container runs: a published port is its alone, and without its port a server ends."""
+        container = self._container(record)
+        return container is not None and container.status == "running"
+
+    def why_gone(self, record: ServiceRecord) -> str | None:
+        """How its program ended."""
+        container = self._container(record)
+        if container is None:
+            return "its container was removed"
+        if container.active:
+            return None
+        if container.oom_killed or container.exit_code == _KILLED:
+            return "it was killed, most likely for want of memory (OOM)"
+        return f"exit code {container.exit_code}"
+
+    def collect_log(self, record: ServiceRecord) -> None:
+        """Copies what the container has said: its own log goes with it."""
+        if container := self._container(record):
+            self.containers.save_log(container.id, record.log)
+
+    def stop(self, record: ServiceRecord, path: Path, grace_s: float) -> None:
+        """Leaves the log, and no container."""
+        for container in self.containers.find({self.label: record.token}):
+            if container.active and grace_s:
+                self.containers.stop(container.id, grace_s)
+            self.containers.save_log(container.id, record.log)
+            self.containers.remove(container.id)
+        path.unlink(missing_ok=True)
+
+    def _container(self, record: ServiceRecord) -> Container | None:
+        return next(iter(self.containers.find({self.label: record.token})), None)

@@ -1,0 +1,154 @@
+"""Services as processes of this host, each in a session of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from include.errors import ToolError
+from include.host.ports import listening
+from include.host.services import R, ServiceRecord, ServiceSpec, keep_last, last_lines, write
+
+TOKEN_VARIABLE = "HF2TRITON_PROCESS"  # noqa: S105 - a name, not a secret
+INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+POLL_S = 0.1
+GRACE_S = 45.0
+_START_S = 10.0
+_KILLED_S = 10.0
+_EXEC_S = 2.0
+
+
+@dataclass(frozen=True)
+class ProcessBackend:
+    """Starts, finds and stops processes; ``ask`` is the signal on which they end in order."""
+
+    ask: signal.Signals = signal.SIGTERM
+
+    def start(self, spec: ServiceSpec, record: R, path: Path) -> R:
+        """Starts it as nobody's child: it can become no zombie of ours. Raises `ToolError` if it ended at once."""
+        write(record, path)
+        keep_last(record.log)
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        with record.log.open("wb") as log:
+            subprocess.run(
+                ["setsid", "--fork", *spec.argv],
+                env={**inherited, **spec.env, TOKEN_VARIABLE: record.token},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            if leader := _leader(record.token):
+                started = record.model_copy(update={"pid": leader})
+                write(started, path)
+                return started
+            time.sleep(POLL_S)
+        self.stop(record, path, grace_s=0)
+        what = f"{spec.argv[0]} ended as it started\n{last_lines(record.log)}"
+        raise ToolError(what, where=str(record.log), fix="its log names the cause")
+
+    def keep_across_restarts(self, record: ServiceRecord) -> None:
+        """A process has nobody who would start it again."""
+
+    def find(self, record: R, path: Path) -> R | None:
+        """The record with its pid, if that very process runs."""
+        if record.pid == 0 and (leader := _leader(record.token)):
+            record = record.model_copy(update={"pid": leader})
+            write(record, path)
+        if process_of(record) is None:
+            path.unlink(missing_ok=True)
+            return None
+        return record
+
+    def is_up(self, record: ServiceRecord, port: int) -> bool:
+        """Whether that very process listens on the port."""
+        process = process_of(record)
+        return process is not None and port in listening(process)
+
+    def why_gone(self, record: ServiceRecord) -> str | None:
+        """How a process that is nobody's child ended is not known."""
+        return None if process_of(record) else "it ended"
+
+    def collect_log(self, record: ServiceRecord) -> None:
+        """The process writes it itself."""
+
+    def stop(self, record: ServiceRecord, path: Path, grace_s: float) -> None:
+        """Ends all that the process started as well."""
+        members = _members(record.token)
+        leader = process_of(record)
+        if leader and grace_s:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                leader.send_signal(self.ask)
+            _wait_until_ended([leader], grace_s)
+        for process in [*members, *_members(record.token)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        _wait_until_ended(members, _KILLED_S)
+        path.unlink(missing_ok=True)
+
+
+def process_of(record: ServiceRecord) -> psutil.Process | None:
+    """The process, if it still runs."""
+    deadline = time.monotonic() + _EXEC_S
+    try:
+        process = psutil.Process(record.pid)
+        # A process has no environment for the moment in which it becomes another program; others never have one.
+        while not (environment := process.environ()) and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(POLL_S)
+    except psutil.Error:
+        return None
+    return process if environment.get(TOKEN_VARIABLE) == record.token else None
+
+
+def token_of(process: psutil.Process) -> str | None:
+    """The token that a process carries, if it was started here."""
+    try:
+        return process.environ().get(TOKEN_VARIABLE)
+    except psutil.Error:  # gone, a zombie, or another user's
+        return None
+
+
+def _wait_until_ended(processes: Sequence[psutil.Process], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while any(_runs(process) for process in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_S / 5)
+
+
+def _runs(process: psutil.Process) -> bool:
+    # psutil.wait_procs takes a zombie for running, and whoever inherited it may take seconds to reap it. But while
+    # other threads of it are still there, so are its ports.
+    try:
+        zombie = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return process.is_running() and not zombie
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _members(token: str) -> list[psutil.Process]:
+    """All processes that carry the token."""
+    return [process for process in psutil.process_iter() if token_of(process) == token]
+
+
+def _leader(token: str) -> int | None:
+    """The pid of the process that leads the session of those that carry the token."""
+    return next((process.pid for process in _members(token) if _leads(process.pid)), None)
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False

