@@ -33,7 +33,7 @@ def hub_errors(repo: Repo) -> Iterator[None]:
 
     try:
         yield
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         echoed = repo.token is not None and repo.token in str(error)
         raise translate(error, repo) from (None if echoed else error)
 
@@ -73,6 +73,7 @@ def _makers() -> list[tuple[type[Exception] | tuple[type[Exception], ...], _Make
         (errors.HFValidationError, _bad_name),
         ((httpx2.UnsupportedProtocol, httpx2.InvalidURL), _bad_endpoint),
         (httpx2.HTTPError, _network),
+        (AttributeError, _closed_session),
         ((errors.FileMetadataError, ValueError, KeyError), _not_a_hub),
         (OSError, _file_system),
         (Exception, _not_a_hub),
@@ -196,6 +197,11 @@ def _network(error: Exception, repo: Repo) -> PipelineError:
         where=repo.url,
         fix=f"{_RETRY}; without a network, set HF_ENDPOINT to a mirror or name a local directory or file",
     )
+
+
+def _closed_session(error: AttributeError, repo: Repo) -> PipelineError:
+    """A race of huggingface_hub 2.4: one thread that lost its connection closes the client that others just took."""
+    return TransientError(f"the Hub cannot be reached: its connection was lost ({error})", where=repo.url, fix=_RETRY)
 
 
 def _asked(error: Exception) -> str | None:
