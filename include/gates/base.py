@@ -113,7 +113,10 @@ class Gate(ABC):
     """
 
     name: ClassVar[str]
-    threshold: ClassVar[str] = ""
+    threshold: ClassVar[str]
+
+    def __init_subclass__(cls, *, name: str, threshold: str = "") -> None:
+        cls.name, cls.threshold = name, threshold
 
     @property
     def to_pass(self) -> str:
