@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from google.protobuf import text_format
 
@@ -19,10 +18,13 @@ from include.host.docker.containers import ContainerSpec
 from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
+from include.model.config import ModelConfig
+from include.requests.release import ReleaseRequest
 from include.runners.job import Command
 from include.settings import Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
 from include.targets import estimates
+from include.targets.base import Target
 from include.targets.tensorrt_llm import engines, templates
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
@@ -31,15 +33,10 @@ from include.triton.repository import paths
 from include.triton.servers import Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 
-if TYPE_CHECKING:
-    from include.model.config import ModelConfig
-    from include.requests.release import ReleaseRequest
-
-
 _MEMORY_BACK_S = 60.0
 
 
-class TensorRTLLMTarget:
+class TensorRTLLMTarget(Target):
     """Calibrates with ModelOpt on the GPU, builds with ``trtllm-build``, serves with Triton's tensorrtllm backend.
 
     Nothing is asked of Docker before it is needed: a target can be made where there is none.
@@ -156,11 +153,7 @@ class TensorRTLLMTarget:
         return copy
 
     def repository_values(
-        self,
-        request: ReleaseRequest,
-        config: ModelConfig,
-        checkpoint: Path,
-        engine: Path,
+        self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
     ) -> dict[str, dict[str, str]]:
         """The templates' values, for an engine that fits this image, this GPU and the request."""
         tokenizer = checkpoint / "tokenizer"
