@@ -66,10 +66,6 @@ class Reference(Frozen):
         """True if the model has a chat template; calibration has then measured prompts in it, too."""
         return any(c.chat for c in self.continuations)
 
-    def of(self, prompt: str, chat: bool) -> Continuation | None:
-        """The continuation of ``prompt``, if calibration measured it in that form."""
-        return next((c for c in self.continuations if c.prompt == prompt and c.chat == chat), None)
-
 
 def read_reference(checkpoint: Path) -> Reference:
     """The reference that calibration left beside the checkpoint."""

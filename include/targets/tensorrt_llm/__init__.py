@@ -9,9 +9,7 @@ from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
-from google.protobuf import text_format
-
-from include.errors import HostError, ToolError
+from include.errors import HostError
 from include.files import write_atomic
 from include.host import gpus as gpu
 from include.host.docker.containers import ContainerSpec
@@ -29,7 +27,7 @@ from include.targets.tensorrt_llm import engines, templates
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
-from include.triton.repository import paths
+from include.triton.repository import paths, read
 from include.triton.servers import Ports, ServerPlan
 from include.triton.servers.plan import EVERYWHERE
 
@@ -168,7 +166,8 @@ class TensorRTLLMTarget(Target):
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """The server's container; raises `HostError` if another image or GPU model built its engine."""
         named = (path for path in paths(repository) if self.local_path(str(path)) == path)
-        ranks = self._check_engine(_engine_dir(repository)).world_size
+        engine = read(repository)["tensorrt_llm"].parameters["gpt_model_path"].string_value
+        ranks = self._check_engine(Path(engine)).world_size
         address = self._settings.bind_address
         inside = address if self._own.network == "host" else EVERYWHERE
         return ServerPlan(
@@ -219,15 +218,3 @@ class TensorRTLLMTarget(Target):
 
     def _check_engine(self, directory: Path) -> Engine:
         return engines.check_fits(directory, self.image, self._gpu.name)
-
-
-def _engine_dir(repository: Path) -> Path:
-    """The engine that a filled repository serves."""
-    from tritonclient.grpc import model_config_pb2
-
-    path = repository / "tensorrt_llm" / "config.pbtxt"
-    try:
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    except (OSError, text_format.ParseError) as error:
-        raise ToolError(f"the repository's config cannot be read: {error}", where=str(path)) from error
-    return Path(config.parameters["gpt_model_path"].string_value)
