@@ -81,30 +81,21 @@ def _makers() -> list[tuple[type[Exception] | tuple[type[Exception], ...], _Make
 
 
 def _gated(_: Exception, repo: Repo) -> PipelineError:
-    if repo.token is None:
-        return UserError(
-            f"the {repo.kind} {repo.id} is gated, and there is no Hub token",
-            where=repo.field,
-            fix=f"accept its terms at {repo.url}, then {_SET_TOKEN}",
-        )
-    return UserError(
-        f"the {repo.kind} {repo.id} is gated, and the account of the Hub token has no access",
-        where=repo.field,
-        fix=f"ask for access at {repo.url}; a fine-grained token must also allow gated repositories",
-    )
+    why, fix = "there is no Hub token", f"accept its terms at {repo.url}, then {_SET_TOKEN}"
+    if repo.token is not None:
+        why = "the account of the Hub token has no access"
+        fix = f"ask for access at {repo.url}; a fine-grained token must also allow gated repositories"
+    return UserError(f"the {repo.kind} {repo.id} is gated, and {why}", where=repo.field, fix=fix)
 
 
 def _no_repository(_: Exception, repo: Repo) -> PipelineError:
-    if repo.token is None:
-        return UserError(
-            f"there is no {repo.kind} {repo.id}, or it is private and there is no Hub token",
-            where=repo.field,
-            fix=f"check the spelling; if it is private, {_SET_TOKEN}",
-        )
+    why, fix = "there is no Hub token", _SET_TOKEN
+    if repo.token is not None:
+        why, fix = "the Hub token may not read it", "use a token of an account that may read it"
     return UserError(
-        f"there is no {repo.kind} {repo.id}, or it is private and the Hub token may not read it",
+        f"there is no {repo.kind} {repo.id}, or it is private and {why}",
         where=repo.field,
-        fix="check the spelling; if it is private, use a token of an account that may read it",
+        fix=f"check the spelling; if it is private, {fix}",
     )
 
 
