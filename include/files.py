@@ -55,7 +55,7 @@ def sync(path: Path) -> None:
 
 
 def try_lock(path: Path, mode: int = -1) -> FileLock | None:
-    """A file's lock, held; None if another has it. The kernel frees it with its process, however that ends.
+    """A file's lock, held; None if another has it. The kernel frees it when its process ends.
 
     ``mode`` is the file's, -1 for what the umask leaves.
     """

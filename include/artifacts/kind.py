@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """A kind of artifact, by the name of its directory in the store. What is made from others comes after them."""
+    """A kind of artifact, by the name of its directory in the store. A kind comes after those that it is made from."""
 
     MODEL = "models"
     DATASET = "datasets"

@@ -31,7 +31,7 @@ class Pins:
     root: Path
 
     def add(self, run_id: str, kind: Kind, name: str) -> None:
-        """This run needs that artifact, whether or not it exists yet."""
+        """Pins an artifact, which need not exist yet, for a run."""
         if not self._record(run_id).exists():
             write_atomic(self._record(run_id), run_id)
         pin = self.root / run_slug(run_id) / kind / name
@@ -39,7 +39,7 @@ class Pins:
         pin.touch()
 
     def drop(self, run_id: str) -> None:
-        """The run is over."""
+        """Removes all pins of a run, which is over."""
         shutil.rmtree(self.root / run_slug(run_id), ignore_errors=True)
         self._record(run_id).unlink(missing_ok=True)
 

@@ -42,7 +42,7 @@ class OutputFile(Frozen):
 
 
 class Manifest(Frozen):
-    """The record of an artifact: its inputs, its files, and how it was made."""
+    """The record of an artifact: its inputs, its files, and the report of its stage."""
 
     schema_version: int = 1
     kind: Kind
@@ -74,7 +74,7 @@ class Artifact:
 
     @property
     def summary(self) -> str:
-        """The artifact in one line of a log: name, size, time, and how long it took to make. Hashes are cut."""
+        """The artifact in one line of a log: name, size, time and duration of its making. Hashes are cut."""
         made = self.manifest
         size = sum(output.size for output in made.outputs) / 1e6
         took = f" in {(made.created_at - made.started_at).total_seconds():.1f} s" if made.started_at else ""
@@ -124,7 +124,7 @@ class Claim:
     def start_over(self) -> None:
         """Leaves the partial directory of an earlier attempt for a new, empty one.
 
-        Its name is new, too: whoever still writes to the old one cannot reach it.
+        Its name is new, too: a program that still writes to the old one cannot reach it.
         """
         shutil.rmtree(self.partial, ignore_errors=True)
         self.resumed = False

@@ -1,4 +1,4 @@
-"""A gate, and what it judges."""
+"""The base of all gates, and the trial that they judge."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Continued:
 
     @property
     def sample(self) -> Sample:
-        """Both, side by side."""
+        """Both answers, side by side."""
         return Sample(
             prompt=self.known.prompt, answer=self.text, expected=self.known.after_text, expected_from="checkpoint"
         )
@@ -40,7 +40,7 @@ class Continued:
 class Trial:
     """The subject of the gates: a candidate's endpoint, and the reference that its answers are held against.
 
-    ``chat``: whether the endpoint puts prompts into the model's chat template. ``max_input_len`` and
+    ``chat``: True if the endpoint puts prompts into the model's chat template. ``max_input_len`` and
     ``max_seq_len`` are its limits in tokens, ``repository`` the model repository that it was started on,
     ``tokenizer`` the checkpoint's tokenizer directory, ``live`` the server of the release that is live now; None
     where not known. Answers that several gates look at are asked for once.
@@ -128,7 +128,7 @@ class Gate(ABC):
         """Looks at the candidate; raises `NoAnswer` if it does not answer."""
 
     def verdict(self, good: bool, found: str, **evidence: Any) -> GateResult:  # noqa: ANN401 - fields of Verdict
-        """Pass or fail."""
+        """The result of a gate that was tried: pass or fail."""
         outcome: Outcome = "pass" if good else "fail"
         return GateResult(gate=self.name, outcome=outcome, threshold=self.to_pass, found=found, **evidence)
 

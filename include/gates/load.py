@@ -1,4 +1,4 @@
-"""A constant load on Triton's generate endpoint, and what its clients see.
+"""A constant load on Triton's generate endpoint, and the times that its clients see.
 
 Ours, as aiperf takes 16 CPU seconds to start each run and 0.4 of a core of the host that it measures, and cannot
 alternate between two servers; benchmarks/serving.py holds the two against each other (docs/serving-figures.md).
@@ -46,7 +46,7 @@ class Timing:
 
     @property
     def between_s(self) -> float | None:
-        """Mean time between tokens; what aiperf and genai-perf call inter-token latency."""
+        """Mean time between tokens: the inter-token latency of aiperf and genai-perf."""
         if self.first_s is None or self.tokens < 2:
             return None
         return (self.latency_s - self.first_s) / (self.tokens - 1)

@@ -1,4 +1,4 @@
-"""Gates that ask something small and look at what comes: the endpoint keeps its promises."""
+"""Gates that ask something small and look at the answer: the endpoint keeps its promises."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SeedRequest(Gate, name="seed_request", threshold="the answer is not empty"
     """The request that this pipeline exists to answer, letter by letter."""
 
     def judge(self, trial: Trial) -> GateResult:
-        """Sends it."""
+        """Sends the request."""
         body = {"text_input": SEED_PROMPT, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
         return _none_empty(self, trial, [(SEED_PROMPT, str(trial.client.generate(body)["text_output"]))])
 
@@ -33,7 +33,7 @@ class TestPrompts(Gate, name="test_prompts", threshold="no answer is empty, unle
     __test__: ClassVar[bool] = False  # pytest takes it for tests by its name
 
     def judge(self, trial: Trial) -> GateResult:
-        """Asks each."""
+        """Sends each prompt."""
         answers = [(prompt, trial.client.text(prompt)) for prompt in trial.prompts]
         answers += [(c.known.prompt, c.text) for c in trial.continued if c.known.prompt not in trial.prompts]
         return _none_empty(self, trial, answers)
@@ -43,7 +43,7 @@ class SameOverGrpc(Gate, name="same_over_grpc", threshold="tritonclient gets the
     """The same answer through tritonclient."""
 
     def judge(self, trial: Trial) -> GateResult:
-        """Asks both ways."""
+        """Asks over HTTP and over gRPC."""
         prompt = trial.talking_point
         http, grpc = trial.client.text(prompt), trial.client.grpc_text(prompt)
         return _same(self, prompt, http, grpc, "gRPC")
@@ -180,5 +180,5 @@ def _answered(trial: Trial, prompt: str, answer: str) -> Sample:
 
 
 def _both_forms(word: str) -> list[str]:
-    """With and without the space before it: upstream compares tokens, where these differ."""
+    """A word with and without a space before it: upstream compares tokens, and these differ."""
     return [word, f" {word}"]

@@ -1,4 +1,4 @@
-"""Gate ``quality``: what quantization did to the model, by its perplexity on held-out text."""
+"""Gate ``quality``: the effect of quantization on the model's perplexity on held-out text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Quality(
 ):
     """Perplexity after against before: accepted, a regression, or anomalous.
 
-    ``max_increase`` and ``max_decrease`` are shares of the perplexity before. What is usual: SmolLM2-135M in groups
+    ``max_increase`` and ``max_decrease`` are shares of the perplexity before. Usual values: SmolLM2-135M in groups
     of 64 rises by 0.21 (11.69 -> 14.15, 12.05 -> 14.68 here); Llama-2-7B and 13B in groups of 128 by 0.024 and 0.018
     (5.47 -> 5.60, 4.88 -> 4.97: AWQ, arXiv 2306.00978, table 4), so 0.05 is a better limit for such a model.
     Rounding weights loses information: a perplexity that falls by more than noise says that before and after were
@@ -54,7 +54,7 @@ class Quality(
 
 
 def _unaccounted(quality: reference.Quality, held_out: reference.HeldOut | None) -> str:
-    """Why the figures cannot be those of the whole text; empty if they can."""
+    """The reason that the figures cannot be those of the whole text; empty if they can."""
     # A model that is certain of each token has perplexity 1.
     if not all(1 <= value < math.inf for value in (quality.before, quality.after)):
         return "not a perplexity"

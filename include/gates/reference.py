@@ -15,9 +15,9 @@ HELD_OUT_FILE = "held_out.json"
 
 
 class Continuation(Frozen):
-    """A prompt as users send it, and what the checkpoint made of it, greedily.
+    """A prompt as users send it, and the checkpoint's greedy answer.
 
-    ``chat``: whether the prompt was put into the model's chat template. ``after_ended``: whether the answer ended
+    ``chat``: True if the prompt was put into the model's chat template. ``after_ended``: True if the answer ended
     by itself; its ids and text are without the end token. If not, it was cut off.
     """
 
@@ -30,7 +30,7 @@ class Continuation(Frozen):
 
 
 class Quality(Frozen):
-    """Perplexity on held-out text before and after quantization, and how much of the text was scored."""
+    """Perplexity on held-out text before and after quantization, and the size of the scored text."""
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
     metric: str = "perplexity"
@@ -42,7 +42,7 @@ class Quality(Frozen):
 
     @property
     def increase(self) -> float:
-        """By how much it rose, as a share of that before; not a number if there is none."""
+        """The rise, as a share of the perplexity before; not a number if there is none."""
         return self.after / self.before - 1 if self.before else math.nan
 
 
@@ -55,7 +55,7 @@ class HeldOut(Frozen):
 
 
 class Reference(Frozen):
-    """All of it. ``held_out`` is what ``quality`` must have been measured on."""
+    """The whole reference. ``quality`` must have been measured on ``held_out``."""
 
     continuations: tuple[Continuation, ...]
     quality: Quality | None = None

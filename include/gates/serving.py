@@ -1,4 +1,4 @@
-"""Gates on the server as such: is it up, and does it serve what the repository says."""
+"""Gates on the server as such: it is up, and it serves its repository."""
 
 from __future__ import annotations
 

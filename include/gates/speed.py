@@ -46,7 +46,7 @@ class Level:
 class Speed(Gate, name="speed"):
     """No request fails under load, and the candidate is about as fast as the live release.
 
-    ``concurrencies``: how many clients at once. ``min_ratio``: of the live release's tokens/s; 0 leaves the live
+    ``concurrencies``: numbers of clients at once. ``min_ratio``: of the live release's tokens/s; 0 leaves the live
     release alone. Both servers are measured in short rounds, one after the other, and each goes first in every
     other round, so that what else the host does slows both. A round is a request a client, ``requests`` at least,
     each of ``max_tokens`` tokens; it takes ``rounds``, and as many again before a candidate is called slow.

@@ -19,7 +19,7 @@ _WORDS_AND_MARKS = re.compile(r"\w+|[^\w\s]")
 def splitter(folder: Path | None) -> Split:
     """Text to token ids, without special tokens; words and marks where ``folder`` has no ``tokenizer.json``.
 
-    White space at both ends is left out: decoders differ in whether they keep an answer's first space.
+    White space at both ends is left out: some decoders keep an answer's first space, others do not.
     """
     path = folder / TOKENIZER_FILE if folder else None
     if path is None or not path.is_file():

@@ -15,7 +15,7 @@ _SHOWN = 160
 
 
 class Sample(Frozen):
-    """One answer of the candidate, and what it was held against."""
+    """One answer of the candidate, and the text that it was held against."""
 
     prompt: str
     answer: str = Field(description="What the candidate answered.")
@@ -82,7 +82,7 @@ class Report(Frozen):
         return all(verdict.outcome != "fail" for verdict in self.verdicts)
 
     def failures(self) -> str:
-        """The failed gates and what they found, a line each."""
+        """The failed gates and their findings, a line each."""
         failed = [verdict for verdict in self.verdicts if verdict.outcome == "fail"]
         return "\n".join(f"gate {v.gate} failed ({v.threshold}): {v.found}" for v in failed)
 

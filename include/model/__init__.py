@@ -1,1 +1,1 @@
-"""What a model is, by its own files."""
+"""Models, by their own files."""

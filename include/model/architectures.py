@@ -1,4 +1,4 @@
-"""The supported architectures: a row each, with what reading a model and its checkpoint needs to know of it."""
+"""The supported architectures: a row each, with the facts that reading a model and its checkpoint needs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Architecture:
         default_window: the sliding window of a ``config.json`` that leaves it out; an architecture without one
             has a window only where ``use_sliding_window`` is set.
         decoder_type: the name in ModelOpt's export. "qwen" would need tensorrt_llm to be installed.
-        checkpoint_fields: what TensorRT-LLM's own config class adds to a checkpoint's ``config.json``.
+        checkpoint_fields: the fields that TensorRT-LLM's own config class adds to a checkpoint's ``config.json``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A model's ``config.json``: is it supported, what divides, how many weights it has."""
+"""A model's ``config.json``: support, divisors, and numbers of weights."""
 
 from __future__ import annotations
 

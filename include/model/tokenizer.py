@@ -1,4 +1,4 @@
-"""What a model's ``tokenizer_config.json`` and chat template say, as transformers 4 and 5 write them."""
+"""A model's ``tokenizer_config.json`` and chat template, as transformers 4 and 5 write them."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Pruner:
     served: frozenset[Path] = frozenset()
 
     def prune(self, *, dry_run: bool) -> PruneReport:
-        """Removes; with ``dry_run`` only tells what it would remove."""
+        """Removes the artifacts that nothing needs; with ``dry_run`` only reports them."""
         releases = [r for r in self.releases.every() if not self.releases.is_pruned(r)]
         if not dry_run:
             for path in (self.store.root / _TRASH).glob("*"):  # a pruning that was cut off has left it
@@ -109,7 +109,7 @@ class Pruner:
         }
 
     def _with_what_they_are_made_from(self, roots: set[Path]) -> set[Path]:
-        """A manifest's inputs name what it was made from, by the artifact's name or by its content."""
+        """The roots and all artifacts that they were made from, as manifests name them by name or by content."""
         kept: set[Path] = set()
         new = roots
         while new:

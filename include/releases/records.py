@@ -1,6 +1,6 @@
 """Releases: a proven model repository with a number, a report and a history, as files.
 
-``releases/<model>/<n>/`` holds ``release.json`` and the report. Two kinds of links say what is served:
+``releases/<model>/<n>/`` holds ``release.json`` and the report. Two kinds of links point at the served releases:
 
 - ``releases/live -> <model>/<n>``: the deployment's live release. Moving it, one rename, commits a promotion.
 - ``releases/<model>/current -> <n>``: the model's last promoted release; it follows the live link.
@@ -37,7 +37,7 @@ _RESERVED = (LIVE_LINK, "index.json")  # earlier versions kept an index there
 
 
 class Promotion(Frozen):
-    """One time that a release went live. ``downtime_s``: for how long the address had no server before that."""
+    """One time that a release went live. ``downtime_s``: seconds without a server at the address before that."""
 
     at: datetime
     downtime_s: float = 0
@@ -164,7 +164,7 @@ class ReleaseStore:
         return max(promoted, key=lambda r: r.promotions[-1].at, default=None)
 
     def state(self, release: Release) -> State:
-        """Follows from the live link, then the verdict, then whether it has ever been promoted."""
+        """The state of a release: by the live link, then the verdict, then the promotions."""
         if release.id == self._live_id():
             return "live"
         if release.verdict == "rejected":
@@ -191,7 +191,7 @@ class ReleaseStore:
         return self._create(release)
 
     def judge(self, release: Release, verdict: Verdict) -> Release:
-        """Records a verdict. A release that has been live stays accepted, whatever a later trial finds."""
+        """Records a verdict. A release that has been live stays accepted, even if a later trial fails."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))

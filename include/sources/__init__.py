@@ -28,8 +28,7 @@ def resolve(model: str, revision: str, *, token: str | None, endpoint: str | Non
     """The files of ``model`` at the commit that ``revision`` names now; large files stay where they are.
 
     ``model`` is a Hub id, or an absolute directory, for which ``revision`` is ignored. Without ``token`` none
-    is sent, whatever the machine has stored. Without ``endpoint`` the Hub is asked, or what ``HF_ENDPOINT``
-    names.
+    is sent, not even a stored one. Without ``endpoint`` the Hub is asked, or the mirror of ``HF_ENDPOINT``.
 
     Raises:
         UserError: unknown, private or gated model, no such revision, or files that cannot be used.
@@ -51,12 +50,12 @@ def fetch(
 ) -> None:
     """Brings the files of ``source`` into the directory ``into`` and proves size, hash and structure of each.
 
-    What is there already, and right, is kept: a second attempt goes on with the first one's directory.
+    Files that are there already, and right, are kept: a second attempt goes on with the first one's directory.
     ``log`` gets plain lines.
 
     Raises:
         UserError: the files themselves are bad, or access was withdrawn.
-        TransientError: the network, or what came through it, failed twice.
+        TransientError: the network failed, or files arrived damaged, twice.
         ToolError: the endpoint twice served the same bytes, which are not those that it declares.
         HostError: the disk is full or cannot be written.
     """

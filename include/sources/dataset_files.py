@@ -28,7 +28,7 @@ class Subset(NamedTuple):
 def subsets(card: Mapping[str, Any]) -> list[Subset]:
     """The splits of the default (else the first) configuration of a card's ``configs``.
 
-    The format: https://huggingface.co/docs/hub/datasets-manual-configuration. What does not follow it is
+    The format: https://huggingface.co/docs/hub/datasets-manual-configuration. Other entries are
     left out.
     """
     configs = [config for config in card.get("configs") or () if isinstance(config, dict)]

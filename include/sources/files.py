@@ -45,7 +45,7 @@ class SourceFile(Frozen):
 class Source(Frozen):
     """Files at one immutable commit, on the Hub or in a local directory. Holds no credential.
 
-    ``id`` is the Hub's, or the absolute directory; ``revision`` what was asked for; ``commit`` 40 hex digits.
+    ``id`` is the Hub's, or the absolute directory; ``revision`` the one that was asked for; ``commit`` 40 hex digits.
     """
 
     origin: Literal["hub", "local"]
@@ -75,7 +75,7 @@ class DatasetSource(Source):
 
 
 class BadFile(NamedTuple):
-    """A file that is missing or is not what was declared; ``expected`` and ``got`` are sizes or digests."""
+    """A file that is missing or not as declared; ``expected`` and ``got`` are sizes or digests."""
 
     file: SourceFile
     expected: str
@@ -187,7 +187,7 @@ def require_disk(path: Path, need_bytes: int) -> None:
     """Checks that the file system of ``path``, which need not exist yet, has ``need_bytes`` free.
 
     Raises:
-        HostError: says how much is needed and how much is free.
+        HostError: names the bytes that are needed and free.
     """
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free

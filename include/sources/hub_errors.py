@@ -1,4 +1,4 @@
-"""Failures of the Hub, translated into classes that say who can mend them and how."""
+"""Failures of the Hub, translated into the classes of `include.errors` with a remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RETRY_STATUS = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 @contextmanager
 def hub_errors(repo: Repo) -> Iterator[None]:
-    """Turns what huggingface_hub raises about ``repo`` into the classes of `include.errors`."""
+    """Turns the exceptions of huggingface_hub about ``repo`` into the classes of `include.errors`."""
     import httpx2
 
     try:

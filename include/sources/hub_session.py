@@ -40,7 +40,7 @@ def hub_session(repo: Repo, log: Log = lambda _: None) -> Iterator[None]:
 def _plain_http() -> Iterator[None]:
     """No Xet: mirrors pass on its headers without having it, and plain HTTP resumes by Range everywhere.
 
-    No telemetry: it would first ask which AI agents there are, and not ``endpoint`` but what ``HF_ENDPOINT`` was.
+    No telemetry: it would first ask which AI agents there are, at the old ``HF_ENDPOINT``, not at ``endpoint``.
     """
     from huggingface_hub import constants
 

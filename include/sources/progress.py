@@ -16,7 +16,7 @@ EVERY_S = 5.0
 
 @contextmanager
 def progress(directory: Path, total: int, log: Log) -> Iterator[None]:
-    """Logs every `EVERY_S` seconds how many of ``total`` bytes ``directory`` has got and the rate.
+    """Logs every `EVERY_S` seconds the bytes in ``directory``, out of ``total``, and the rate.
 
     It reads the directory and not the downloader's progress bars, so it holds for any way the bytes come.
     """

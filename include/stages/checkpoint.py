@@ -55,7 +55,7 @@ class QuantizedLinear:
 
     @property
     def group_size(self) -> int:
-        """How many neighbouring inputs share a scale."""
+        """The number of neighbouring inputs that share a scale."""
         return int(self.ints.shape[1] // self.scales.shape[1])
 
     def dequantized(self) -> torch.Tensor:
@@ -158,7 +158,7 @@ class Checkpoint:
         return state
 
     def _layout(self) -> Iterator[tuple[str, str, Merge]]:
-        """Each quantized layer of a decoder layer: its name here, its Hugging Face name, how its ranks are merged."""
+        """Each quantized layer of a decoder layer: its name here, its Hugging Face name, and the merge of its ranks."""
         for hf_name, name in self._tensors.column_parallel.items():
             yield name, hf_name, _rows
         for hf_name, name in self._tensors.row_parallel.items():
@@ -193,7 +193,7 @@ class Checkpoint:
 
 
 def _device_of(name: str, device_map: DeviceMap) -> Device:
-    """Where the device map puts a module or weight: by the longest of its entries that ``name`` begins with."""
+    """The device of a module or weight: by the longest entry of the map that ``name`` begins with."""
     while name and name not in device_map:
         name = name.rpartition(".")[0]
     return device_map[name]

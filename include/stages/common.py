@@ -1,4 +1,4 @@
-"""What every stage program shares: parts that are timed and logged, and failures that are written down."""
+"""The parts that all stage programs share: the timed and logged report, and the written failure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("stage")
 
 
 def has_native_bfloat16() -> bool:
-    """Whether this host's CPU has instructions for bfloat16; calibration on a CPU then uses them."""
+    """True if this host's CPU has instructions for bfloat16; calibration on a CPU then uses them."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:

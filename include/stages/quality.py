@@ -1,4 +1,4 @@
-"""How good a model is: perplexity on held-out text, the same text before and after and through an engine.
+"""The quality of a model: perplexity on held-out text, the same text before and after and through an engine.
 
 The built-in text is the help of the Python standard library (`pydoc_data.topics`): it is there without a
 network. Its larger part is for calibration, the rest is held out.
@@ -74,7 +74,7 @@ class HeldOut:
 
     @classmethod
     def load(cls, folder: Path) -> HeldOut:
-        """Reads what `save` wrote, so that another stage measures on the very same tokens."""
+        """Reads the file of `save`, so that another stage measures on the very same tokens."""
         fields = read_json(folder / HELD_OUT_FILE)
         return cls(fields["text_sha256"], torch.tensor(fields["blocks"], dtype=torch.int64))
 
@@ -85,7 +85,7 @@ class HeldOut:
 
     @property
     def scored_tokens(self) -> int:
-        """How many tokens are predicted: all but the first of each sample."""
+        """The number of predicted tokens: all but the first of each sample."""
         return int(self.blocks[:, 1:].numel())
 
 

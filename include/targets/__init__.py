@@ -1,1 +1,1 @@
-"""Targets: where a checkpoint becomes an engine and is served; one package each, behind `include.targets.base`."""
+"""Targets: they make an engine of a checkpoint and serve it; one package each, behind `include.targets.base`."""

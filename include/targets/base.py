@@ -31,10 +31,10 @@ class Target(StageTarget, Protocol):
         return
 
     def environment(self) -> dict[str, str]:
-        """Versions of all that makes the artifacts' bytes."""
+        """Versions of all programs that make the artifacts' bytes."""
 
     def host_versions(self) -> dict[str, str]:
-        """Versions of what the host brings along: they change no artifact, but may change how it serves."""
+        """Versions of the host's own parts: they change no artifact, but may change its serving."""
 
     def hardware(self) -> dict[str, str]:
         """The hardware that an engine is bound to."""

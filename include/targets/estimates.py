@@ -43,9 +43,9 @@ def engine_bytes(config: ModelConfig, group: int) -> int:
 
 
 def pipeline_disk_bytes(config: ModelConfig, group: int) -> int:
-    """What a whole run writes at its peak besides the model's own files.
+    """The disk that a whole run takes at its peak besides the model's own files.
 
-    Checkpoint + engine + what the build unpacks meanwhile (the model in 16 bits) + 5 % and 64 MB for
+    Checkpoint + engine + the model in 16 bits, which the build unpacks meanwhile, + 5 % and 64 MB for
     tokenizers, reports and logs. The repository and the release are hard links.
     """
     files = checkpoint_bytes(config, group) + engine_bytes(config, group) + model_bytes(config, "float16")
@@ -99,7 +99,7 @@ def estimate(config: ModelConfig, request: ReleaseRequest) -> GpuMemory:
 
 
 def _calibration_of_each(config: ModelConfig, request: ReleaseRequest) -> int:
-    """Calibration with one sample at a time, which is where the halving of the batch ends.
+    """Calibration with one sample at a time: the halving of the batch ends there.
 
     `calibration_bytes` for a batch of 1, shared by the GPUs, + overhead; on more than one GPU also
     the embeddings in 16 bits, which one of them holds whole.
@@ -119,7 +119,7 @@ def activation_bytes(config: ModelConfig, request: ReleaseRequest) -> int:
 
 
 def check_fits(memory: GpuMemory, gpus: Sequence[Gpu]) -> None:
-    """Raises `HostError` if a stage needs more than is free on the smallest of ``gpus``, with what to lower."""
+    """Raises `HostError` if a stage needs more than is free on the smallest of ``gpus``, with the field to lower."""
     known = [gpu for gpu in gpus if gpu.memory_total_mib is not None]
     if not known:
         return

@@ -1,4 +1,4 @@
-"""One module for each task id of the DAGs: what the task does, without Airflow.
+"""One module for each task id of the DAGs: the work of the task, without Airflow.
 
 A module has ``run(context, ...)``, which does the task, or ``job(context, ...)``, which returns the stage program that
 a runner is to start; ``event(context, made)`` makes the ``extra`` of an asset's event. Tasks hand on small JSON: the
@@ -66,7 +66,7 @@ class Pulled(Frozen):
 class LiveRelease(Frozen):
     """The release at the live address: ``release`` is its number, ``endpoint`` the URL that generates.
 
-    ``new`` is true if this run made it live; ``downtime_s`` says for how long the address had no server before that.
+    ``new`` is true if this run made it live; ``downtime_s``: the seconds without a server before that.
     ``passed``, ``gates`` and ``scores`` are those of its report. Programs read this; docs/rest-api.md describes it.
     """
 

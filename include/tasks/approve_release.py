@@ -1,4 +1,4 @@
-"""Task ``approve_release``: a person decides, if the request asks for one. What is asked, and what a no does."""
+"""Task ``approve_release``: a person decides, if the request asks for it. The question, and the rejection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from include.triton.servers import ServerRecord
 
 
 class Question(Frozen):
-    """What people are asked: subject, Markdown body, who may answer (all if empty), and how long there is for it."""
+    """The question to people: subject, Markdown body, people who may answer (all if empty), and the time for it."""
 
     subject: str
     body: str
@@ -43,6 +43,6 @@ def question(
 
 
 def reject(context: Context, release: ReleaseId) -> None:
-    """Marks the release rejected. The live release is not touched; one that has been live before stays what it was."""
+    """Marks the release rejected. The live release is not touched; one that has been live before stays accepted."""
     chosen = context.releases.judge(context.releases.get(release.model, release.number), "rejected")
     context.log(f"release {chosen.name} is {context.releases.state(chosen)}")

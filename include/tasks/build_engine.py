@@ -34,7 +34,7 @@ def job(context: Context, checked: Checked, checkpoint: ArtifactRef) -> StageJob
 
 
 def event(context: Context, made: ArtifactRef) -> dict[str, Any]:
-    """``scores``: how the engine compares with its checkpoint, if the target's build measures that."""
+    """The asset's event. ``scores``: the engine against its checkpoint, if the target's build measures that."""
     artifact = made.load(context.store)
     config = json.loads((artifact.path / "config.json").read_text())
     return made.event(artifact, config.get("proof", {}), MANIFEST_FILE)

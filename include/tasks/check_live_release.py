@@ -1,4 +1,4 @@
-"""Task ``check_live_release``: what is live is alive, and answers as it did when it was promoted."""
+"""Task ``check_live_release``: the live release is alive, and answers as it did at its promotion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task ``check_request``: refuses, within seconds, what would fail after hours."""
+"""Task ``check_request``: refuses, within seconds, a request that would fail after hours."""
 
 from __future__ import annotations
 

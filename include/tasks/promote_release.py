@@ -17,7 +17,7 @@ from include.tasks import LiveRelease
 
 
 def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> LiveRelease:
-    """Moves the live address to the release. Whatever goes wrong, the one before it answers again.
+    """Moves the live address to the release. If that fails, the release before it answers again.
 
     A candidate that died meanwhile is launched anew from the release.
 

@@ -14,7 +14,7 @@ from include.requests.operations import PruneRequest
 
 
 def run(context: Context, params: Mapping[str, Any]) -> PruneReport:
-    """Removes what `include.releases.prune.Pruner` does not keep, or tells what it would remove."""
+    """Removes the artifacts that `include.releases.prune.Pruner` does not keep; on a dry run only names them."""
     request = PruneRequest.parse(dict(params))
     for run_id in context.pins.drop_stale(context.is_over):
         context.log(f"run {run_id} is over, without its teardown: its pins are dropped")

@@ -11,10 +11,10 @@ from include.tasks import ArtifactRef, Checked, Pulled
 
 
 def run(context: Context, checked: Checked) -> Pulled:
-    """Downloads what the store does not have yet, and verifies the hash of every file.
+    """Downloads the files that the store does not have yet, and verifies the hash of every file.
 
     Raises:
-        TransientError: the network failed; what has arrived is kept, and the next attempt goes on with it.
+        TransientError: the network failed; files that have arrived are kept for the next attempt.
         PipelineError: anything else; nothing is kept.
     """
     model = _pull(context, Kind.MODEL, checked.request.slug, checked.source)

@@ -22,7 +22,7 @@ class Window(Frozen):
 
 
 class DueEntry(Frozen):
-    """An entry to look at, or what is wrong with it."""
+    """An entry to look at, or the problem with it."""
 
     name: str
     entry: Entry | None = None

@@ -1,4 +1,4 @@
-"""The state of followed models: what an entry would be built from now, and what its last run was asked for.
+"""The state of followed models: the inputs of an entry as they are now, and those of its last run.
 
 The last run of an entry is a file of the artifact store, ``catalogue/<entry>.json``. Releases cannot tell it: a
 run that failed early leaves none, a rollback makes an older one live on purpose, and people release by hand, too.

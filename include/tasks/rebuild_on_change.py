@@ -16,7 +16,7 @@ from include.tasks.rebuild import Desired, FollowState, LastRun, Trigger, change
 def run(context: Context, due: DueEntry, params: Mapping[str, Any]) -> Trigger | None:
     """The run to start, None if there is none: nothing has changed, or another run of the model is not over.
 
-    Whatever was asked for is asked for once, however it ended, until something changes or a person forces it.
+    The same inputs are built once, even if that run failed, until something changes or a person forces it.
 
     Raises:
         UserError: the entry is wrong, the message says where; or the model cannot be used.

@@ -19,7 +19,7 @@ def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
     Raises:
         UserError: there is no such release, it was rejected, or its artifacts were pruned.
         GateFailure: it does not answer as it did when it was promoted.
-        PipelineError: its server does not start. Whatever goes wrong, the release that was live answers again.
+        PipelineError: its server does not start. After any failure the release that was live answers again.
     """
     request = RollbackRequest.parse(dict(params))
     chosen = _choose(context, request)

@@ -1,4 +1,4 @@
-"""Task ``stop_candidate``: teardown. Whatever happened before, no server and no container of this run stays."""
+"""Task ``stop_candidate``: teardown. No server and no container of this run stays, however it ended."""
 
 from __future__ import annotations
 

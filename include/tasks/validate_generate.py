@@ -70,7 +70,7 @@ def _judge(
 
 
 def _run_on(context: Context, checked: Checked, client: Client) -> RunRecord:
-    """The run, with the versions of what serves: the server, and what the host has of its own."""
+    """The run, with the versions of the server and of the host's own parts."""
     run, host = context.run, context.target(checked.request.target).host_versions()
     with suppress(NoAnswer):
         host |= client.server()
@@ -97,7 +97,7 @@ def _trial(context: Context, checked: Checked, client: Client, checkpoint: Artif
 
 
 def _rival(context: Context, release: Release) -> Endpoint | None:
-    """Where the live release of the same model answers; None if there is none, or if it is this very release."""
+    """The address of the live release of the same model; None if there is none, or if it is this very release."""
     live = context.releases.live()
     if live is None or live.model != release.model or live.number == release.number:
         return None

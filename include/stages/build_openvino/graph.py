@@ -57,7 +57,7 @@ def insert_int4(graph: ov.Model, checkpoint: Checkpoint) -> int:
 
 
 def constant_name(name: str) -> str:
-    """What the PyTorch frontend calls the weight of module ``name``."""
+    """The name that the PyTorch frontend gives to the weight of module ``name``."""
     return f"self.{name}.weight"
 
 

@@ -11,7 +11,7 @@ from include.stages.common import run_stage
 
 
 def main() -> int:
-    """Builds what the command line asks for; returns the exit code."""
+    """Builds the engine of the command line; returns the exit code."""
     options = parse(sys.argv[1:])
     return run_stage(partial(build, options), options.out)
 

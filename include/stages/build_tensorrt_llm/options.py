@@ -1,4 +1,4 @@
-"""What a build is asked for, and how ``trtllm-build`` is told so."""
+"""The options of a build, and the command line of ``trtllm-build``."""
 
 from __future__ import annotations
 

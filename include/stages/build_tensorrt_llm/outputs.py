@@ -1,4 +1,4 @@
-"""What a checkpoint and an engine say about themselves, and whether the build has kept its word."""
+"""The configs of a checkpoint and of an engine, and the checks of a build."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOTAL_TIME = re.compile(r"Total time of building all engines: (\d+):(\d{2}):(\d
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine's ``config.json``: the TensorRT-LLM version that built it, and how many ranks it has."""
+    """An engine's ``config.json``: the TensorRT-LLM version that built it, and its ranks."""
 
     version: str
     tp_size: int
@@ -46,7 +46,7 @@ def world_size_of_checkpoint(checkpoint: Path) -> int:
 
 
 def read_engine(directory: Path) -> Engine:
-    """What ``config.json`` of an engine says; raises `ToolError` if it cannot be read or has no such fields."""
+    """The facts in ``config.json`` of an engine; raises `ToolError` if it cannot be read or has no such fields."""
     path = directory / CONFIG_FILE
     config = read_json(path, ToolError)
     try:

@@ -1,4 +1,4 @@
-"""Runs ``trtllm-build`` and says what came of it."""
+"""Runs ``trtllm-build`` and reports its result."""
 
 from __future__ import annotations
 

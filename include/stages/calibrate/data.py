@@ -42,7 +42,7 @@ def calibration_blocks(source: str, tokenizer: Any, count: int, length: int) -> 
 
 
 def digest(blocks: torch.Tensor) -> str:
-    """The sha256 of token ids, which says what was calibrated on."""
+    """The sha256 of token ids, which identifies the calibration data."""
     return hashlib.sha256(blocks.to(torch.int64).cpu().numpy().tobytes()).hexdigest()
 
 

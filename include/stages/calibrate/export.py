@@ -1,4 +1,4 @@
-"""The quantized model as a TensorRT-LLM checkpoint, and the checks of what is written."""
+"""The quantized model as a TensorRT-LLM checkpoint, and the checks of its files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def export(model: Any, source: SourceModel, dtype: str, tp_size: int, out: Path)
     """Writes ``config.json`` and ``rank*.safetensors`` into ``out``, readable by every user.
 
     Raises:
-        ToolError: what ModelOpt makes of the model is not what ``source`` says, or not finite.
+        ToolError: ModelOpt's checkpoint differs from ``source``, or is not finite.
     """
     write = partial(_write, model, source, CHECKPOINT_DTYPES[dtype], tp_size, out)
     if not _fits(write):
@@ -55,7 +55,7 @@ def export(model: Any, source: SourceModel, dtype: str, tp_size: int, out: Path)
 
 
 def _fits(write: Callable[[], None]) -> bool:
-    """Exports from where the weights are, unless they and the packed ones are too much for a GPU."""
+    """Exports from the device of the weights, unless they and the packed ones are too much for a GPU."""
     try:
         with StayOnDevice():
             write()
@@ -83,7 +83,7 @@ def _write(model: Any, source: SourceModel, dtype: torch.dtype, tp_size: int, ou
 
 
 def _complete(config: dict[str, Any], model: Any, row: Architecture) -> None:  # noqa: ANN401
-    """Adds what TensorRT-LLM's own config classes know and ModelOpt writes only where that is installed."""
+    """Adds the fields of TensorRT-LLM's own config classes, which ModelOpt writes only if that is installed."""
     attention, mlp = model.get_decoder().layers[0].self_attn, model.get_decoder().layers[0].mlp
     config["quantization"].setdefault("exclude_modules", [])
     config.setdefault("attn_bias", attention.q_proj.bias is not None)

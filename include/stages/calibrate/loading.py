@@ -62,7 +62,7 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
 
 
 def device_map(device: str) -> str:
-    """Where a model goes, for `from_pretrained`; raises `HostError` when there is no GPU but one is asked for."""
+    """The device map for `from_pretrained`; raises `HostError` when there is no GPU but one is asked for."""
     if device == "cuda":
         if not torch.cuda.is_available():
             raise HostError("PyTorch sees no GPU", where="device cuda", fix="run on a GPU host, or use device cpu")

@@ -1,4 +1,4 @@
-"""How much memory a calibration takes on the CPU, where running out of it means the kernel ends the process."""
+"""The memory of a calibration on the CPU: if it runs out, the kernel ends the process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def available_bytes() -> int:
 
 
 def search_bytes(config: ModelConfig, tokens: int, element_size: int) -> int:
-    """Estimate of what the AWQ search takes beside the model.
+    """Estimate of the memory that the AWQ search takes beside the model.
 
     Activations: a layer's input, residual, gate, up and two outputs to compare, their difference in float32.
     Weights: the largest layer, scaled and quantized in float32.

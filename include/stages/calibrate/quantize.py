@@ -101,7 +101,7 @@ def quantize_within_memory(slot: Slot, blocks: torch.Tensor, group_size: int, ba
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether ``error`` is PyTorch's OutOfMemoryError or one of those that have no class of their own."""
+    """True if ``error`` is PyTorch's OutOfMemoryError or one of those that have no class of their own."""
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 

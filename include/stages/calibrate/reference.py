@@ -1,4 +1,4 @@
-"""The reference that engines are judged by: how the model speaks and scores before and after quantization."""
+"""The reference that engines are judged by: the model's answers and perplexity before and after quantization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTEXT_TOKENS = 128
 
 @dataclass(frozen=True)
 class Answer:
-    """Token ids up to the end token, and whether there was one: if not, the answer was cut off."""
+    """Token ids up to the end token. ``ended`` is True if there was one; otherwise the answer was cut off."""
 
     ids: list[int]
     ended: bool
@@ -68,7 +68,7 @@ def _chat_ids(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
 
 
 def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # noqa: ANN401
-    """Perplexity and greedy answers of ``model``, which runs where it is."""
+    """Perplexity and greedy answers of ``model``, which stays on its device."""
     device = model.get_input_embeddings().weight.device
     with torch.no_grad():
         score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks)

@@ -29,7 +29,7 @@ from include.stages.quality import HeldOut
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is known before any weight is loaded: the model's facts, and the tokens to calibrate and measure on."""
+    """The facts before any weight is loaded: the model's own, and the tokens to calibrate and measure on."""
 
     source: SourceModel
     tokenizer: Any
@@ -41,7 +41,7 @@ def calibrate(options: Options, report: StageReport) -> None:
     """Writes checkpoint, tokenizer and reference into ``options.out``.
 
     Raises:
-        UserError: what the request or the model got wrong, before any weight is loaded.
+        UserError: a mistake in the request or the model, before any weight is loaded.
         HostError: there is no GPU, or too little memory.
         ToolError: ModelOpt or the checkpoint it wrote is not as expected.
     """
@@ -73,7 +73,7 @@ def _calibrate(options: Options, report: StageReport) -> None:
 
 
 def check(options: Options) -> Inputs:
-    """Reads the small files and refuses what cannot end well; see `calibrate` for what it raises."""
+    """Reads the small files and refuses a request that cannot be met; see `calibrate` for its exceptions."""
     device_map(options.device)  # refuses a GPU that is not there
     source = SourceModel.read(options.model)
     source.config.check_calibration(options.group_size, options.calib_seq_len, options.tp_size)
@@ -96,7 +96,7 @@ def _check_vocabulary(source: SourceModel, tokenizer: Any, blocks: torch.Tensor,
 
 
 def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) -> tuple[Measurement, DeviceMap]:
-    """Everything that needs the source model in memory, which is free again afterwards; also says where it was."""
+    """Everything that needs the source model in memory, which is free again afterwards; returns its device map, too."""
     dtype = compute_dtype(options.device, options.dtype)
     batch = _prepare(options, report, inputs.source, dtype.itemsize)
     slot = Slot(lambda: load_model(inputs.source, options.device, dtype))

@@ -66,7 +66,7 @@ class OpenVinoTarget(Target):
         self._python = settings.openvino_python
 
     def check_host(self, request: ReleaseRequest, shared: Collection[str] = ()) -> None:
-        """Raises `UserError` for what the target cannot do, `HostError` for what the host lacks."""
+        """Raises `UserError` for a field that the target cannot meet, `HostError` for a part that the host lacks."""
         if request.tp_size != 1:
             raise UserError(
                 f"tp_size is {request.tp_size}; target openvino serves one copy on one host",
@@ -94,11 +94,11 @@ class OpenVinoTarget(Target):
         return {**versions, "lock": sha256_of(LOCK), "compute": compute}
 
     def host_versions(self) -> dict[str, str]:
-        """The kernel's: all else is in `environment`."""
+        """The kernel's version: all others are in `environment`."""
         return {"kernel": platform.release()}
 
     def hardware(self) -> dict[str, str]:
-        """An IR runs on any CPU."""
+        """The device: an IR runs on any CPU."""
         return {"device": "cpu"}
 
     def command(self, module: str, args: tuple[str, ...]) -> Command:
@@ -107,7 +107,7 @@ class OpenVinoTarget(Target):
         return Command.python(python, module, args, **triton.NO_TELEMETRY)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
-        """None of today's fields: lengths and batch are limits of the server, not of an IR."""
+        """No field of today: lengths and batch are limits of the server, not of an IR."""
         return request.section("Engine", ignored=_LIMITS)
 
     def stage_image(self) -> ContainerSpec:
@@ -123,7 +123,7 @@ class OpenVinoTarget(Target):
     def repository_values(
         self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
     ) -> dict[str, dict[str, str]]:
-        """The values that the templates ask for; the KV cache is what the limits need, capped by memory."""
+        """The values that the templates ask for; the KV cache is as large as the limits need, capped by memory."""
         needed = request.max_batch_size * request.max_seq_len * estimates.kv_cache_bytes_per_token(config)
         allowed = int(psutil.virtual_memory().total * request.kv_cache_memory_fraction)
         batch = {"triton_max_batch_size": str(request.max_batch_size)}

@@ -1,4 +1,4 @@
-"""The image of target ``openvino``: its name says what it was built from, so a stale image is never used.
+"""The image of target ``openvino``: its name is a digest of its recipe, so a stale image is never used.
 
 Standard library only; ``python3 include/targets/openvino/image.py`` prints the name.
 """

@@ -58,7 +58,7 @@ class TensorRTLLMTarget(Target):
         self.cache = settings.artifacts / "cache" / self.name
 
     def check_host(self, request: ReleaseRequest, shared: Collection[str] = ()) -> None:
-        """Raises for what the target, the image or the host's GPUs cannot do; pulls the image if need be.
+        """Checks the request, the image and the host's GPUs; pulls the image if need be.
 
         Raises:
             UserError: a field that TensorRT-LLM does not take, or no such image.
@@ -84,8 +84,8 @@ class TensorRTLLMTarget(Target):
     def devices(self, request: ReleaseRequest, shared: Collection[str] = ()) -> list[Gpu]:
         """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few.
 
-        They are idle. Where that leaves too few, ``shared`` ones are among them: `check_fits` knows what their
-        server leaves free.
+        They are idle. If those are too few, ``shared`` ones are among them: `check_fits` counts the memory that
+        their server leaves free.
         """
         return gpu.usable(
             self.list_gpus(),
@@ -96,7 +96,7 @@ class TensorRTLLMTarget(Target):
         )
 
     def environment(self) -> dict[str, str]:
-        """The image, by what cannot move, and the versions in it."""
+        """The image, by its digest or id, and the versions in it."""
         found = self.image.versions.model_dump(exclude_none=True)
         return {"image": self.image.digest or self.image.id, **found}
 
@@ -119,7 +119,7 @@ class TensorRTLLMTarget(Target):
         return Command.python(self.image.tools.python, module, args, **env)
 
     def stage_image(self) -> ContainerSpec:
-        """The image, with what is compiled and timed once kept on the host."""
+        """The image, with the caches of compiled extensions and timings on the host."""
         caches = (self.cache / "torch_extensions", self.cache / "timing")
         for cache in caches:
             cache.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class TensorRTLLMTarget(Target):
         return tuple(found.uuid for found in gpu.idle_first(gpu.alike(self.list_gpus()), self._own.busy_mib))
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
-        """What changes an engine's bytes besides checkpoint, image and GPU: part of its key."""
+        """The options that change an engine's bytes besides checkpoint, image and GPU: part of its key."""
         return engines.build_options(request, self._own)
 
     def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ class TensorRTLLMTarget(Target):
         return templates.values(request, self._own, tokenizer=tokenizer, engine=engine, templates=self.templates())
 
     def local_path(self, path: str) -> Path:
-        """Where a path of a server's config is on this host: the store is the same there; the rest is the image's."""
+        """The path itself if it is in the store, which is the same in the container; the rest is the image's."""
         return Path(path) if Path(path).is_relative_to(self._settings.artifacts) else Path("/")
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
@@ -193,7 +193,7 @@ class TensorRTLLMTarget(Target):
             gpu.wait_until_idle(self.list_gpus, gpus, busy_mib=self._own.busy_mib, timeout_s=_MEMORY_BACK_S)
 
     def list_gpus(self) -> list[Gpu]:
-        """What the image's nvidia-smi says now; raises `HostError` if it lists no GPU."""
+        """The GPUs that the image's nvidia-smi lists now; raises `HostError` if it lists none."""
         self.image  # noqa: B018 - the image is there before it is run
         asked = self._docker.run(gpu.NVIDIA_SMI, gpus=True)
         if asked.code != 0:
@@ -202,7 +202,7 @@ class TensorRTLLMTarget(Target):
 
     @cached_property
     def image(self) -> ImageFacts:
-        """What the image is, probed once for each image id."""
+        """The facts about the image, probed once for each image id."""
         identity = self._docker.ensure()
         path = self.cache / "images" / f"{identity.id.replace(':', '-')}.json"
         if path.is_file():

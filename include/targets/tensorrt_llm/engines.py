@@ -1,4 +1,4 @@
-"""The engine on this side of the image: the build program's options, and whether an engine fits image and GPU."""
+"""The engine on this side of the image: the build program's options, and the fit of an engine to image and GPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build_options(request: ReleaseRequest, settings: TensorRTLLMSettings) -> dic
 
 
 def build_flags(options: Mapping[str, str], image: ImageFacts, timing_cache: Path) -> tuple[str, ...]:
-    """The build program's command line for `build_options`, with what only this host can say."""
+    """The build program's command line for `build_options`, with the paths of this host."""
     places = {"trtllm-build": image.tools.trtllm_build, "timing-cache": str(timing_cache)}
     return tuple(word for name, value in {**options, **places}.items() for word in (f"--{name}", value))
 
@@ -51,7 +51,7 @@ def timing_cache(directory: Path, tensorrt: str, gpu: str) -> Path:
 
 
 def check_fits(directory: Path, image: ImageFacts, gpu: str) -> Engine:
-    """What an engine says about itself, if this image and this host's GPU can run it.
+    """The engine's description, if this image and this host's GPU can run it.
 
     Raises:
         ToolError: it is no engine.

@@ -1,4 +1,4 @@
-"""The image: where its tools are and which versions they have. Probed in the image itself, never assumed."""
+"""The image: the paths and versions of its tools. Probed in the image itself, never assumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CANDIDATES: dict[str, list[str]] = {
         "/app/tensorrt_llm/triton_backend/all_models/inflight_batcher_llm",
     ],
 }
-"""Where each tool has been in the images of 2025 and 2026; a name without a slash is looked up on PATH."""
+"""The paths of each tool in the images of 2025 and 2026; a name without a slash is looked up on PATH."""
 
 LAST_WITH_ENGINES = (1, 2)
 """TensorRT-LLM 1.3 and later have no trtllm-build and no engines (NVIDIA/TensorRT-LLM #15763, #15918)."""
@@ -42,7 +42,7 @@ class Tools(Frozen):
 
 
 class Versions(Frozen):
-    """What makes an engine's bytes. ``modelopt`` and ``transformers`` make the checkpoint's."""
+    """Versions of the packages that make an engine's bytes. ``modelopt`` and ``transformers`` make the checkpoint's."""
 
     model_config = ConfigDict(populate_by_name=True)
     tensorrt_llm: str
@@ -55,7 +55,7 @@ class Versions(Frozen):
 
 
 class ImageFacts(Frozen):
-    """What one image is. ``id`` is the engine's own, ``digest`` the registry's; a local image has no digest."""
+    """The facts about one image. ``id`` is Docker's own, ``digest`` the registry's; a local image has no digest."""
 
     image: str
     id: str
@@ -65,7 +65,7 @@ class ImageFacts(Frozen):
 
     @classmethod
     def parse(cls, output: str, *, image: str, image_id: str, digest: str | None) -> Self:
-        """The facts in what `probe_argv` printed, whatever banner the image put around it.
+        """The facts in the output of `probe_argv`, with any banner of the image around it.
 
         Raises:
             ToolError: the probe did not run to its end.
@@ -117,7 +117,7 @@ class ImageFacts(Frozen):
 
 
 def probe_argv() -> tuple[str, ...]:
-    """What to run in the image, once: prints one marked line of JSON."""
+    """The command to run in the image, once: it prints one marked line of JSON."""
     return ("python3", "-c", Path(probe.__file__).read_text(), json.dumps(CANDIDATES))
 
 

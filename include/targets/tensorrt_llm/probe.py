@@ -1,4 +1,4 @@
-"""Runs inside the image, by itself, as ``python3 -c <this text> <candidates as JSON>``: what is there, and where.
+"""Runs inside the image, by itself, as ``python3 -c <this text> <candidates as JSON>``: finds its tools.
 
 Standard library only, and nothing of the project: the image is not prepared for it in any way.
 """
@@ -36,7 +36,7 @@ def find(candidates: list[str]) -> str | None:
 
 
 def versions(python: str) -> dict[str, str]:
-    """What that interpreter says is installed for it."""
+    """The versions of the packages that an interpreter has."""
     asked = subprocess.run([python, "-c", _VERSIONS, *DISTRIBUTIONS], capture_output=True, text=True)
     found: dict[str, str] = json.loads(asked.stdout) if asked.returncode == 0 else {}
     return found
@@ -50,7 +50,7 @@ def best_python(candidates: list[str]) -> tuple[str | None, dict[str, str]]:
 
 
 def probe(candidates: dict[str, list[str]]) -> dict[str, object]:
-    """Paths of tools by name, and versions by name; what was not found is missing."""
+    """Paths of tools by name, and versions by name; tools that were not found are left out."""
     python, found = best_python(candidates.get("python", []))
     tools = {name: find(paths) for name, paths in candidates.items() if name != "python"}
     for variable, name in (("TRT_VERSION", "tensorrt"), ("TRITON_SERVER_VERSION", "tritonserver")):

@@ -1,4 +1,4 @@
-"""What a deployment may change about the target. Each by an environment variable ``HF2TRITON_TRTLLM_<NAME>``."""
+"""The settings of the target, each of them an environment variable ``HF2TRITON_TRTLLM_<NAME>``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PluginType = Literal["auto", "float16", "bfloat16", "float32"]
 
 
 class TensorRTLLMSettings(BaseSettings):
-    """The image, what is accepted of a host, and the options that no form field carries."""
+    """The image, the limits on a host, and the options that no form field carries."""
 
     model_config = SettingsConfigDict(env_prefix="HF2TRITON_TRTLLM_", frozen=True, extra="ignore")
 

@@ -35,7 +35,7 @@ def values(
 
 
 def variables(text: str) -> dict[str, bool]:
-    """The variables of a template, and whether each is bare somewhere: outside of quotes."""
+    """The variables of a template; True for one that stands outside of quotes somewhere."""
     found: dict[str, bool] = {}
     for quote, name in _VARIABLE.findall(text):
         found[name] = found.get(name, False) or not quote
