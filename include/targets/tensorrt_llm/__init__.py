@@ -28,8 +28,7 @@ from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton.repository import paths
-from include.triton.servers import Ports, ServerPlan
-from include.triton.servers.plan import EVERYWHERE
+from include.triton.servers import EVERYWHERE, Ports, ServerPlan
 
 if TYPE_CHECKING:
     from include.model.config import ModelConfig
