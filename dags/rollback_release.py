@@ -29,7 +29,7 @@ from hf2triton.operators import TaskOperator
 from hf2triton.retries import default_args
 from include.requests.operations import RollbackRequest
 from include.settings import settings
-from include.tasks import rollback_release
+from include.tasks import promote_release, rollback_release
 
 with DAG(
     dag_id="rollback_release",
@@ -43,6 +43,6 @@ with DAG(
     TaskOperator(
         task_id="rollback_release",
         call=rollback_release.run,
-        events={LIVE_RELEASE: rollback_release.event},
+        events={LIVE_RELEASE: promote_release.event},
         queue=settings().serve_queue,
     )

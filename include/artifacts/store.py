@@ -138,7 +138,10 @@ class Claim:
             kind=self._kind,
             name=self.name,
             inputs=self._inputs,
-            outputs=[_output(self.partial, path) for path in _files(self.partial)],
+            outputs=[
+                OutputFile(path=str(p.relative_to(self.partial)), size=p.stat().st_size, sha256=sha256_of(p))
+                for p in _files(self.partial)
+            ],
             report=report,
             started_at=self._started_at,
         )
@@ -283,10 +286,6 @@ def _manifest_of(path: Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return None if ".partial-" in path.name else Manifest.model_validate_json(text)
-
-
-def _output(root: Path, path: Path) -> OutputFile:
-    return OutputFile(path=path.relative_to(root).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _files(root: Path) -> list[Path]:

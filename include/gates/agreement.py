@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ClassVar, Literal
+from typing import Literal
 
 from include.gates.base import Continued, Gate, Trial
 from include.gates.tokens import Split, Tokens, common_prefix
@@ -19,7 +19,11 @@ _NOTHING_TO_COMPARE = "no reference in the form that the endpoint uses and withi
 
 
 @dataclass(frozen=True)
-class Agreement(Gate):
+class Agreement(
+    Gate,
+    name="agreement",
+    threshold="of the first {first} tokens of all answers a share >= {min_share:g} is the checkpoint's",
+):
     """The first tokens of each answer are those of the checkpoint.
 
     ``first`` tokens of each answer are compared, as the checkpoint's tokenizer splits both texts; ``min_share`` is
@@ -29,11 +33,8 @@ class Agreement(Gate):
     scales of one layer of 30 are shuffled, 0.00 with all of them or another tokenizer's ids.
     """
 
-    name: ClassVar[str] = "agreement"
     min_share: float = 0.65
     first: int = 16
-
-    threshold: ClassVar[str] = "of the first {first} tokens of all answers a share >= {min_share:g} is the checkpoint's"
 
     def judge(self, trial: Trial) -> GateResult:
         """Compares every answer to which the checkpoint's is not empty."""
@@ -59,18 +60,15 @@ class Agreement(Gate):
 End = Literal["same", "early", "late", "other"]
 
 
-@dataclass(frozen=True)
-class EndToken(Gate):
+class EndToken(
+    Gate, name="end_token", threshold="fewer than half of the answers end early or late, and none shows a special token"
+):
     """Answers end where the checkpoint's do, and the token that ends them is not shown.
 
     An answer that is only the start of the checkpoint's has ended early, one that says all of it and goes on has ended
     late. One that differs says nothing about its end. An engine that ends wrongly always does; a near tie at the end
     of one answer is nobody's fault, so most answers decide.
     """
-
-    name: ClassVar[str] = "end_token"
-
-    threshold: ClassVar[str] = "fewer than half of the answers end early or late, and none shows a special token"
 
     def judge(self, trial: Trial) -> GateResult:
         """Looks at the ends of all answers."""
@@ -91,7 +89,11 @@ class EndToken(Gate):
 
 
 @dataclass(frozen=True)
-class Repetition(Gate):
+class Repetition(
+    Gate,
+    name="repetition",
+    threshold="share of repeated 4-token sequences <= the checkpoint's + {max_excess:g} on average",
+):
     """Answers do not go round in circles where the checkpoint's do not.
 
     The measure is seq-rep-4 (Welleck et al. 2020, arXiv 1908.04319): the share of an answer's sequences of four
@@ -101,10 +103,7 @@ class Repetition(Gate):
     that of an answer of one token again and again about 0.9.
     """
 
-    name: ClassVar[str] = "repetition"
     max_excess: float = 0.25
-
-    threshold: ClassVar[str] = "share of repeated 4-token sequences <= the checkpoint's + {max_excess:g} on average"
 
     def judge(self, trial: Trial) -> GateResult:
         """Compares the repeated shares."""

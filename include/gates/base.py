@@ -97,8 +97,8 @@ class Trial:
 
     def may_be_empty(self, prompt: str) -> bool:
         """True if the checkpoint's own answer to ``prompt`` is empty."""
-        known = self.reference.of(prompt, self.chat) if self.reference else None
-        return known is not None and not known.after_text.strip()
+        known = self.reference.continuations if self.reference else ()
+        return any(c.prompt == prompt and c.chat == self.chat and not c.after_text.strip() for c in known)
 
     def _fits(self, known: Continuation) -> bool:
         prompt = len(known.prompt_ids)
@@ -113,7 +113,10 @@ class Gate(ABC):
     """
 
     name: ClassVar[str]
-    threshold: ClassVar[str] = ""
+    threshold: ClassVar[str]
+
+    def __init_subclass__(cls, *, name: str, threshold: str = "") -> None:
+        cls.name, cls.threshold = name, threshold
 
     @property
     def to_pass(self) -> str:
@@ -126,14 +129,12 @@ class Gate(ABC):
 
     def verdict(self, good: bool, found: str, **evidence: Any) -> GateResult:  # noqa: ANN401 - fields of Verdict
         """Pass or fail."""
-        return self._verdict("pass" if good else "fail", found, **evidence)
+        outcome: Outcome = "pass" if good else "fail"
+        return GateResult(gate=self.name, outcome=outcome, threshold=self.to_pass, found=found, **evidence)
 
     def skip(self, reason: str) -> GateResult:
-        """It could not be tried here."""
-        return self._verdict("skip", reason)
-
-    def _verdict(self, outcome: Outcome, found: str, **evidence: Any) -> GateResult:  # noqa: ANN401
-        return GateResult(gate=self.name, outcome=outcome, threshold=self.to_pass, found=found, **evidence)
+        """The result of a gate that cannot be tried here."""
+        return GateResult(gate=self.name, outcome="skip", threshold=self.to_pass, found=reason)
 
 
 def validate(trial: Trial, gates: Sequence[Gate]) -> Report:

@@ -31,11 +31,9 @@ class Workload:
 
     def bodies(self, count: int) -> list[dict[str, Any]]:
         """Requests with the prompts in turn. Each starts as none before it did: no KV cache knows it yet."""
-        return [self._body(f"({secrets.token_hex(3)}) {prompt}") for prompt in islice(cycle(self.prompts), count)]
-
-    def _body(self, prompt: str) -> dict[str, Any]:
         lengths = {"max_tokens": self.max_tokens, "min_tokens": self.max_tokens, "return_num_output_tokens": True}
-        return {"text_input": prompt, "top_k": 1, "stream": self.stream, **lengths}
+        texts = (f"({secrets.token_hex(3)}) {prompt}" for prompt in islice(cycle(self.prompts), count))
+        return [{"text_input": text, "top_k": 1, "stream": self.stream, **lengths} for text in texts]
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,8 @@ from include.triton.client import NoAnswer
 SEED = 20
 
 
-@dataclass(frozen=True)
-class SeedRequest(Gate):
+class SeedRequest(Gate, name="seed_request", threshold="the answer is not empty"):
     """The request that this pipeline exists to answer, letter by letter."""
-
-    name: ClassVar[str] = "seed_request"
-
-    threshold: ClassVar[str] = "the answer is not empty"
 
     def judge(self, trial: Trial) -> GateResult:
         """Sends it."""
@@ -32,14 +27,10 @@ class SeedRequest(Gate):
         return _none_empty(self, trial, [(SEED_PROMPT, str(trial.client.generate(body)["text_output"]))])
 
 
-@dataclass(frozen=True)
-class TestPrompts(Gate):
+class TestPrompts(Gate, name="test_prompts", threshold="no answer is empty, unless the checkpoint's own is"):
     """The user's own prompts, and those of the reference."""
 
     __test__: ClassVar[bool] = False  # pytest takes it for tests by its name
-    name: ClassVar[str] = "test_prompts"
-
-    threshold: ClassVar[str] = "no answer is empty, unless the checkpoint's own is"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks each."""
@@ -48,13 +39,8 @@ class TestPrompts(Gate):
         return _none_empty(self, trial, answers)
 
 
-@dataclass(frozen=True)
-class SameOverGrpc(Gate):
+class SameOverGrpc(Gate, name="same_over_grpc", threshold="tritonclient gets the same answer"):
     """The same answer through tritonclient."""
-
-    name: ClassVar[str] = "same_over_grpc"
-
-    threshold: ClassVar[str] = "tritonclient gets the same answer"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks both ways."""
@@ -63,13 +49,8 @@ class SameOverGrpc(Gate):
         return _same(self, prompt, http, grpc, "gRPC")
 
 
-@dataclass(frozen=True)
-class MaxTokens(Gate):
+class MaxTokens(Gate, name="max_tokens", threshold="no answer has more tokens than max_tokens"):
     """No answer is longer than asked for, by the endpoint's own count."""
-
-    name: ClassVar[str] = "max_tokens"
-
-    threshold: ClassVar[str] = "no answer has more tokens than max_tokens"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks for one token, and for eight."""
@@ -81,13 +62,8 @@ class MaxTokens(Gate):
         return self.verdict(kept, ", ".join(f"{count} tokens for {limit}" for limit, count in counts.items()))
 
 
-@dataclass(frozen=True)
-class StopWord(Gate):
+class StopWord(Gate, name="stop_word", threshold="the answer ends at the stop word"):
     """An answer ends with (as upstream's do) or before a stop word taken from it."""
-
-    name: ClassVar[str] = "stop_word"
-
-    threshold: ClassVar[str] = "the answer ends at the stop word"
 
     def judge(self, trial: Trial) -> GateResult:
         """Takes a word of an answer for a stop word."""
@@ -100,13 +76,8 @@ class StopWord(Gate):
         return self.verdict(kept, f"with stop word {word[0]!r}: {shown(stopped)}", samples=(sample,))
 
 
-@dataclass(frozen=True)
-class BadWord(Gate):
+class BadWord(Gate, name="bad_word", threshold="the answer does not hold the bad word"):
     """A word of an answer does not come again once it is banned."""
-
-    name: ClassVar[str] = "bad_word"
-
-    threshold: ClassVar[str] = "the answer does not hold the bad word"
 
     def judge(self, trial: Trial) -> GateResult:
         """Bans a word of an answer."""
@@ -125,7 +96,11 @@ class BadWord(Gate):
 
 
 @dataclass(frozen=True)
-class Deterministic(Gate):
+class Deterministic(
+    Gate,
+    name="deterministic",
+    threshold="one answer at top_k 1 alone, equal first tokens beside {company} others >= {min_share:g}",
+):
     """The most probable answer, with a seed, is the same each time, and much the same in company.
 
     Alone not a letter may differ. Beside others a GPU picks other kernels for another batch size, and an answer may
@@ -133,13 +108,8 @@ class Deterministic(Gate):
     share of equal first tokens in company (1 on the CPU, where the engine computes in float32).
     """
 
-    name: ClassVar[str] = "deterministic"
     company: int = 4
     min_share: float = 0.5
-
-    threshold: ClassVar[str] = (
-        "one answer at top_k 1 alone, equal first tokens beside {company} others >= {min_share:g}"
-    )
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks the same twice alone, then among others."""
@@ -161,13 +131,8 @@ class Deterministic(Gate):
         )
 
 
-@dataclass(frozen=True)
-class Streaming(Gate):
+class Streaming(Gate, name="streaming", threshold="the pieces, joined, are the answer"):
     """The streamed pieces, joined, are the answer."""
-
-    name: ClassVar[str] = "streaming"
-
-    threshold: ClassVar[str] = "the pieces, joined, are the answer"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks with and without streaming."""

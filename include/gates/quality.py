@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from include.gates import reference
 from include.gates.base import Gate, Trial
@@ -14,7 +14,12 @@ Rating = Literal["ACCEPT", "REGRESSION", "ANOMALOUS"]
 
 
 @dataclass(frozen=True)
-class Quality(Gate):
+class Quality(
+    Gate,
+    name="quality",
+    threshold="perplexity rises by {max_increase:.0%} at most and does not fall by more than {max_decrease:.0%}; "
+    "every held-out sample counts",
+):
     """Perplexity after against before: accepted, a regression, or anomalous.
 
     ``max_increase`` and ``max_decrease`` are shares of the perplexity before. What is usual: SmolLM2-135M in groups
@@ -24,14 +29,8 @@ class Quality(Gate):
     not measured alike. So does a sample or token that is not accounted for, or a value that is no number.
     """
 
-    name: ClassVar[str] = "quality"
     max_increase: float = 0.3
     max_decrease: float = 0.02
-
-    threshold: ClassVar[str] = (
-        "perplexity rises by {max_increase:.0%} at most and does not fall by more than {max_decrease:.0%}; "
-        "every held-out sample counts"
-    )
 
     def judge(self, trial: Trial) -> GateResult:
         """Reads the reference; asks nothing of the endpoint."""
@@ -41,7 +40,8 @@ class Quality(Gate):
         rating, reason = self._rate(quality, trial.reference.held_out)
         scored = f"{quality.tokens} tokens in {quality.samples} samples"
         found = f"perplexity {quality.before:.2f} -> {quality.after:.2f} ({quality.increase:+.1%}) on {scored}{reason}"
-        measured = {name: value for name, value in _figures(quality).items() if math.isfinite(value)}
+        figures = {"perplexity_before": quality.before, "perplexity_after": quality.after, "increase": quality.increase}
+        measured = {name: value for name, value in figures.items() if math.isfinite(value)}
         return self.verdict(rating == "ACCEPT", found, rating=rating, measured=measured)
 
     def _rate(self, quality: reference.Quality, held_out: reference.HeldOut | None) -> tuple[Rating, str]:
@@ -65,7 +65,3 @@ def _unaccounted(quality: reference.Quality, held_out: reference.HeldOut | None)
     if (quality.samples, quality.tokens) != (held_out.samples, held_out.tokens):
         return f"the held-out text has {held_out.tokens} tokens to score in {held_out.samples} samples"
     return "" if quality.text_sha256 == held_out.text_sha256 else "measured on another text than the held-out one"
-
-
-def _figures(quality: reference.Quality) -> dict[str, float]:
-    return {"perplexity_before": quality.before, "perplexity_after": quality.after, "increase": quality.increase}

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from include.frozen import Frozen
 
@@ -14,14 +14,13 @@ REFERENCE_FILE = "reference.json"
 HELD_OUT_FILE = "held_out.json"
 
 
-class Continuation(BaseModel):
+class Continuation(Frozen):
     """A prompt as users send it, and what the checkpoint made of it, greedily.
 
     ``chat``: whether the prompt was put into the model's chat template. ``after_ended``: whether the answer ended
     by itself; its ids and text are without the end token. If not, it was cut off.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
     prompt: str
     chat: bool = False
     prompt_ids: tuple[int, ...] = ()
@@ -30,10 +29,10 @@ class Continuation(BaseModel):
     after_ended: bool = False
 
 
-class Quality(BaseModel):
+class Quality(Frozen):
     """Perplexity on held-out text before and after quantization, and how much of the text was scored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
     metric: str = "perplexity"
     before: float
     after: float
@@ -55,10 +54,9 @@ class HeldOut(Frozen):
     tokens: int
 
 
-class Reference(BaseModel):
+class Reference(Frozen):
     """All of it. ``held_out`` is what ``quality`` must have been measured on."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
     continuations: tuple[Continuation, ...]
     quality: Quality | None = None
     held_out: HeldOut | None = None
@@ -67,10 +65,6 @@ class Reference(BaseModel):
     def has_chat(self) -> bool:
         """True if the model has a chat template; calibration has then measured prompts in it, too."""
         return any(c.chat for c in self.continuations)
-
-    def of(self, prompt: str, chat: bool) -> Continuation | None:
-        """The continuation of ``prompt``, if calibration measured it in that form."""
-        return next((c for c in self.continuations if c.prompt == prompt and c.chat == chat), None)
 
 
 def read_reference(checkpoint: Path) -> Reference:

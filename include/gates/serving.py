@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from httpx import codes
 
@@ -15,13 +14,8 @@ from include.triton import repository
 from include.triton.client import MODEL, Client
 
 
-@dataclass(frozen=True)
-class Ready(Gate):
+class Ready(Gate, name="ready", threshold=f"Triton says live and ready, and that model {MODEL} is ready"):
     """The server says that it lives and is ready, and so is the model that users ask."""
-
-    name: ClassVar[str] = "ready"
-
-    threshold: ClassVar[str] = f"Triton says live and ready, and that model {MODEL} is ready"
 
     def judge(self, trial: Trial) -> GateResult:
         """Asks the health endpoints."""
@@ -31,13 +25,12 @@ class Ready(Gate):
         return self.verdict(all(status == codes.OK for status in said.values()), found)
 
 
-@dataclass(frozen=True)
-class Templates(Gate):
+class Templates(
+    Gate,
+    name="templates",
+    threshold="each model's batch size, decoupled mode, tensors and parameters are the repository's",
+):
     """The server runs the models of its repository, each with the config that the templates were filled to."""
-
-    name: ClassVar[str] = "templates"
-
-    threshold: ClassVar[str] = "each model's batch size, decoupled mode, tensors and parameters are the repository's"
 
     def judge(self, trial: Trial) -> GateResult:
         """Compares the served configs with the files."""

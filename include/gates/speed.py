@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import ClassVar, Literal
+from typing import Literal
 
 from include.gates.base import Gate, Trial
 from include.gates.load import Burst, Workload, burst, load_of, streams
@@ -43,7 +43,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Speed(Gate):
+class Speed(Gate, name="speed"):
     """No request fails under load, and the candidate is about as fast as the live release.
 
     ``concurrencies``: how many clients at once. ``min_ratio``: of the live release's tokens/s; 0 leaves the live
@@ -52,7 +52,6 @@ class Speed(Gate):
     each of ``max_tokens`` tokens; it takes ``rounds``, and as many again before a candidate is called slow.
     """
 
-    name: ClassVar[str] = "speed"
     concurrencies: tuple[int, ...] = (1, 4)
     min_ratio: float = 0.8
     max_tokens: int = 24

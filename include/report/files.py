@@ -8,15 +8,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from include import gates
-from include.artifacts.store import ArtifactStore
+from include.artifacts.kind import Kind
+from include.artifacts.store import Artifact, ArtifactStore
 from include.files import write_atomic
 from include.releases.records import Release
 from include.releases.run import RunRecord
-from include.report.chain import chain_of
-from include.report.model import ReleaseReport, Subject
+from include.report.model import ReleaseReport, Stage, Subject
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
+_MAKERS = {
+    Kind.MODEL: "pull_model",
+    Kind.CHECKPOINT: "calibrate_awq",
+    Kind.ENGINE: "build_engine",
+    Kind.REPOSITORY: "assemble_repository",
+}
 
 
 def compose(
@@ -31,8 +37,35 @@ def compose(
         runs=_with(known.runs if known else (), run.id),
         run=run,
         request=release.request,
-        chain=chain_of(release, store),
+        chain=_chain_of(release, store),
         promotions=release.promotions,
+    )
+
+
+def _chain_of(release: Release, store: ArtifactStore) -> tuple[Stage, ...]:
+    """The making of each artifact of the release, the model first. An artifact that was pruned is left out."""
+    commit = release.chain["model"].rpartition("@")[2]
+    names = {Kind.MODEL: f"{release.model}@{commit}", **release.chain}
+    found = (store.find(kind, names[kind]) for kind in _MAKERS if kind in names)
+    return tuple(_stage(artifact) for artifact in found if artifact)
+
+
+def _stage(artifact: Artifact) -> Stage:
+    manifest = artifact.manifest
+    tools = {name: v for name, v in manifest.inputs.get("environment", {}).items() if isinstance(v, str)}
+    measured = ("timings_s", "peak_rss_bytes", "gpu_peak_bytes", "gpu", "results")
+    return Stage(
+        task=_MAKERS[manifest.kind],
+        kind=manifest.kind,
+        name=manifest.name,
+        content=artifact.content,
+        files=len(manifest.outputs),
+        size_bytes=sum(output.size for output in manifest.outputs),
+        started_at=manifest.started_at,
+        created_at=manifest.created_at,
+        host=manifest.host,
+        versions=tools | manifest.report.get("versions", {}),
+        **{name: manifest.report[name] for name in measured if name in manifest.report},
     )
 
 

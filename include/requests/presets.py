@@ -12,6 +12,7 @@ more to int4 (arXiv 2404.14047): their perplexity may rise by a tenth.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,93 +41,72 @@ class Preset:
         return {name: value for name, value in self.conf.items() if value != defaults[name]}
 
 
-@dataclass(frozen=True)
-class _Model:
-    """``length``: the longest prompt and answer, in tokens. ``batches``: the batch size on each of `_GPUS`."""
+_GPUS = (("24gb", "24 GB GPU", 0.85), ("80gb", "80 GB GPU", 0.5))
+"""Name, title, and the share of free memory that the KV cache takes: half leaves room for the next candidate."""
 
-    name: str
-    title: str
-    licence: str
-    id: str
-    length: int
-    batches: tuple[int, ...]
-    dtype: str = "bfloat16"
-    max_perplexity_increase: float = 0.1
-
-
-@dataclass(frozen=True)
-class _Gpu:
-    """``kv_cache``: share of the free memory that the KV cache takes. Half leaves room for the next candidate."""
-
-    name: str
-    title: str
-    kv_cache: float
-
-
-_GPUS = (_Gpu("24gb", "24 GB GPU", 0.85), _Gpu("80gb", "80 GB GPU", 0.5))
 _TOKEN = "Connection huggingface_default needs a Hub token"  # noqa: S105 - no secret
-_MODELS = (
-    _Model(
-        name="llama-2-7b",
-        title="Llama 2 7B",
-        licence="Llama 2 Community License. This copy of Meta's weights is not gated.",
-        id="NousResearch/Llama-2-7b-hf",
-        dtype="float16",
+
+
+def _on_gpus(
+    name: str, title: str, licence: str, model: str, *, length: int, batches: tuple[int, ...], **fields: str | float
+) -> Iterator[Preset]:
+    """A preset for each of `_GPUS`, whose batch sizes are ``batches``.
+
+    ``length``: the longest prompt and answer, in tokens; a quarter is kept for the answer.
+    """
+    for (gpu, device, kv_cache), batch in zip(_GPUS, batches, strict=True):
+        request = {
+            "model": model,
+            "target": "tensorrt_llm",
+            "dtype": "bfloat16",
+            "awq_group_size": 128,
+            "calib_size": 128,
+            "calib_seq_len": 512,
+            "max_batch_size": batch,
+            "max_input_len": length * 3 // 4,
+            "max_seq_len": length,
+            "max_num_tokens": length,
+            "kv_cache_memory_fraction": kv_cache,
+            "max_perplexity_increase": 0.1,
+        }
+        yield Preset(f"{name}-{gpu}", title, device, licence, ReleaseRequest.parse(request | fields))
+
+
+PRESETS = (
+    *_on_gpus(
+        "llama-2-7b",
+        "Llama 2 7B",
+        "Llama 2 Community License. This copy of Meta's weights is not gated.",
+        "NousResearch/Llama-2-7b-hf",
         length=4096,
-        max_perplexity_increase=0.05,
         batches=(4, 6),
+        dtype="float16",
+        max_perplexity_increase=0.05,
     ),
-    _Model(
-        name="llama-3.1-8b-instruct",
-        title="Llama 3.1 8B Instruct",
-        licence=f"Llama 3.1 Community License. Gated: accept it on the model's page; {_TOKEN}.",
-        id="meta-llama/Llama-3.1-8B-Instruct",
+    *_on_gpus(
+        "llama-3.1-8b-instruct",
+        "Llama 3.1 8B Instruct",
+        f"Llama 3.1 Community License. Gated: accept it on the model's page; {_TOKEN}.",
+        "meta-llama/Llama-3.1-8B-Instruct",
         length=8192,
         batches=(8, 12),
     ),
-    _Model(
-        name="qwen2.5-7b-instruct",
-        title="Qwen2.5 7B Instruct",
-        licence="Apache 2.0. Not gated.",
-        id="Qwen/Qwen2.5-7B-Instruct",
+    *_on_gpus(
+        "qwen2.5-7b-instruct",
+        "Qwen2.5 7B Instruct",
+        "Apache 2.0. Not gated.",
+        "Qwen/Qwen2.5-7B-Instruct",
         length=8192,
         batches=(16, 24),
     ),
-    _Model(
-        name="mistral-7b-instruct",
-        title="Mistral 7B Instruct v0.3",
-        licence=f"Apache 2.0. If its page asks you to agree to something first, it is gated: {_TOKEN}.",
-        id="mistralai/Mistral-7B-Instruct-v0.3",
+    *_on_gpus(
+        "mistral-7b-instruct",
+        "Mistral 7B Instruct v0.3",
+        f"Apache 2.0. If its page asks you to agree to something first, it is gated: {_TOKEN}.",
+        "mistralai/Mistral-7B-Instruct-v0.3",
         length=8192,
         batches=(8, 12),
     ),
-)
-
-
-def _on_gpu(model: _Model, gpu: _Gpu, batch: int) -> Preset:
-    """A quarter of the length is kept for the answer."""
-    fields = {
-        "model": model.id,
-        "target": "tensorrt_llm",
-        "dtype": model.dtype,
-        "awq_group_size": 128,
-        "calib_size": 128,
-        "calib_seq_len": 512,
-        "max_batch_size": batch,
-        "max_input_len": model.length * 3 // 4,
-        "max_seq_len": model.length,
-        "max_num_tokens": model.length,
-        "kv_cache_memory_fraction": gpu.kv_cache,
-        "max_perplexity_increase": model.max_perplexity_increase,
-    }
-    request = ReleaseRequest.parse(fields)
-    return Preset(f"{model.name}-{gpu.name}", model.title, gpu.title, model.licence, request)
-
-
-# The form's defaults are for this model.
-_ON_CPU = Preset("smollm2-135m-cpu", "SmolLM2 135M Instruct", "CPU", "Apache 2.0. Not gated.", ReleaseRequest())
-
-PRESETS = (
-    *(_on_gpu(model, gpu, batch) for model in _MODELS for gpu, batch in zip(_GPUS, model.batches, strict=True)),
-    _ON_CPU,
+    # The form's defaults are for this model.
+    Preset("smollm2-135m-cpu", "SmolLM2 135M Instruct", "CPU", "Apache 2.0. Not gated.", ReleaseRequest()),
 )

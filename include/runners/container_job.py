@@ -36,7 +36,7 @@ LABEL_ATTEMPT = "hf2triton.attempt"
 
 @dataclass
 class ContainerRunner:
-    """As `ProcessRunner`, but starts a container, or follows the one that works on the artifact already.
+    """The `Runner` that starts a container, or follows the one that works on the artifact already.
 
     After `run` no container of the artifact, and unless it was made no partial directory, is left. Only if the
     engine goes away both stay, for the next attempt. ``gpus_in_use`` gives the device ids that no lease may have;

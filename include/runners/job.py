@@ -1,13 +1,14 @@
-"""One run of a stage program, as plain data, and the target that a runner asks about it."""
+"""One run of a stage program, as plain data, and the interface of the runners that make an artifact by it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from include.artifacts.kind import Kind
+from include.artifacts.store import Claim
 from include.files import digest_of_tree
 from include.host.docker.containers import ContainerSpec
 from include.settings import PROJECT
@@ -67,6 +68,23 @@ class StageTarget(Protocol):
 
 
 FindTarget = Callable[[str], StageTarget]
+
+
+class Runner(Protocol):
+    """Runs a stage program for one attempt of a task."""
+
+    resumes: ClassVar[bool]
+    """Whether its programs outlive the worker, so that the next attempt goes on with their partial directory."""
+
+    def run(self, job: StageJob, claim: Claim) -> None:
+        """Makes the claim's artifact; if the store has it already, starts nothing.
+
+        Raises:
+            PipelineError: the program failed, was stopped, or cannot be started on this host.
+        """
+
+    def stop(self) -> None:
+        """Ends the program and all that it started; `run` raises then."""
 
 
 def stage_code(module: str) -> str:

@@ -25,10 +25,9 @@ _OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or
 
 
 class ProcessRunner:
-    """Starts a process of this host for one attempt of a task; its output goes to ``log`` line by line."""
+    """The `Runner` that starts a process of this host; its output goes to ``log`` line by line."""
 
     resumes: ClassVar[bool] = False
-    """True if programs outlive the worker, so that the next attempt goes on with their partial directory."""
 
     def __init__(self, find_target: FindTarget, log: Log) -> None:
         self._find_target = find_target
@@ -36,11 +35,7 @@ class ProcessRunner:
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, job: StageJob, claim: Claim) -> None:
-        """Makes the claim's artifact; if the store has it already, starts nothing.
-
-        Raises:
-            PipelineError: the program failed, was stopped, or cannot be started on this host.
-        """
+        """Makes the claim's artifact; if the store has it already, starts nothing."""
         if claim.hit:
             return
         command = self._find_target(job.target).command(job.module, job.args)
@@ -95,14 +90,18 @@ def failure(argv: tuple[str, ...], code: int, out: Path | None, tail: list[str])
     """The failure of a stage program that exited with ``code``, negative for a signal."""
     if out and (described := out / FAILURE_FILE).exists():
         return from_dict(json.loads(described.read_text()))
-    program, last = " ".join(argv[:3]), "\n".join(tail)
+    program = " ".join(argv[:3])
     if code in {-signal.SIGKILL, 128 + signal.SIGKILL}:
-        return HostError(f"{program} was killed: out of memory (OOM)", where=last, fix=_OUT_OF_MEMORY)
+        return HostError(f"{program} was killed: out of memory (OOM)", where=_last(tail), fix=_OUT_OF_MEMORY)
     return ToolError(
-        f"{program} ended with exit code {code}:\n{last}",
+        f"{program} ended with exit code {code}:\n{_last(tail)}",
         where="the stage's log above",
         fix="the last lines name the cause; the stage can be run alone with the logged command",
     )
+
+
+def _last(tail: list[str]) -> str:
+    return "\n".join(tail)
 
 
 def _lines(stream: IO[str] | None) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, Field, computed_field
 
 from include.errors import HostError, UserError
+from include.files import sha256_of
 from include.frozen import Frozen
 from include.model.files import CONFIG_FILE, INDEX_FILE, SMALL_FILES, TOKENIZER_FILES, WEIGHTS_FILE
 from include.model.weights import promised_tensors
@@ -157,8 +158,7 @@ def shards_of(index: str, paths: Collection[str], where: str) -> list[str]:
 def digest_of(path: Path, kind: str) -> str:
     """The file's `Digest`; ``git-sha1`` is git's blob id: sha1 of ``blob <size>\\0`` and the content."""
     if kind == "sha256":
-        with path.open("rb") as stream:
-            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+        return f"sha256:{sha256_of(path)}"
     blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):

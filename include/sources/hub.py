@@ -30,7 +30,7 @@ from include.sources.files import (
 )
 from include.sources.hub_repo import Repo
 from include.sources.hub_session import hub_session
-from include.sources.progress import Progress
+from include.sources.progress import progress
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -195,7 +195,7 @@ def _download(repo: Repo, files: Sequence[SourceFile], into: Path, log: Log) -> 
 
     try:
         size = sum(file.size for file in files)
-        with hub_session(repo, log), disk_errors(into), Progress(into, size, log):
+        with hub_session(repo, log), disk_errors(into), progress(into, size, log):
             snapshot_download(
                 repo.id,
                 repo_type=repo.kind,

@@ -33,7 +33,7 @@ def hub_errors(repo: Repo) -> Iterator[None]:
 
     try:
         yield
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         echoed = repo.token is not None and repo.token in str(error)
         raise translate(error, repo) from (None if echoed else error)
 
@@ -73,6 +73,7 @@ def _makers() -> list[tuple[type[Exception] | tuple[type[Exception], ...], _Make
         (errors.HFValidationError, _bad_name),
         ((httpx2.UnsupportedProtocol, httpx2.InvalidURL), _bad_endpoint),
         (httpx2.HTTPError, _network),
+        (AttributeError, _closed_session),
         ((errors.FileMetadataError, ValueError, KeyError), _not_a_hub),
         (OSError, _file_system),
         (Exception, _not_a_hub),
@@ -80,30 +81,21 @@ def _makers() -> list[tuple[type[Exception] | tuple[type[Exception], ...], _Make
 
 
 def _gated(_: Exception, repo: Repo) -> PipelineError:
-    if repo.token is None:
-        return UserError(
-            f"the {repo.kind} {repo.id} is gated, and there is no Hub token",
-            where=repo.field,
-            fix=f"accept its terms at {repo.url}, then {_SET_TOKEN}",
-        )
-    return UserError(
-        f"the {repo.kind} {repo.id} is gated, and the account of the Hub token has no access",
-        where=repo.field,
-        fix=f"ask for access at {repo.url}; a fine-grained token must also allow gated repositories",
-    )
+    why, fix = "there is no Hub token", f"accept its terms at {repo.url}, then {_SET_TOKEN}"
+    if repo.token is not None:
+        why = "the account of the Hub token has no access"
+        fix = f"ask for access at {repo.url}; a fine-grained token must also allow gated repositories"
+    return UserError(f"the {repo.kind} {repo.id} is gated, and {why}", where=repo.field, fix=fix)
 
 
 def _no_repository(_: Exception, repo: Repo) -> PipelineError:
-    if repo.token is None:
-        return UserError(
-            f"there is no {repo.kind} {repo.id}, or it is private and there is no Hub token",
-            where=repo.field,
-            fix=f"check the spelling; if it is private, {_SET_TOKEN}",
-        )
+    why, fix = "there is no Hub token", _SET_TOKEN
+    if repo.token is not None:
+        why, fix = "the Hub token may not read it", "use a token of an account that may read it"
     return UserError(
-        f"there is no {repo.kind} {repo.id}, or it is private and the Hub token may not read it",
+        f"there is no {repo.kind} {repo.id}, or it is private and {why}",
         where=repo.field,
-        fix="check the spelling; if it is private, use a token of an account that may read it",
+        fix=f"check the spelling; if it is private, {fix}",
     )
 
 
@@ -196,6 +188,11 @@ def _network(error: Exception, repo: Repo) -> PipelineError:
         where=repo.url,
         fix=f"{_RETRY}; without a network, set HF_ENDPOINT to a mirror or name a local directory or file",
     )
+
+
+def _closed_session(error: AttributeError, repo: Repo) -> PipelineError:
+    """A race of huggingface_hub 2.4: one thread that lost its connection closes the client that others just took."""
+    return TransientError(f"the Hub cannot be reached: its connection was lost ({error})", where=repo.url, fix=_RETRY)
 
 
 def _asked(error: Exception) -> str | None:

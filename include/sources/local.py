@@ -34,14 +34,8 @@ def resolve(directory: Path) -> ModelSource:
     """The needed files of the absolute ``directory``; the commit is a hash over (path, size, sha256) of each.
 
     Raises:
-        UserError: not absolute, not there, incomplete, unreadable, corrupted, or linked to outside.
+        UserError: not there, incomplete, unreadable, corrupted, or linked to outside.
     """
-    if not directory.is_absolute():
-        raise UserError(
-            f"{str(directory)!r} is not an absolute path",
-            where=field_model(directory),
-            fix="give the whole path from /",
-        )
     try:
         return _resolve(directory)
     except OSError as error:

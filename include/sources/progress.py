@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from include.files import Log
 from include.sources.files import megabytes
@@ -13,36 +14,31 @@ from include.sources.files import megabytes
 EVERY_S = 5.0
 
 
-class Progress:
-    """While entered, logs every `EVERY_S` seconds how many of ``total`` bytes ``directory`` has and the rate.
+@contextmanager
+def progress(directory: Path, total: int, log: Log) -> Iterator[None]:
+    """Logs every `EVERY_S` seconds how many of ``total`` bytes ``directory`` has got and the rate.
 
-    Reads the directory and not the downloader's progress bars, so it holds for any way the bytes come.
+    It reads the directory and not the downloader's progress bars, so it holds for any way the bytes come.
     """
+    over = threading.Event()
+    arguments = (directory, _bytes_in(directory), total, log, over)
+    thread = threading.Thread(target=_watch, args=arguments, name="download-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
-    def __init__(self, directory: Path, total: int, log: Log) -> None:
-        self._directory = directory
-        self._before = _bytes_in(directory)
-        self._total = total
-        self._log = log
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="download-progress", daemon=True)
 
-    def __enter__(self) -> Progress:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        then, done = time.monotonic(), 0
-        while not self._stop.wait(EVERY_S):
-            now, last = time.monotonic(), done
-            done = min(max(_bytes_in(self._directory) - self._before, 0), self._total)
-            rate = max(done - last, 0) / (now - then)
-            self._log(f"{megabytes(done)} of {megabytes(self._total)}, {rate / 1e6:.1f} MB/s")
-            then = now
+def _watch(directory: Path, before: int, total: int, log: Log, over: threading.Event) -> None:
+    then, done = time.monotonic(), 0
+    while not over.wait(EVERY_S):
+        now, last = time.monotonic(), done
+        done = min(max(_bytes_in(directory) - before, 0), total)
+        rate = max(done - last, 0) / (now - then)
+        log(f"{megabytes(done)} of {megabytes(total)}, {rate / 1e6:.1f} MB/s")
+        then = now
 
 
 def _bytes_in(directory: Path) -> int:

@@ -94,11 +94,6 @@ class Checkpoint:
             raise UserError(f"a weight file cannot be read: {error}", where=str(folder)) from error
         self._names = set(self._ranks[0].keys())
 
-    @property
-    def group_size(self) -> int:
-        """How many neighbouring inputs share a scale."""
-        return int(self.config["quantization"]["group_size"])
-
     def linears(self, device_map: DeviceMap = ON_CPU) -> Iterator[tuple[str, QuantizedLinear]]:
         """Every quantized layer under its Hugging Face module name, layer after layer, each on its device."""
         for index in range(self.config["num_hidden_layers"]):

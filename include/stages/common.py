@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,15 @@ def read_json(path: Path, failure: type[PipelineError] = UserError) -> dict[str,
     return fields
 
 
+@dataclass
 class StageReport:
     """The record of one stage run: seconds of each part, versions, results, peak memory in bytes."""
 
-    def __init__(self) -> None:
-        self.timings_s: dict[str, float] = {}
-        self.versions: dict[str, str] = {}
-        self.results: dict[str, Any] = {}
-        self.gpu: str | None = None
-        self.gpu_peak_bytes: int | None = None
+    timings_s: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    gpu: str | None = None
+    gpu_peak_bytes: int | None = None
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -67,15 +68,7 @@ class StageReport:
         """Writes ``stage.json`` into ``out``; the runner moves it into the artifact's manifest."""
         # Its own or that of the largest program it called, such as trtllm-build.
         used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        peak = max(used) * 1024
-        fields = {
-            "timings_s": self.timings_s,
-            "versions": self.versions,
-            "results": self.results,
-            "gpu": self.gpu,
-            "gpu_peak_bytes": self.gpu_peak_bytes,
-            "peak_rss_bytes": peak,
-        }
+        fields = {**asdict(self), "peak_rss_bytes": max(used) * 1024}
         (out / REPORT_FILE).write_text(json.dumps(fields, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""What the tasks ask of a target: its interface."""
+"""The interface of a target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from include.triton.servers import Ports, ServerPlan
 
 
 class Target(StageTarget, Protocol):
-    """What the tasks ask of a target, besides what a runner asks of it."""
+    """The questions of the tasks, besides those of a runner. Methods with a body hold for a target without GPUs."""
 
     name: str
     build_module: str
@@ -27,7 +27,8 @@ class Target(StageTarget, Protocol):
         """
 
     def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
-        """Raises `UserError` or `HostError` if this model, asked for in this way, does not fit the device."""
+        """Raises `HostError` if a stage needs more memory than is free. On the CPU the stages fit themselves to it."""
+        return
 
     def environment(self) -> dict[str, str]:
         """Versions of all that makes the artifacts' bytes."""
@@ -36,22 +37,29 @@ class Target(StageTarget, Protocol):
         """Versions of what the host brings along: they change no artifact, but may change how it serves."""
 
     def hardware(self) -> dict[str, str]:
-        """What an engine is bound to."""
+        """The hardware that an engine is bound to."""
 
     def gpus(self, request: ReleaseRequest) -> int:
-        """How many GPUs a stage or a server of this request takes."""
+        """The number of GPUs that a stage or a server of this request takes."""
+        return 0
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        """Device ids of this host's GPUs that stages and servers may use: idle ones first, then the busy ones."""
+        return ()
 
     def wait_for_memory(self, gpus: Collection[str]) -> None:
         """Waits until the GPUs with these ids are idle, as a server that was stopped gives its memory back late.
 
         Raises `HostError` if they are not in time.
         """
+        return
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
-        """What of the request changes the engine."""
+        """The options that change the engine, out of the request."""
 
     def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
-        """The same as arguments of the build program."""
+        """The arguments of the build program, besides the checkpoint."""
+        return ()
 
     def templates(self) -> Path:
         """The pristine model repository."""
@@ -62,7 +70,8 @@ class Target(StageTarget, Protocol):
         """Model name -> variable -> value for the templates."""
 
     def local_path(self, path: str) -> Path:
-        """Where a path that stands in a repository is on this host."""
+        """The place on this host of a path that a repository names."""
+        return Path(path)
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
-        """How Triton is started on a repository, by this deployment's runner."""
+        """The start of Triton on a repository by this deployment's runner."""

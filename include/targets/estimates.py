@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from include.errors import HostError
 from include.host.gpus import Gpu
 from include.model.config import DTYPE_BYTES, DType, ModelConfig
-
-if TYPE_CHECKING:
-    from include.requests.release import ReleaseRequest
+from include.requests.release import ReleaseRequest
 
 GIB = 1 << 30
 MIB = 1 << 20

@@ -98,9 +98,3 @@ class LiveRelease(Frozen):
             repository=release.repository,
             downtime_s=release.promotions[-1].downtime_s,
         )
-
-    def event(self, context: Context) -> dict[str, Any]:
-        """The ``extra`` of the asset event: these fields, and the repository's key and digest."""
-        repository = ArtifactStore(context.settings.artifacts).get(Kind.REPOSITORY, self.repository)
-        fields = self.model_dump(mode="json", exclude={"repository"})
-        return {**fields, "key": repository.name, "digest": repository.content}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,13 +88,11 @@ def check_calibration_file(request: ReleaseRequest) -> None:
 
 
 def _has_text(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
     found = False
     try:
-        with path.open("rb") as file:
+        with path.open(encoding="utf-8") as file:
             while block := file.read(_BLOCK):
-                found = bool(decoder.decode(block).strip()) or found
-        decoder.decode(b"", final=True)
+                found = bool(block.strip()) or found
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text: {error.reason}",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from include import report
+from include.artifacts.kind import Kind
+from include.artifacts.store import ArtifactStore
 from include.context import Context
 from include.live.address import LiveAddress
-from include.releases.records import ReleaseId
-from include.requests.release import ReleaseRequest
+from include.releases.records import Release, ReleaseId
+from include.requests.release import ReleaseRequest, Swap
 from include.tasks import LiveRelease
 
 
@@ -21,13 +24,20 @@ def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> Live
     Raises:
         PipelineError: the release did not answer, or not as it should, through the live address.
     """
-    live = LiveAddress(context)
     chosen = context.releases.get(release.model, release.number)
-    promoted = live.promote(chosen, candidate=context.candidate_record, swap=ReleaseRequest.parse(dict(params)).swap)
+    return go_live(context, chosen, ReleaseRequest.parse(dict(params)).swap, candidate=context.candidate_record)
+
+
+def go_live(context: Context, release: Release, swap: Swap, candidate: Path | None = None) -> LiveRelease:
+    """Moves the live address to the release, and writes the promotion into its report."""
+    live = LiveAddress(context)
+    promoted = live.promote(release, swap=swap, candidate=candidate)
     report.record_promotions(context.releases.path(promoted), promoted)
     return LiveRelease.of(promoted, live.url, context)
 
 
 def event(context: Context, made: LiveRelease) -> dict[str, Any]:
-    """What the task returned."""
-    return made.event(context)
+    """The ``extra`` of the asset event: the fields of the release, and the repository's key and digest."""
+    repository = ArtifactStore(context.settings.artifacts).get(Kind.REPOSITORY, made.repository)
+    fields = made.model_dump(mode="json", exclude={"repository"})
+    return {**fields, "key": repository.name, "digest": repository.content}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from include import report
 from include.context import Context
 from include.errors import UserError
-from include.live.address import LiveAddress
 from include.releases.records import Release
 from include.requests.operations import RollbackRequest
 from include.tasks import LiveRelease
+from include.tasks.promote_release import go_live
 
 
 def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
@@ -25,15 +24,7 @@ def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
     request = RollbackRequest.parse(dict(params))
     chosen = _choose(context, request)
     context.log(f"rolling back to release {chosen.name}")
-    live = LiveAddress(context)
-    promoted = live.promote(chosen, swap=request.swap)
-    report.record_promotions(context.releases.path(promoted), promoted)
-    return LiveRelease.of(promoted, live.url, context)
-
-
-def event(context: Context, made: LiveRelease) -> dict[str, Any]:
-    """What the task returned."""
-    return made.event(context)
+    return go_live(context, chosen, request.swap)
 
 
 def _choose(context: Context, request: RollbackRequest) -> Release:

@@ -20,15 +20,11 @@ def run(context: Context) -> None:
         PipelineError: the live release had made room for the candidate, and its server cannot be started again.
     """
     if context.settings.runner == "docker":
-        _remove_stages(context)
+        runner = StageContainers(local_engine, context.log)
+        for container in remove_abandoned(runner, context.store, context.dag_id, context.run_id):
+            context.log(f"container {container[:12]} was left by a cancelled stage: removed with its partial directory")
     live = LiveAddress(context)
     release = live.finish_run()
     context.log(f"release {release.name} is live at {live.url}" if release else "nothing is live")
     if found := report.find_by_run(context.releases.root, context.run_id):
         report.record_run(found, context.run)
-
-
-def _remove_stages(context: Context) -> None:
-    runner = StageContainers(local_engine, context.log)
-    for container in remove_abandoned(runner, context.store, context.dag_id, context.run_id):
-        context.log(f"container {container[:12]} was left by a cancelled stage: removed with its partial directory")

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict
+
 from include.errors import HostError
 from include.files import Log
-from include.frozen import Frozen
 from include.host.docker.engine import engine_errors
 from include.host.docker.images import ImageId, pull
 from include.host.docker.registry import FindLogin, no_login
@@ -27,7 +28,7 @@ _NOBODY = 65534
 _ACTIVE = ("running", "paused", "restarting")
 
 
-class ContainerSpec(Frozen):
+class ContainerSpec(BaseModel):
     """A container for one program, kept as JSON where it has to be started again. Paths are the same inside as outside.
 
     Of the host it sees ``reads``, and can write only ``out`` and ``caches``. ``gpus`` are device ids. ``ports`` are
@@ -36,6 +37,7 @@ class ContainerSpec(Frozen):
     the engine's ``json-file`` log.
     """
 
+    model_config = ConfigDict(frozen=True)
     image: str
     argv: tuple[str, ...] = ()
     out: Path | None = None

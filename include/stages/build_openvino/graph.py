@@ -40,7 +40,8 @@ def insert_int4(graph: ov.Model, checkpoint: Checkpoint) -> int:
     Raises:
         ToolError: a layer of the checkpoint is not in the graph.
     """
-    layers = {node.input_value(1).get_node().get_friendly_name(): node for node in _matmuls(graph)}
+    matmuls = (node for node in graph.get_ordered_ops() if node.get_type_name() == "MatMul")
+    layers = {node.input_value(1).get_node().get_friendly_name(): node for node in matmuls}
     scaled: dict[tuple[str, int, bytes], ov.Output] = {}
     count = 0
     for name, linear in checkpoint.linears():
@@ -112,7 +113,3 @@ def read_int4(constant: ov.Node) -> Any:  # noqa: ANN401 - numpy.ndarray, untype
     values[0::2] = (packed << 4) >> 4
     values[1::2] = packed >> 4
     return values.reshape(rows, groups * size)
-
-
-def _matmuls(graph: ov.Model) -> list[ov.Node]:
-    return [node for node in graph.get_ordered_ops() if node.get_type_name() == "MatMul"]

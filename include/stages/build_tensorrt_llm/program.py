@@ -8,7 +8,8 @@ import signal
 import subprocess
 import tempfile
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from include.errors import HostError, PipelineError, ToolError
@@ -33,11 +34,9 @@ def build(options: BuildOptions, report: StageReport) -> None:
     ranks = world_size_of_checkpoint(options.checkpoint)
     report.versions = _versions()
     report.gpu = _gpu_name()
-    with _TimingCache(options.timing_cache) as cache:
-        argv = trtllm_build(options, workers=ranks, new_timing_cache=cache.new)
-        with report.part("trtllm-build"):
-            seconds = _run(argv)
-        cache.keep()
+    with _new_timing_cache(options.timing_cache) as cache, report.part("trtllm-build"):
+        argv = trtllm_build(options, workers=ranks, new_timing_cache=cache)
+        seconds = _run(argv)
     engine = check_engine(options.out, version=report.versions.get("tensorrt_llm", "unknown"), world_size=ranks)
     report.results = {
         "build_s": seconds,
@@ -48,33 +47,25 @@ def build(options: BuildOptions, report: StageReport) -> None:
     }
 
 
-@dataclass
-class _TimingCache:
-    """A new cache is written beside the kept one and takes its place whole: two builds may share the file."""
-
-    kept: Path | None
-    new: Path = field(init=False)
-
-    def __enter__(self) -> _TimingCache:
-        parent = (self.kept.parent if self.kept else Path(tempfile.gettempdir())).absolute()
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".timing-", suffix=".cache", dir=parent)
-        except OSError as error:
-            raise HostError(
-                f"the timing cache cannot be written: {error.strerror}", where=str(parent), fix="check its owner"
-            ) from error
-        os.close(descriptor)
-        self.new = Path(name)
-        return self
-
-    def keep(self) -> None:
-        """The new cache becomes the one that the next build reads."""
-        if self.kept is not None and self.new.stat().st_size > 0:
-            self.new.replace(self.kept)
-
-    def __exit__(self, *_: object) -> None:
-        self.new.unlink(missing_ok=True)
+@contextmanager
+def _new_timing_cache(kept: Path | None) -> Iterator[Path]:
+    """A new cache beside the kept one, whose place it takes whole after the block: two builds may share the file."""
+    parent = (kept.parent if kept else Path(tempfile.gettempdir())).absolute()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".timing-", suffix=".cache", dir=parent)
+    except OSError as error:
+        raise HostError(
+            f"the timing cache cannot be written: {error.strerror}", where=str(parent), fix="check its owner"
+        ) from error
+    os.close(descriptor)
+    new = Path(name)
+    try:
+        yield new
+        if kept is not None and new.stat().st_size > 0:
+            new.replace(kept)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _run(argv: list[str]) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,10 @@ from include.model.config import ModelConfig
 from include.model.files import CONFIG_FILE
 from include.stages.calibrate import rank_file
 from include.stages.calibrate.source import SourceModel
+from include.stages.common import log
 
 # ModelOpt writes nothing but these; anything else becomes float16.
 CHECKPOINT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float16}
-
-log = logging.getLogger("stage")
 
 
 class StayOnDevice(TorchFunctionMode):  # type: ignore[misc]

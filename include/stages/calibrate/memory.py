@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from include.errors import HostError
 from include.model.config import ModelConfig
 from include.stages.calibrate.source import SourceModel
-
-log = logging.getLogger("stage")
+from include.stages.common import log
 
 _CGROUP = Path("/sys/fs/cgroup")
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import gc
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, ToolError
+from include.stages.common import log
 
 _NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
-
-log = logging.getLogger("stage")
 
 
 def awq_config(group_size: int) -> dict[str, Any]:

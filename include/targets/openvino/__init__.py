@@ -24,6 +24,7 @@ from include.runners.job import Command
 from include.settings import Settings
 from include.stages.common import has_native_bfloat16
 from include.targets import estimates
+from include.targets.base import Target
 from include.targets.openvino import image, triton
 from include.triton.repository import paths
 from include.triton.servers import Ports, ServerPlan
@@ -51,7 +52,7 @@ _TOOLS = (
 _LIMITS = ("tp_size", "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
-class OpenVinoTarget:
+class OpenVinoTarget(Target):
     """Calibrates with ModelOpt on the CPU, builds an OpenVINO IR, serves it with nvidia-pytriton's Triton."""
 
     name = "openvino"
@@ -84,9 +85,6 @@ class OpenVinoTarget:
         else:
             triton.prepare(self._python)
 
-    def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
-        """The calibrate program itself fits its batch to the memory there is."""
-
     def environment(self) -> dict[str, str]:
         """Versions of the tools as installed, and the digest of the lock they came from; or the image, whose tag is."""
         if self._in_containers:
@@ -112,26 +110,11 @@ class OpenVinoTarget:
         """None of today's fields: lengths and batch are limits of the server, not of an IR."""
         return request.section("Engine", ignored=_LIMITS)
 
-    def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
-        """None, as there are no options."""
-        return ()
-
     def stage_image(self) -> ContainerSpec:
         """Debian's Python with the same locked requirements: built on this host, or from the deployment's registry."""
         if self._settings.openvino_image:
             return ContainerSpec(image=image.image(self._settings.openvino_image))
         return ContainerSpec(image=image.image(), build=image.BUILD_COMMAND)
-
-    def gpus(self, request: ReleaseRequest) -> int:
-        """None: everything runs on the CPU."""
-        return 0
-
-    def gpu_ids(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def wait_for_memory(self, gpus: Collection[str]) -> None:
-        """There is no GPU whose memory could be taken."""
 
     def templates(self) -> Path:
         """Our own ensemble, with upstream's input and output names."""
@@ -163,10 +146,6 @@ class OpenVinoTarget:
                 "kv_cache_bytes": str(min(needed, allowed)),
             },
         }
-
-    def local_path(self, path: str) -> Path:
-        """The path itself: the server runs on this host."""
-        return Path(path)
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """Triton out of the nvidia-pytriton wheel, of the local environment or of the image."""

@@ -8,37 +8,32 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from google.protobuf import text_format
-
-from include.errors import HostError, ToolError
+from include.errors import HostError
 from include.files import write_atomic
 from include.host import gpus as gpu
 from include.host.docker.containers import ContainerSpec
 from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
+from include.model.config import ModelConfig
+from include.requests.release import ReleaseRequest
 from include.runners.job import Command
 from include.settings import Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
 from include.targets import estimates
+from include.targets.base import Target
 from include.targets.tensorrt_llm import engines, templates
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
-from include.triton.repository import paths
+from include.triton.repository import paths, read
 from include.triton.servers import EVERYWHERE, Ports, ServerPlan
-
-if TYPE_CHECKING:
-    from include.model.config import ModelConfig
-    from include.requests.release import ReleaseRequest
-
 
 _MEMORY_BACK_S = 60.0
 
 
-class TensorRTLLMTarget:
+class TensorRTLLMTarget(Target):
     """Calibrates with ModelOpt on the GPU, builds with ``trtllm-build``, serves with Triton's tensorrtllm backend.
 
     Nothing is asked of Docker before it is needed: a target can be made where there is none.
@@ -155,11 +150,7 @@ class TensorRTLLMTarget:
         return copy
 
     def repository_values(
-        self,
-        request: ReleaseRequest,
-        config: ModelConfig,
-        checkpoint: Path,
-        engine: Path,
+        self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
     ) -> dict[str, dict[str, str]]:
         """The templates' values, for an engine that fits this image, this GPU and the request."""
         tokenizer = checkpoint / "tokenizer"
@@ -174,7 +165,8 @@ class TensorRTLLMTarget:
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """The server's container; raises `HostError` if another image or GPU model built its engine."""
         named = (path for path in paths(repository) if self.local_path(str(path)) == path)
-        ranks = self._check_engine(_engine_dir(repository)).world_size
+        engine = read(repository)["tensorrt_llm"].parameters["gpt_model_path"].string_value
+        ranks = self._check_engine(Path(engine)).world_size
         address = self._settings.bind_address
         inside = address if self._own.network == "host" else EVERYWHERE
         return ServerPlan(
@@ -225,15 +217,3 @@ class TensorRTLLMTarget:
 
     def _check_engine(self, directory: Path) -> Engine:
         return engines.check_fits(directory, self.image, self._gpu.name)
-
-
-def _engine_dir(repository: Path) -> Path:
-    """The engine that a filled repository serves."""
-    from tritonclient.grpc import model_config_pb2
-
-    path = repository / "tensorrt_llm" / "config.pbtxt"
-    try:
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    except (OSError, text_format.ParseError) as error:
-        raise ToolError(f"the repository's config cannot be read: {error}", where=str(path)) from error
-    return Path(config.parameters["gpt_model_path"].string_value)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from include.artifacts.store import MANIFEST_FILE, Manifest
 from include.errors import HostError, ToolError, UserError
+from include.requests.release import ReleaseRequest
 from include.stages.build_tensorrt_llm.outputs import Engine, read_engine
 from include.targets.tensorrt_llm.image import ImageFacts
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
-
-if TYPE_CHECKING:
-    from include.requests.release import ReleaseRequest
 
 GROUP_SIZES = (128, 64)
 """Upstream's groupwise kernels have no others ("Only group size 64 and 128 supported for fine grained kernels")."""

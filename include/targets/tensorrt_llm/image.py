@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from include.errors import HostError, ToolError
 from include.frozen import Frozen
@@ -41,10 +41,10 @@ class Tools(Frozen):
     mpirun: str | None = None
 
 
-class Versions(BaseModel):
+class Versions(Frozen):
     """What makes an engine's bytes. ``modelopt`` and ``transformers`` make the checkpoint's."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
     tensorrt_llm: str
     tensorrt: str
     modelopt: str = Field(alias="nvidia-modelopt")

@@ -6,16 +6,14 @@ that is left empty is "not given" to the backend, which then takes its default; 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from include.errors import ToolError
-
-if TYPE_CHECKING:
-    from include.requests.release import ReleaseRequest
-    from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
+from include.requests.release import ReleaseRequest
+from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 
 MODELS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")
 """``tensorrt_llm_bls`` is left out: nothing calls it, and one model that does not load fails the server."""
@@ -25,12 +23,7 @@ _MAX_TOKENIZERS = 4
 
 
 def values(
-    request: ReleaseRequest,
-    settings: TensorRTLLMSettings,
-    *,
-    tokenizer: Path,
-    engine: Path,
-    templates: Path,
+    request: ReleaseRequest, settings: TensorRTLLMSettings, *, tokenizer: Path, engine: Path, templates: Path
 ) -> dict[str, dict[str, str]]:
     """Model -> variable -> value, for exactly the variables that the templates have.
 
@@ -95,7 +88,7 @@ def _engine_values(request: ReleaseRequest, settings: TensorRTLLMSettings) -> di
     return {
         "triton_backend": "tensorrtllm",
         "batching_strategy": "inflight_fused_batching",
-        "decoupled_mode": _bool(request.streaming),
+        "decoupled_mode": json.dumps(request.streaming),
         "logits_datatype": "TYPE_FP32",
         "encoder_input_features_data_type": "TYPE_FP16",
         "prompt_embedding_table_data_type": "TYPE_FP16",
@@ -105,10 +98,6 @@ def _engine_values(request: ReleaseRequest, settings: TensorRTLLMSettings) -> di
         "max_tokens_in_paged_kv_cache": "" if limit is None else str(limit),
         "enable_kv_cache_reuse": "true",
         # A prompt longer than one step's tokens can only be read in chunks.
-        "enable_chunked_context": _bool(request.max_input_len > request.max_num_tokens),
+        "enable_chunked_context": json.dumps(request.max_input_len > request.max_num_tokens),
         "exclude_input_in_output": "true",
     }
-
-
-def _bool(value: bool) -> str:
-    return str(value).lower()

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from hf2triton.context import task_context
 from hf2triton.operators.task import TaskOperator, call_task
-from include.runners.job import StageJob
+from include.runners.job import Runner, StageJob
 from include.runners.process import ProcessRunner
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from include.context import Context as TaskContext
-    from include.runners.container_job import ContainerRunner
 
 
 class StageOperator(TaskOperator):
@@ -23,7 +22,7 @@ class StageOperator(TaskOperator):
     Killing the task ends the stage program.
     """
 
-    _runner: ProcessRunner | ContainerRunner | None = None
+    _runner: Runner | None = None
 
     def __init__(self, *, job: Callable[..., StageJob], **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(call=job, **kwargs)
@@ -44,6 +43,6 @@ class StageOperator(TaskOperator):
         if self._runner is not None:
             self._runner.stop()
 
-    def make_runner(self, task: TaskContext, context: Context) -> ProcessRunner | ContainerRunner:
+    def make_runner(self, task: TaskContext, context: Context) -> Runner:
         """The runner of one attempt."""
         return ProcessRunner(task.target, self.log.info)

@@ -13,8 +13,8 @@ from include.gates import Sample
 from include.releases.run import RunRecord, TaskTime
 from include.report import ReleaseReport, Subject
 from include.requests.release import ReleaseRequest
-from tests.include.report.example import WHEN, load, stage, verdict
-from tests.include.report.example import report as example
+from tests.support.report import WHEN, load, stage, verdict
+from tests.support.report import report as example
 
 REQUEST = ReleaseRequest.parse({**gpu_proof.REQUEST, "model": gpu_proof.MODEL}).model_dump(mode="json")
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from include.errors import HostError
 from include.sources import SourceFile, require_disk
 from include.sources.files import digest_of
-from include.sources.progress import Progress
+from include.sources.progress import progress
 
 DIGEST = f"sha256:{0:064}"
 
@@ -58,7 +58,7 @@ def test_progress_is_told_in_plain_lines(tmp_path: Path, monkeypatch: pytest.Mon
         if line.startswith("2.0 MB of 4.0 MB, "):
             told.set()
 
-    with Progress(tmp_path, 4_000_000, log):
+    with progress(tmp_path, 4_000_000, log):
         (tmp_path / ".cache").mkdir()
         (tmp_path / ".cache" / "x.incomplete").write_bytes(bytes(2_000_000))
         assert told.wait(10)

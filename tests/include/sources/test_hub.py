@@ -377,6 +377,19 @@ class TestFetch:
         with pytest.raises(TransientError, match="cannot be reached"):
             get(hub, source, tmp_path)
 
+    def test_a_client_that_another_thread_has_closed_is_a_lost_connection(
+        self, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        add_model(hub)
+        source = ask(hub)
+
+        def closed(*_: object, **__: object) -> None:
+            raise AttributeError("'NoneType' object has no attribute 'request'")
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", closed)
+        with pytest.raises(TransientError, match="cannot be reached: its connection was lost"):
+            get(hub, source, tmp_path)
+
     def test_refuses_weights_that_are_broken_at_their_source(self, hub: HubServer, tmp_path: Path) -> None:
         weights = tiny.model()[WEIGHTS]
         add_model(hub, files=tiny.model() | {WEIGHTS: weights[:-4]})
