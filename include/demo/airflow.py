@@ -106,11 +106,9 @@ def _with_dags(api: AirflowApi, deadline: float) -> AirflowApi:
 def _healthy(settings: Settings) -> bool:
     try:
         answer = httpx.get(f"{url_of(settings)}/api/v2/monitor/health", timeout=5, trust_env=False)
-    except httpx.TransportError:
+        health = answer.raise_for_status().json()
+    except (httpx.TransportError, httpx.HTTPStatusError):
         return False
-    if not answer.is_success:
-        return False
-    health = answer.json()
     return all(health[name]["status"] == "healthy" for name in ("scheduler", "dag_processor", "triggerer"))
 
 

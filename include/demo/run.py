@@ -38,9 +38,8 @@ _STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "runni
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that ended well: its id, what the last stage returned, and which stages took their artifact as it was."""
+    """The outcome of a run that ended well: the promotion's result, and the stages that reused their artifact."""
 
-    run: str
     released: dict[str, Any]
     reused: frozenset[str]
 
@@ -59,7 +58,7 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
         state = failed[0] if failed else tasks["check_request"]
         raise ToolError(f"{state.task} failed: {api.error(DAG, run, state)}", where=f"run {run}")
     reused = frozenset(stage for stage in STAGES if _reused(api.result(DAG, run, stage)))
-    return Outcome(run=run, released=api.result(DAG, run, "promote_release"), reused=reused)
+    return Outcome(released=api.result(DAG, run, "promote_release"), reused=reused)
 
 
 def ask(endpoint: str) -> str:
@@ -79,7 +78,9 @@ def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:
     with Live(console=console, refresh_per_second=2, transient=False, auto_refresh=console.is_terminal) as live:
         while True:
             tasks = api.tasks(DAG, run)
-            ended = api.run_state(DAG, run) in {"success", "failed"} and _all_ended(tasks)
+            ended = api.run_state(DAG, run) in {"success", "failed"} and all(
+                task.state in ENDED for task in tasks.values()
+            )
             if console.is_terminal:
                 live.update(_table(tasks))
             else:
@@ -87,10 +88,6 @@ def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:
             if ended:
                 return tasks
             time.sleep(1)
-
-
-def _all_ended(tasks: dict[str, TaskState]) -> bool:
-    return all(task.state in ENDED for task in tasks.values())
 
 
 def _table(tasks: dict[str, TaskState]) -> Table:

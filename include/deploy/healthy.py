@@ -23,7 +23,7 @@ def component(name: str) -> bool:
     return bool(health[name]["status"] == "healthy")
 
 
-def context() -> bool:
+def worker() -> bool:
     """Whether this host's Celery worker answers through the broker."""
     from celery import Celery
 
@@ -33,4 +33,4 @@ def context() -> bool:
 
 if __name__ == "__main__":
     what = sys.argv[1]
-    sys.exit(0 if (context() if what == "worker" else component(what)) else f"{what} is not healthy")
+    sys.exit(0 if (worker() if what == "worker" else component(what)) else f"{what} is not healthy")

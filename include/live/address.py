@@ -76,7 +76,7 @@ class LiveAddress:
             self._try_reconcile(keep=(self._servers.record_of(release), candidate))
             try:
                 record = self._server_of(release, candidate, swap)
-                answer = self._ask(record, release.answer)
+                answer = _ask(record.plan.address, record.ports, release.answer)
                 self._point_to(record)
                 self._ask_through_proxy(answer)
                 self._releases.record_proof(release, answer=answer, server=record.plan, by=self._context.run_id)
@@ -232,18 +232,13 @@ class LiveAddress:
         if record is None:
             return
         try:
-            self._ask(record, live.answer)
+            _ask(record.plan.address, record.ports, live.answer)
         except PipelineError as error:
             self._log(f"{error}\nrestarting the server of release {live.name}")
             self._servers.stop(live)
 
-    def _ask(self, record: ServerRecord, expected: str | None) -> str:
-        return _ask(record.plan.address, record.ports, expected)
-
     def _ask_through_proxy(self, expected: str | None) -> None:
-        chosen = self._context.settings
-        ports = Ports(http=chosen.live_http_port, grpc=chosen.live_grpc_port, metrics=chosen.live_metrics_port)
-        _ask(chosen.bind_address, ports, expected)
+        _ask(self._context.settings.bind_address, self._proxy.ports, expected)
 
     def _lock(self) -> AbstractContextManager[None]:
         path = self._context.settings.artifacts / ".locks" / "live.lock"

@@ -26,7 +26,7 @@ from include.errors import UserError
 from include.files import locked, sync, write_atomic
 from include.frozen import Frozen
 from include.requests.release import swap_of
-from include.triton.servers.plan import ServerPlan
+from include.triton.servers import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
 State = Literal["candidate", "rejected", "live", "retired"]

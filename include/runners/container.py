@@ -9,24 +9,22 @@ from __future__ import annotations
 import io
 import tarfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.errors import PipelineError, TransientError
-from include.files import Log
 from include.host.docker.attach import STDERR, STDOUT, frames
 from include.host.docker.containers import Container, Containers, ContainerSpec
 from include.host.docker.engine import EngineAway, engine_errors
 from include.host.docker.lines import Lines
-from include.host.docker.registry import FindLogin, no_login
 from include.runners.job import travelling_code
 from include.runners.process import failure
 from include.settings import PROJECT
 
 if TYPE_CHECKING:
-    from docker import APIClient
     from requests import Response
 
 CODE_ROOT = "/opt/hf2triton"
@@ -40,9 +38,9 @@ _KILLED = {128 + 9, 128 + 15}
 class StageContainers(Containers):
     """Stage programs in containers of one engine."""
 
-    def __init__(self, connect: Callable[[], APIClient], log: Log, find_login: FindLogin = no_login) -> None:
-        super().__init__(connect, log, find_login)
-        self._attached: dict[str, Response] = {}
+    @cached_property
+    def _attached(self) -> dict[str, Response]:
+        return {}
 
     def create(self, spec: ContainerSpec) -> str:
         """As `Containers.create`, with the stage code in it."""
@@ -116,10 +114,10 @@ class StageContainers(Containers):
             output = self._attached.pop(container_id, None) or self._attach(
                 container_id, logs=True, stream=self._is_active(container_id)
             )
-            for frame in frames(output, _SILENCE_S):
+            for source, data in frames(output, _SILENCE_S):
                 for stream, lines in streams.items():
-                    lines.feed(frame.data if stream == frame.stream else b"")
-                if not frame.data and not self._is_active(container_id):
+                    lines.feed(data if stream == source else b"")
+                if not data and not self._is_active(container_id):
                     return  # it ended just before the attach, whose stream has no end then
         except EngineAway:
             return
@@ -178,10 +176,7 @@ def code_archive() -> bytes:
 def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     if "__pycache__" in member.name:
         return None
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    member.mode = 0o755 if member.isdir() else 0o644
-    return member
+    return member.replace(mode=0o755 if member.isdir() else 0o644, uid=0, gid=0, uname="", gname="")
 
 
 def _whole(container: Container | None, restarted: bool) -> Container:

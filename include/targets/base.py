@@ -9,7 +9,7 @@ from typing import Protocol
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageTarget
-from include.triton.servers.plan import Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 
 
 class Target(StageTarget, Protocol):

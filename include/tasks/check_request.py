@@ -10,13 +10,13 @@ from include import sources
 from include.artifacts.store import make_directory
 from include.context import Context
 from include.errors import UserError
+from include.host.ports import check_port_free
 from include.live.address import LiveAddress
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.targets.estimates import pipeline_disk_bytes
 from include.tasks import Checked
-from include.triton.servers import check_port_free
 
 _BLOCK = 1 << 20
 

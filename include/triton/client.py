@@ -58,10 +58,7 @@ class Client:
 
     def get(self, path: str) -> httpx.Response:
         """The server's response at ``path``, whatever its status."""
-        try:
-            return self.http.get(path)
-        except httpx.TransportError as error:
-            raise NoAnswer(f"{type(error).__name__}: {error}") from error
+        return self._request("GET", path)
 
     def server(self) -> dict[str, str]:
         """Name and version of the server, as it says itself."""
@@ -70,10 +67,7 @@ class Client:
 
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON answer of the generate endpoint."""
-        try:
-            response = self.http.post(path_of("generate"), json=body)
-        except httpx.TransportError as error:
-            raise NoAnswer(f"{type(error).__name__}: {error}") from error
+        response = self._request("POST", path_of("generate"), body)
         return read_answer(response.text, response.status_code)
 
     def text(self, prompt: str, **options: Any) -> str:  # noqa: ANN401 - the endpoint's own options
@@ -83,10 +77,7 @@ class Client:
     def stream(self, prompt: str, **options: Any) -> list[str]:  # noqa: ANN401 - the endpoint's own options
         """The pieces of the most probable answer, from the streaming endpoint."""
         body = _greedy(prompt) | {"stream": True} | options
-        try:
-            response = self.http.post(path_of("generate_stream"), json=body)
-        except httpx.TransportError as error:
-            raise NoAnswer(f"{type(error).__name__}: {error}") from error
+        response = self._request("POST", path_of("generate_stream"), body)
         return [str(read_answer(event, response.status_code)["text_output"]) for event in events(response.text)]
 
     def grpc_text(self, prompt: str, max_tokens: int = PROBE_TOKENS) -> str:
@@ -116,6 +107,12 @@ class Client:
         """A served model's ``ModelConfig``."""
         with self._grpc() as client:
             return client.get_model_config(name).config
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        try:
+            return self.http.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise NoAnswer(f"{type(error).__name__}: {error}") from error
 
     @contextmanager
     def _grpc(self) -> Iterator[Any]:

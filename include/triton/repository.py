@@ -145,20 +145,16 @@ def _check_model(model: Path, config: ModelConfig, path_map: PathMap) -> None:
             if not (version / "model.py").is_file():
                 raise ToolError("no model.py", where=str(version))
     for key, value in _path_parameters(config):
-        _check_path(key, value, path_map, where)
+        if not value.startswith("/"):
+            raise ToolError(f"{key} is {value}, which is not absolute", where=where)
+        if not path_map(value).exists():
+            raise ToolError(f"{key} is {value}, which does not exist", where=where)
 
 
 def _path_parameters(config: ModelConfig) -> Iterator[tuple[str, str]]:
     for key, parameter in config.parameters.items():
         if _PATH_PARAMETER.search(key) and parameter.string_value:
             yield key, parameter.string_value
-
-
-def _check_path(key: str, value: str, path_map: PathMap, where: str) -> None:
-    if not value.startswith("/"):
-        raise ToolError(f"{key} is {value}, which is not absolute", where=where)
-    if not path_map(value).exists():
-        raise ToolError(f"{key} is {value}, which does not exist", where=where)
 
 
 def _versions(model: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from include.host.ports import free_ports
 from include.settings import PROJECT
 from include.triton import servers
 from include.triton.servers import Ports, ServerPlan, ServerRecord
@@ -66,7 +67,7 @@ def ask(record: ServerRecord, number: int) -> int:
 
 def free() -> Ports:
     """Ports that nobody has now."""
-    http, grpc, metrics = servers.free_ports(3)
+    http, grpc, metrics = free_ports(3)
     return Ports(http=http, grpc=grpc, metrics=metrics)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -20,36 +19,28 @@ STDOUT, STDERR = 1, 2
 _HEADER = struct.Struct(">BxxxL")
 
 
-@dataclass(frozen=True)
-class Frame:
-    """Bytes of one of the two streams; no bytes: there was nothing for a while."""
-
-    stream: int
-    data: bytes
-
-
-def frames(response: Response, silence_s: float) -> Iterator[Frame]:
-    """Frames until the stream ends or breaks; an empty one after every ``silence_s`` seconds without any."""
-    arrived: SimpleQueue[Frame | None] = SimpleQueue()
+def frames(response: Response, silence_s: float) -> Iterator[tuple[int, bytes]]:
+    """The stream and bytes of each frame until the output ends or breaks; no bytes after ``silence_s`` of silence."""
+    arrived: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
     Thread(target=_read, args=(response, arrived), daemon=True).start()
     while True:
         try:
             frame = arrived.get(timeout=silence_s)
         except Empty:
-            frame = Frame(STDOUT, b"")
+            frame = (STDOUT, b"")
         if frame is None:
             return
         yield frame
 
 
-def _read(response: Response, arrived: SimpleQueue[Frame | None]) -> None:
+def _read(response: Response, arrived: SimpleQueue[tuple[int, bytes] | None]) -> None:
     from urllib3.exceptions import HTTPError
 
     try:
         with response:
             while response.ok and (header := response.raw.read(_HEADER.size)):
                 stream, size = _HEADER.unpack(header)
-                arrived.put(Frame(stream, response.raw.read(size)))
+                arrived.put((stream, response.raw.read(size)))
     except (HTTPError, OSError, struct.error):
         pass  # it broke: the container's state will tell why
     finally:

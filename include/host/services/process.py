@@ -138,17 +138,20 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _members(token: str) -> list[psutil.Process]:
-    """All processes that carry the token."""
-    return [process for process in psutil.process_iter() if token_of(process) == token]
+    """All processes that carry the token, and the others of its session: a process with a title has no environment."""
+    processes = list(psutil.process_iter())
+    carriers = [process for process in processes if token_of(process) == token]
+    sessions = {process.pid for process in carriers if _session(process.pid) == process.pid}
+    return [process for process in processes if process in carriers or _session(process.pid) in sessions]
 
 
 def _leader(token: str) -> int | None:
     """The pid of the process that leads the session of those that carry the token."""
-    return next((process.pid for process in _members(token) if _leads(process.pid)), None)
+    return next((process.pid for process in _members(token) if _session(process.pid) == process.pid), None)
 
 
-def _leads(pid: int) -> bool:
+def _session(pid: int) -> int | None:
     try:
-        return os.getsid(pid) == pid
+        return os.getsid(pid)
     except ProcessLookupError:
-        return False
+        return None

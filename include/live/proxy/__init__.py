@@ -172,13 +172,13 @@ class Proxy:
 
     def _goes_by(self, routing: Routing) -> bool:
         with suppress(httpx.HTTPError):
-            return {one.endpoint: one.health for one in self._admin.endpoints()} == routing.endpoints()
+            return {one: health for one, (health, _) in self._admin.endpoints().items()} == routing.endpoints()
         return False
 
     def _active(self, upstreams: tuple[Upstream, ...]) -> int:
         theirs = Routing(draining=upstreams).endpoints()
         try:
-            return sum(one.active for one in self._admin.endpoints() if one.endpoint in theirs)
+            return sum(active for one, (_, active) in self._admin.endpoints().items() if one in theirs)
         except httpx.HTTPError as error:
             raise self._silent() from error
 

@@ -14,19 +14,10 @@ _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
-class EndpointStatus:
-    """An endpoint that Envoy knows: the health that it goes by, and its requests that have not ended."""
-
-    endpoint: Endpoint
-    health: str
-    active: int
-
-
 class Admin:
     """The admin interface of an Envoy; https://www.envoyproxy.io/docs/envoy/v1.40.0/operations/admin."""
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    socket: Path
 
     def is_live(self) -> bool:
         """Whether Envoy runs and takes requests."""
@@ -35,26 +26,23 @@ class Admin:
         except httpx.TransportError:
             return False
 
-    def endpoints(self) -> list[EndpointStatus]:
-        """All endpoints of all clusters; raises `httpx.HTTPError` if Envoy does not answer."""
+    def endpoints(self) -> dict[Endpoint, tuple[str, int]]:
+        """Each endpoint's health, and its requests that have not ended; raises `httpx.HTTPError` without an answer."""
         answer = self._get("/clusters?format=json").raise_for_status().json()
-        return [
+        return dict(
             _parse(cluster["name"], host)
             for cluster in answer["cluster_statuses"]
             for host in cluster.get("host_statuses", ())
-        ]
+        )
 
     def _get(self, path: str) -> httpx.Response:
-        transport = httpx.HTTPTransport(uds=str(self._socket))
+        transport = httpx.HTTPTransport(uds=str(self.socket))
         with httpx.Client(transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S) as client:
             return client.get(path)
 
 
-def _parse(cluster: str, host: dict[str, Any]) -> EndpointStatus:
+def _parse(cluster: str, host: dict[str, Any]) -> tuple[Endpoint, tuple[str, int]]:
     address = host["address"]["socket_address"]
     counts = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
-    return EndpointStatus(
-        endpoint=Endpoint(cluster, address["address"], address["port_value"]),
-        health=host["health_status"]["eds_health_status"],
-        active=counts["rq_active"] + counts["rq_pending_active"],
-    )
+    endpoint = Endpoint(cluster, address["address"], address["port_value"])
+    return endpoint, (host["health_status"]["eds_health_status"], counts["rq_active"] + counts["rq_pending_active"])

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
 from include.files import write_atomic
+from include.frozen import Frozen
 from include.host.ports import reachable
 from include.triton.servers import Ports
 
@@ -35,52 +36,25 @@ _TRITONS_ERRORS = {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"
 _STATE = "routing.json"
 
 
-@dataclass(frozen=True)
 class Files:
-    """Where a proxy's files are. ``config`` is only read by Envoy, ``run`` is what it writes to."""
+    """The files of a proxy.
 
-    root: Path
+    ``record`` is that of Envoy's process or container, ``log`` its output. Envoy only reads the directory ``config``:
+    the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It writes to
+    ``run``, the directory of ``admin``, the unix socket of its admin interface.
+    """
 
-    @property
-    def record(self) -> Path:
-        """The record of Envoy's process."""
-        return self.root.with_suffix(".json")
-
-    @property
-    def log(self) -> Path:
-        """What Envoy writes."""
-        return self.root.with_suffix(".log")
-
-    @property
-    def config(self) -> Path:
-        """The directory with all that Envoy reads."""
-        return self.root / "config"
-
-    @property
-    def bootstrap(self) -> Path:
-        """What Envoy is started with."""
-        return self.config / "bootstrap.json"
-
-    @property
-    def routing(self) -> Path:
-        """The link to the routing's directory."""
-        return self.config / "routing"
-
-    @property
-    def run(self) -> Path:
-        """The directory of the admin socket."""
-        return self.root / "run"
-
-    @property
-    def admin(self) -> Path:
-        """The unix socket of Envoy's admin interface."""
-        return self.run / "admin.sock"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.record, self.log = root.with_suffix(".json"), root.with_suffix(".log")
+        self.config, self.run = root / "config", root / "run"
+        self.bootstrap, self.routing = self.config / "bootstrap.json", self.config / "routing"
+        self.admin = self.run / "admin.sock"
 
 
-class Upstream(BaseModel):
+class Upstream(Frozen):
     """A server that requests can go to."""
 
-    model_config = ConfigDict(frozen=True)
     ports: Ports
     address: str = "127.0.0.1"
 
@@ -93,10 +67,9 @@ class Upstream(BaseModel):
         return f"{self.address}, HTTP port {self.ports.http}"
 
 
-class Routing(BaseModel):
+class Routing(Frozen):
     """Where requests go: new ones to ``current``; those in flight to ``draining`` end there."""
 
-    model_config = ConfigDict(frozen=True)
     current: Upstream | None = None
     draining: tuple[Upstream, ...] = ()
 

@@ -114,16 +114,11 @@ class _EnvoyContainers(Containers):
         """As `Containers.create`, with the program put into it."""
         created = super().create(spec)
         with TemporaryFile() as file, tarfile.open(fileobj=file, mode="w") as tar:
-            tar.add(envoy_binary(), _IN_CONTAINER, filter=_program)
+            tar.add(
+                envoy_binary(), _IN_CONTAINER, filter=lambda m: m.replace(mode=0o755, uid=0, gid=0, uname="", gname="")
+            )
             tar.close()
             file.seek(0)
             with engine_errors(f"container {created[:12]}"):
                 self._client.put_archive(created, "/", file)
         return created
-
-
-def _program(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    member.mode = 0o755
-    return member

@@ -17,8 +17,7 @@ from pathlib import Path
 from include.errors import HostError
 from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
-from include.triton.servers import Ports, ServerPlan
-from include.triton.servers.plan import EVERYWHERE
+from include.triton.servers import EVERYWHERE, Ports, ServerPlan
 
 STUB = "triton_python_backend_stub"
 SHM_BYTES = 1 << 30

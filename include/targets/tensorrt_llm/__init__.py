@@ -28,8 +28,7 @@ from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton.repository import paths, read
-from include.triton.servers import Ports, ServerPlan
-from include.triton.servers.plan import EVERYWHERE
+from include.triton.servers import EVERYWHERE, Ports, ServerPlan
 
 _MEMORY_BACK_S = 60.0
 

@@ -22,8 +22,8 @@ from include.gates import (
     validate,
 )
 from include.gates.probes import Deterministic
+from include.host.ports import free_ports
 from include.requests.release import SEED_PROMPT, ReleaseRequest
-from include.triton import servers
 from tests.support.triton_stand_in import (
     OTHER_CONFIGS,
     SILENT,
@@ -222,7 +222,7 @@ def test_release_that_does_not_stream_is_not_asked_to(judge: Judge) -> None:
 
 
 def test_no_server_fails_every_gate_that_asks_it(known: dict[str, Any]) -> None:
-    http, rpc = servers.free_ports(2)
+    http, rpc = free_ports(2)
     with Client.open(Endpoint(host="127.0.0.1", http_port=http, grpc_port=rpc)) as client:
         report = validate(Trial(client, **known), gates_for(ReleaseRequest()))
     assert {gate for gate, outcome in _outcomes(report).items() if outcome != "fail"} == {"quality"}

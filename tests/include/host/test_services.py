@@ -37,6 +37,11 @@ import subprocess, time
 print(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid, flush=True)
 time.sleep(1000)
 """
+WITH_CHILD_WITHOUT_ENVIRONMENT = """
+import subprocess, time
+print(subprocess.Popen(["sleep", "1000"], env={}).pid, flush=True)
+time.sleep(1000)
+"""
 
 
 @pytest.fixture
@@ -128,6 +133,14 @@ def test_stop_ends_what_it_has_started_in_other_sessions_too(path: Path) -> None
     child = int(record.log.read_text())
     BACKEND.stop(record, path, grace_s=5)
     wait_for(lambda: not psutil.pid_exists(child))
+
+
+def test_stop_ends_a_child_whose_environment_cannot_be_read(path: Path) -> None:
+    """Airflow's API server and workers give themselves titles, which overwrite it."""
+    record = python(path, WITH_CHILD_WITHOUT_ENVIRONMENT)
+    child = psutil.Process(int(record.log.read_text()))
+    BACKEND.stop(record, path, grace_s=0)
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_the_log_of_the_one_before_is_kept(path: Path) -> None:

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from include.errors import HostError, ToolError
-from include.host.services.process import TOKEN_VARIABLE, ProcessBackend, token_of
+from include.host.ports import check_port_free
+from include.host.services.process import INHERITED, TOKEN_VARIABLE, ProcessBackend, token_of
 from include.settings import Settings
 from include.targets.openvino import triton
 from include.triton import servers
@@ -81,7 +82,7 @@ def test_server_is_nobodys_child_and_leads_its_own_session(record: ServerRecord)
 
 
 def test_server_does_not_inherit_its_launchers_environment(record: ServerRecord) -> None:
-    given = {*record.plan.env, *servers.INHERITED, TOKEN_VARIABLE}
+    given = {*record.plan.env, *INHERITED, TOKEN_VARIABLE}
     assert set(psutil.Process(record.pid).environ()) <= given
 
 
@@ -93,7 +94,7 @@ def test_server_listens_where_it_was_told_and_nowhere_else(record: ServerRecord)
 
 def test_taken_port_is_named_with_its_holder(record: ServerRecord) -> None:
     with pytest.raises(HostError, match=f"port {record.ports.http} is taken by tritonserver, pid {record.pid}"):
-        servers.check_port_free(record.ports.http)
+        check_port_free(record.ports.http)
 
 
 def test_launch_on_a_taken_port_leaves_the_other_server_alone(
@@ -137,7 +138,7 @@ def test_stop_ends_the_stubs_too_frees_ports_and_memory(tmp_path: Path) -> None:
     assert not _family(record.token)
     assert not list(segments.glob(f"{record.plan.shared_memory}*"))
     for port in record.ports.all:
-        servers.check_port_free(port)
+        check_port_free(port)
     assert not path.exists()
 
 

@@ -16,6 +16,7 @@ from include.errors import HostError, ToolError
 from include.host.docker.containers import LABEL_GPUS, Containers, ContainerSpec
 from include.host.docker.engine import local_engine
 from include.host.leases import lease
+from include.host.ports import check_port_free
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
 from include.targets.openvino import OpenVinoTarget, image, triton
@@ -199,7 +200,7 @@ def test_one_that_crashed_is_started_again_by_the_engine(client: Any, root: Path
     servers.stop(record, path)
     assert containers(client, server=record.token) == []
     for port in record.ports.all:
-        servers.check_port_free(port)
+        check_port_free(port)
 
 
 def test_a_plan_starts_the_same_server_again(root: Path) -> None:
