@@ -1,4 +1,4 @@
-"""What a task has at hand on the machine that it runs on."""
+"""The context of a task: the settings, stores and logins of the machine that it runs on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from include.triton.servers import ServerRecord
 
 @dataclass(frozen=True)
 class Context:
-    """Settings, the store, the log of this task, and how to get the Hub token and the registry's login, if any.
+    """The context of one task: settings, log, and the functions that look up the Hub token and the registry's login.
 
     ``run_state`` gives the state of a run of `release_awq_engine` in Airflow's words, None if Airflow does not know it;
     ``find_run`` gives the record of this run so far.
@@ -40,7 +40,7 @@ class Context:
     find_run: Callable[[], RunRecord | None] = field(default=lambda: None, repr=False)
 
     def is_over(self, run_id: str) -> bool:
-        """Whether a run of `release_awq_engine` is neither queued nor running; one that was deleted is over, too."""
+        """True if a run of `release_awq_engine` is neither queued nor running; a deleted run is over, too."""
         return self.run_state(run_id) not in {"queued", "running"}
 
     @property
@@ -50,7 +50,7 @@ class Context:
 
     @property
     def pins(self) -> Pins:
-        """Which artifacts the runs use."""
+        """The pins: the artifacts that each run uses."""
         return Pins(self.settings.artifacts / "pins")
 
     @property
@@ -74,30 +74,30 @@ class Context:
 
     @property
     def live_record(self) -> Path:
-        """Where the live server's record stands."""
+        """The path of the live server's record."""
         return live_record(self.settings.artifacts)
 
     @property
     def candidate_record(self) -> Path:
-        """Where this run's candidate server's record stands."""
+        """The path of the record of this run's candidate server."""
         return self.live_record.with_name(f"candidate-{run_slug(self.run_id)}.json")
 
     def live_gpus(self) -> tuple[str, ...]:
-        """Device ids that the live server holds, if it runs."""
+        """The device ids that the live server holds; empty if it does not run."""
         live = servers.find(self.live_record)
         return live.gpus if live else ()
 
 
 def live_record(artifacts: Path) -> Path:
-    """Where the record of a store's live server stands: that of the live release."""
+    """The path of the record of the live release's server, for the store at ``artifacts``."""
     link = artifacts / "releases" / LIVE_LINK
     return servers.release_record(artifacts, str(link.readlink()) if link.is_symlink() else "none")
 
 
 def gpus_in_use(containers: Containers, artifacts: Path) -> set[str]:
-    """Device ids that containers hold, but for the store's live server.
+    """The device ids that containers hold, except those of the store's live server.
 
-    A host with one GPU could otherwise calibrate nothing while it serves: whether both fit is a question of memory.
+    Otherwise a host with one GPU could not calibrate while it serves. GPU memory decides if both fit.
     """
     live = services.read(live_record(artifacts), ServerRecord)
     return containers.gpus_in_use(besides=[live.container_id] if live else [])

@@ -1,4 +1,4 @@
-"""What Airflow's web UI gets from hf2triton: the pages Releases and Presets, and the report of each run."""
+"""The plugin for Airflow's web UI: the pages Releases and Presets, and the report of each run."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _VIEWS = [
 
 
 class Hf2TritonPlugin(AirflowPlugin):
-    """Pages are shown inside the UI, and have addresses of their own."""
+    """The plugin. Its pages are shown inside the UI, and also have their own addresses."""
 
     name = "hf2triton"
     external_views = _VIEWS
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Made when asked for: every worker loads this plugin, only the API server serves pages."""
+        """The app of the pages, made on access: each worker loads the plugin, but only the API server needs the app."""
         from hf2triton.web import app
 
         return [{"app": app, "url_prefix": f"/{PREFIX}", "name": "hf2triton"}]

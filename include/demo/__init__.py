@@ -1,1 +1,1 @@
-"""What the demo needs where no model hub can be reached."""
+"""The demo: an embedded Airflow, a demo model, and the demo's run."""

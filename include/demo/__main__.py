@@ -1,4 +1,4 @@
-"""``make demo`` and ``make down``: the main job on the embedded default, and the end of all it started."""
+"""``make demo`` and ``make down``: the main job on the embedded default, and stopping everything that it started."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _demo(chosen: Settings, model: str, console: Console) -> None:
 
 
 def _gates(release: Path) -> Table:
-    """The release's verdicts, in a line each."""
+    """The gates' verdicts on the release, one per line."""
     table = Table("gate", "verdict", "found", box=None, pad_edge=False)
     found = report.read(release)
     for verdict in found.verdicts if found else ():

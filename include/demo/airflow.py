@@ -21,11 +21,11 @@ from include.settings import PROJECT, Settings
 DAG = "release_awq_engine"
 READY_TIMEOUT_S = 240
 USER = "admin"
-_BACKEND = ProcessBackend(ask=signal.SIGINT)  # on which it stops its components in order
+_BACKEND = ProcessBackend(ask=signal.SIGINT)  # makes Airflow stop its components gracefully
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Airflow's settings, as environment variables. SQLite and the local executor: no other server is needed."""
+    """Airflow's settings as environment variables: SQLite and the local executor, so no other server is needed."""
     url = url_of(settings)
     return {
         "PATH": f"{_scripts()}{os.pathsep}{os.environ['PATH']}",
@@ -35,7 +35,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "hf2triton.executor.LocalExecutor",
-        # On a busy disk a write lasts longer than the default of 5 s: the scheduler would end, and workers ask twice.
+        # On a busy disk a write takes longer than the default of 5 s: the scheduler would end, and workers ask twice.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{settings.airflow_home}/airflow.db?timeout=60",
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__CORE__PARALLELISM": "4",
@@ -49,12 +49,12 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def url_of(settings: Settings) -> str:
-    """Where the web UI and the REST API answer."""
+    """The URL of the web UI and the REST API."""
     return http_url(settings.bind_address, settings.airflow_port)
 
 
 def password(settings: Settings) -> str:
-    """The password that Airflow made up for its one user."""
+    """The password that Airflow generated for its only user."""
     path = settings.airflow_home / "simple_auth_manager_passwords.json.generated"
     return str(json.loads(path.read_text())[USER])
 
@@ -63,8 +63,8 @@ def start(settings: Settings) -> AirflowApi:
     """Starts Airflow unless it runs already; returns a logged-in client once every component is healthy.
 
     Raises:
-        HostError: its port is taken by something else.
-        ToolError: it died, was not healthy in time, or cannot parse a DAG.
+        HostError: another program has its port.
+        ToolError: Airflow died, was not healthy in time, or cannot parse a DAG.
     """
     record = _record(settings)
     if find(record, ServiceRecord, _BACKEND) is None:
@@ -86,7 +86,7 @@ def start(settings: Settings) -> AirflowApi:
 
 
 def stop(settings: Settings) -> bool:
-    """Stops the embedded Airflow with all its components; says whether it ran."""
+    """Stops the embedded Airflow with all its components; returns True if it ran."""
     record = _record(settings)
     running = find(record, ServiceRecord, _BACKEND)
     if running:

@@ -1,4 +1,4 @@
-"""What the demo asks of Airflow's REST API, by its official client."""
+"""The demo's requests to Airflow's REST API, through its official client."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from urllib3.exceptions import HTTPError
 from include.errors import UserError
 
 API_ERRORS = (airflow.ApiException, HTTPError)
-"""Raised if Airflow refuses, or does not answer."""
+"""The errors that are raised if Airflow refuses a request, or does not answer."""
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """A task instance: seconds it ran so far, and its state in Airflow's words (None: not scheduled yet)."""
+    """A task instance: its duration so far in seconds, and its Airflow state (None: not scheduled yet)."""
 
     task: str
     state: str | None
@@ -27,7 +27,7 @@ class TaskState:
 
 
 class AirflowApi:
-    """A logged-in client of one Airflow. Its methods raise `API_ERRORS`."""
+    """A logged-in client of one Airflow server. Its methods raise `API_ERRORS`."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.url = url
@@ -37,12 +37,12 @@ class AirflowApi:
         self._client = airflow.ApiClient(airflow.Configuration(host=url, access_token=self.token))
 
     def import_errors(self, file: str = "") -> list[str]:
-        """Stack traces of the DAG files that could not be parsed, or of the one of that name."""
+        """The stack traces of all DAG files that could not be parsed, or only of ``file``."""
         errors = airflow.ImportErrorApi(self._client).get_import_errors().import_errors
         return [error.stack_trace for error in errors if error.filename.endswith(file)]
 
     def has_dag(self, dag: str) -> bool:
-        """Whether Airflow has parsed the DAG."""
+        """True if Airflow has parsed the DAG."""
         return any(found.dag_id == dag for found in airflow.DAGApi(self._client).get_dags(dag_id_pattern=dag).dags)
 
     def trigger(self, dag: str, conf: dict[str, Any]) -> str:
@@ -58,7 +58,7 @@ class AirflowApi:
             raise UserError(f"Airflow refused the run: {detail}", where=dag, fix="correct the params") from error
 
     def run_state(self, dag: str, run: str) -> str:
-        """``queued``, ``running``, ``success`` or ``failed``."""
+        """The state of a run: ``queued``, ``running``, ``success`` or ``failed``."""
         return str(airflow.DagRunApi(self._client).get_dag_run(dag, run).state.value)
 
     def tasks(self, dag: str, run: str) -> dict[str, TaskState]:
@@ -69,7 +69,7 @@ class AirflowApi:
         }
 
     def result(self, dag: str, run: str, task: str) -> Any:  # noqa: ANN401
-        """What a task returned, or None."""
+        """The result of a task, or None."""
         xcoms = airflow.XComApi(self._client)
         try:
             found = xcoms.get_xcom_entry(dag, task, run, "return_value", deserialize=True).actual_instance
@@ -78,11 +78,11 @@ class AirflowApi:
         return found and found.value
 
     def error(self, dag: str, run: str, state: TaskState) -> str:
-        """The failed task's own error, out of its log."""
+        """The error of a failed task, from its log."""
         logs = airflow.TaskInstanceApi(self._client)
-        # As it came: the client's own model of a log leaves the error out.
+        # The raw answer: the client's model of a log leaves the error out.
         events = logs.get_log_without_preload_content(dag, run, state.task, state.try_number).json()["content"]
-        details = [e["error_detail"][0] for e in events if e.get("error_detail")]  # what follows are its causes
+        details = [e["error_detail"][0] for e in events if e.get("error_detail")]  # its causes follow
         if details:
             return f"{details[-1]['exc_type']}: {details[-1]['exc_value']}"
         return "\n".join(str(e.get("event")) for e in events[-10:])

@@ -1,6 +1,6 @@
-"""``python -m include.demo.gpu_proof``: the whole chain on this GPU host, and a dated record of it to be committed.
+"""``python -m include.demo.gpu_proof``: a release on this GPU host, and a dated record of it to commit.
 
-Runs the DAG through Airflow's REST API with target ``tensorrt_llm``. The record is the release's report, which has
+Runs the DAG through Airflow's REST API with target ``tensorrt_llm``. The record is the release's report, with
 the times, the answers, the speed and the versions: ``docs/proof/<date>-<gpu>.json`` and ``.html``.
 """
 
@@ -39,7 +39,7 @@ REQUEST = {
 
 
 def write(release: Path, directory: Path) -> Path:
-    """Copies a release's report; returns the page. Raises `ToolError` if it does not name the GPU that made it."""
+    """Copies a release's report; returns the page. Raises `ToolError` if it does not name a GPU."""
     found = report.read(release)
     gpu = next((stage.gpu for stage in reversed(found.chain) if stage.gpu), None) if found else None
     if found is None or gpu is None:
@@ -51,7 +51,7 @@ def write(release: Path, directory: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Makes a proof record as the command line asks; returns the exit code."""
+    """Makes a proof record as the command line specifies; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m include.demo.gpu_proof", description=__doc__)
     parser.add_argument("--model", default=MODEL, help="Hub id or model directory (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "proof", help="folder of the records")

@@ -38,7 +38,7 @@ _STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "runni
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run that ended well: the promotion's result, and the stages that reused their artifact."""
+    """The outcome of a successful run: the promotion's result, and the stages that reused their artifact."""
 
     released: dict[str, Any]
     reused: frozenset[str]
@@ -48,7 +48,7 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
     """Runs the DAG with ``conf`` and shows its stages until it ends.
 
     Raises:
-        ToolError: the run failed; the message is the failing stage's own error.
+        ToolError: the run failed; the message is the failed stage's error.
     """
     run = api.trigger(DAG, conf)
     console.print(f"run {run}: {api.url}/dags/{DAG}/runs/{run}", soft_wrap=True)
@@ -69,7 +69,7 @@ def ask(endpoint: str) -> str:
 
 
 def curl_line(endpoint: str) -> str:
-    """A line to paste into a shell."""
+    """A curl command that sends the seed request to the endpoint."""
     return f"curl -s {endpoint} -d '{json.dumps(SEED_REQUEST)}'"
 
 
@@ -112,7 +112,7 @@ def _print_changes(tasks: dict[str, TaskState], seen: dict[str, str | None], con
 
 
 def _reused(result: object) -> bool:
-    """Whether a stage's result, or the part of it that is an artifact, was taken from the store."""
+    """True if a stage's result, or the artifact in it, was taken from the store."""
     if not isinstance(result, dict):
         return False
     return bool(result.get("reused", _reused(result.get("model"))))

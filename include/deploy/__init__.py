@@ -1,1 +1,1 @@
-"""What `docker-compose.yaml` needs besides Airflow: the image, the secrets, the health checks, the metrics."""
+"""The parts of a Compose deployment besides Airflow: the image, the secrets, the health checks, the metrics."""

@@ -1,7 +1,7 @@
-"""Health checks of the Compose services: ``python -m include.deploy.healthy <what>`` ends with 0 if it is healthy.
+"""Health checks of the Compose services: ``python -m include.deploy.healthy <what>`` exits with 0 if healthy.
 
-``what`` is ``worker``, or a component in the answer of Airflow's REST API. Airflow's own ``airflow jobs check`` says
-the same, but takes seconds of a CPU each time.
+``what`` is ``worker``, or a component in the answer of Airflow's REST API. Airflow's own ``airflow jobs check``
+reports the same, but takes seconds of CPU time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TIMEOUT_S = 8.0
 
 
 def component(name: str) -> bool:
-    """Whether the API server is there and says that a component's heartbeat is fresh."""
+    """True if the API server answers and reports a recent heartbeat of the component."""
     import httpx
 
     url = urljoin(os.environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"], "/api/v2/monitor/health")
@@ -24,7 +24,7 @@ def component(name: str) -> bool:
 
 
 def worker() -> bool:
-    """Whether this host's Celery worker answers through the broker."""
+    """True if this host's Celery worker answers through the broker."""
     from celery import Celery
 
     app = Celery(broker=os.environ["AIRFLOW__CELERY__BROKER_URL"])

@@ -1,6 +1,6 @@
-"""Writes `.env`, once, with random secrets, and makes the directories that it names: ``make init``.
+"""The program of ``make init``: writes `.env` once, with random secrets, and makes the directories that it names.
 
-Standard library only: it runs before anything is installed.
+It uses only the standard library, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 NOT_ROOT = 50000
-"""User and group of the containers if root starts them: the user `airflow` of the image."""
+"""The user and group of the containers if root starts them: the user `airflow` of the image."""
 
 DIRECTORIES = ("artifacts", "logs", "models", "catalogue")
 
@@ -42,7 +42,7 @@ HF2TRITON_FERNET_KEY={fernet}
 
 
 def write_env(path: Path) -> bool:
-    """Writes ``path``, readable by its owner only, unless it exists; says whether it did."""
+    """Writes ``path``, readable by its owner only, unless it exists; returns True if written."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -64,13 +64,13 @@ def write_env(path: Path) -> bool:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """The variables in the file, and over them those of the environment, as Docker Compose sees them."""
+    """The variables in the file, overridden by those of the environment, as in Docker Compose."""
     lines = [line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#")]
     return {name: os.environ.get(name, value) for name, value in lines}
 
 
 def make_directories(env: dict[str, str]) -> None:
-    """Makes what the containers mount, theirs to write; what exists stays as it is."""
+    """Makes the directories that the containers mount and write to; existing ones are left unchanged."""
     data = Path(env["HF2TRITON_DATA"])
     for path in (*(data / name for name in DIRECTORIES), Path(env["HF2TRITON_GPU_LEASE_DIR"])):
         if path.exists():
@@ -81,12 +81,12 @@ def make_directories(env: dict[str, str]) -> None:
 
 
 def owner() -> tuple[int, int]:
-    """User and group id for the containers: the caller's, but never root's."""
+    """The user and group id of the containers: the caller's, but never root's."""
     return (os.geteuid(), os.getegid()) if os.geteuid() else (NOT_ROOT, NOT_ROOT)
 
 
 def main() -> int:
-    """The program."""
+    """Runs the program; returns the exit code."""
     path = PROJECT / ".env"
     written = write_env(path)
     print(f"{path}: {'written' if written else 'is there, left as it is'}")

@@ -1,4 +1,4 @@
-"""The host's GPUs: what nvidia-smi says of them, and whether they will do."""
+"""The host's GPUs: reading them from nvidia-smi, and choosing those that are usable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NVIDIA_SMI = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noh
 
 MIN_SM, MAX_SM = 80, 90
 _ONE_LINE = 200
-# nvidia-smi's own words for a value that a GPU does not have: [N/A], [Not Supported], [Unknown Error] ...
+# nvidia-smi's texts for a value that a GPU does not have: [N/A], [Not Supported], [Unknown Error] ...
 _UNKNOWN = "["
 
 _SMI_FAILURES = (
@@ -41,7 +41,7 @@ _SMI_FAILURES = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. ``sm`` is the compute capability as one number (8.9 is 89), memory is in MiB; None: not told."""
+    """One GPU. ``sm`` is the compute capability as one number (8.9 is 89), memory is in MiB; None is unknown."""
 
     index: int
     uuid: str
@@ -59,7 +59,7 @@ def parse(output: str) -> list[Gpu]:
     """The GPUs in the output of `NVIDIA_SMI`.
 
     Raises:
-        HostError: there is none, or the output is a failure of nvidia-smi rather than a list.
+        HostError: there is no GPU, or the output is an error of nvidia-smi.
     """
     rows = [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if row]
     if not rows or any(len(row) < len(FIELDS) for row in rows):
@@ -68,7 +68,7 @@ def parse(output: str) -> list[Gpu]:
 
 
 def smi_failure(output: str) -> HostError:
-    """What is wrong with a host whose nvidia-smi said ``output`` instead of listing GPUs."""
+    """The failure for a host on which nvidia-smi printed ``output`` instead of a list of GPUs."""
     said = " ".join(output.split())[:_ONE_LINE]
     for words, what, fix in _SMI_FAILURES:
         if words in output.lower():
@@ -77,10 +77,10 @@ def smi_failure(output: str) -> HostError:
 
 
 def alike(gpus: Sequence[Gpu]) -> list[Gpu]:
-    """The GPUs that an engine can be built for and served on: of one model, the one that there are most of.
+    """The GPUs that an engine can be built for and served on: all of the most frequent supported model.
 
     Raises:
-        HostError: none has the right architecture.
+        HostError: no GPU has a supported architecture.
     """
     supported = [gpu for gpu in gpus if gpu.sm is not None and MIN_SM <= gpu.sm <= MAX_SM]
     if not supported:
@@ -94,14 +94,14 @@ def alike(gpus: Sequence[Gpu]) -> list[Gpu]:
 
 
 def idle_first(gpus: Sequence[Gpu], busy_mib: int) -> list[Gpu]:
-    """The same GPUs, those without a user before the others."""
+    """The same GPUs, idle ones first."""
     return sorted(gpus, key=lambda gpu: _is_busy(gpu, busy_mib))
 
 
 def usable(
     gpus: Sequence[Gpu], count: int, *, min_driver: str, busy_mib: int, shared: Collection[str] = ()
 ) -> list[Gpu]:
-    """At least ``count`` of those `alike`: the idle ones; if they are too few also those with an id in ``shared``.
+    """At least ``count`` of the GPUs `alike`: the idle ones; if too few, also those with an id in ``shared``.
 
     Raises:
         HostError: the driver is too old, or too few GPUs have the right architecture or are idle.
@@ -131,10 +131,10 @@ def wait_until_idle(
     timeout_s: float,
     poll_s: float = 1,
 ) -> None:
-    """Waits until a server that was stopped has given its GPU memory back: the driver takes a while.
+    """Waits until the driver has released the GPU memory of a stopped server.
 
     Raises:
-        HostError: it has not after ``timeout_s`` seconds; the message names the GPUs.
+        HostError: the memory is still in use after ``timeout_s`` seconds; the message names the GPUs.
     """
     deadline = time.monotonic() + timeout_s
     while busy := [g for g in list_gpus() if g.uuid in uuids and _is_busy(g, busy_mib)]:
@@ -144,7 +144,7 @@ def wait_until_idle(
 
 
 def _gpu(row: list[str]) -> Gpu:
-    """A name with a comma in it is more than one field: the others are counted from the ends."""
+    """Parses one row. A name that contains a comma fills several fields, so the others are counted from the ends."""
     index, uuid, *name, capability, driver, total, used = (field.strip() for field in row)
     return Gpu(
         index=int(index),

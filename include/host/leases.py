@@ -1,7 +1,7 @@
-"""GPU leases: which of a host's GPUs a stage may use. Two holders never share one.
+"""GPU leases: a stage's exclusive right to use some of a host's GPUs.
 
-A lease is a lock file of the kernel, which goes with its process, however that ends. A container outlives its
-worker: a device that a running container holds counts as taken as well.
+A lease is a file lock, which the kernel releases when its process ends. A container outlives its worker, so a
+device that a running container holds counts as taken, too.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def lease(
     in_use: Callable[[], Collection[str]],
     log: Log,
 ) -> Iterator[tuple[str, ...]]:
-    """Holds ``count`` of ``devices`` (ids of this host's GPUs), all or none; waits until as many are free.
+    """Holds ``count`` of ``devices`` (ids of this host's GPUs), all or none; waits until enough are free.
 
     ``directory`` must be the same for all workers of the host, and no other host's. ``in_use`` names the devices
     that containers hold.
 
     Raises:
-        HostError: the host does not have as many, or the directory cannot be written.
+        HostError: the host has too few GPUs, or the directory is not writable.
     """
     if count == 0:
         yield ()
@@ -47,7 +47,7 @@ def lease(
         )
     _prepare(directory)
     with ExitStack() as held:
-        # One at a time waits for devices, the others for their turn: a lease of two is not starved by leases of one.
+        # Only one waits for devices, the others wait for their turn: leases of one cannot starve a lease of two.
         first = directory / "turn.lock"
         with locked(first, lambda: log("waiting for this host's GPUs: another stage is first in line"), _ALL_USERS):
             taken = _take(count, devices, directory, in_use, held)
@@ -63,14 +63,14 @@ def lease(
 def _take(
     count: int, devices: Sequence[str], directory: Path, in_use: Callable[[], Collection[str]], held: ExitStack
 ) -> tuple[str, ...]:
-    """``count`` free devices, their locks handed to ``held``; none, and no lock held, if there are not as many."""
+    """Takes ``count`` free devices and hands their locks to ``held``; takes none if too few are free."""
     taken: list[str] = []
     with ExitStack() as locks:
         for device in devices:
             lock = try_lock(directory / f"{quote(device, safe='')}.lock", _ALL_USERS)
             if lock is None:
                 continue
-            # Asked with the lock held: from now on no container can start on the device without us.
+            # Checked with the lock held: from now on no other stage can start a container on the device.
             if device in in_use():
                 lock.release()
                 continue

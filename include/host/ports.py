@@ -1,4 +1,4 @@
-"""Ports of this host, and the URLs of what listens on them."""
+"""Ports of this host, and the URLs of servers that listen on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def http_url(address: str, port: int) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
+    """Different ports that no process listens on now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -39,9 +39,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def check_port_free(port: int) -> None:
-    """Raises `HostError`, naming the process if it can be known, if a port of this host is taken."""
+    """Raises `HostError` if a port of this host is taken; the message names the process if it is known."""
     with socket.socket() as probe:
-        # As servers do: a port whose last connections are only timing out is free.
+        # As servers do: a port with connections in TIME_WAIT only is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
@@ -52,7 +52,7 @@ def check_port_free(port: int) -> None:
 
 
 def are_free(ports: Iterable[int]) -> bool:
-    """Whether nobody has any of these ports."""
+    """True if all of these ports are free."""
     try:
         for port in ports:
             check_port_free(port)
@@ -62,7 +62,7 @@ def are_free(ports: Iterable[int]) -> bool:
 
 
 def listening(process: psutil.Process) -> set[int]:
-    """TCP ports that a process listens on; empty if it is gone or another user's."""
+    """The TCP ports that a process listens on; empty if it is gone or belongs to another user."""
     try:
         connections = process.net_connections(kind="tcp")
     except psutil.Error:

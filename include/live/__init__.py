@@ -1,1 +1,1 @@
-"""Who answers at the live address."""
+"""The live address, and the servers behind it."""

@@ -1,9 +1,9 @@
-"""The live address: which release answers there, and how that changes without a request lost.
+"""The live address: the release that answers there, and its change without losing a request.
 
-The proxy has the address; behind it is the server of one release. One link says which (see
-`include.releases.records`), and `LiveAddress.reconcile` brings proxy and servers in line with it, whoever was cut off
-while changing them. A promotion switches the proxy, asks through it, and only then moves the link. So until the link
-moves, reconciling takes the promotion back, and from then on it finishes it.
+The proxy has the address; behind it is the server of one release. One link names that release (see
+`include.releases.records`), and `LiveAddress.reconcile` brings proxy and servers in line with it, also after an
+interrupted change. A promotion switches the proxy, sends a request through it, and only then moves the link. So until
+the link moves, reconciling undoes the promotion, and from then on it completes it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from include.triton import servers
 from include.triton.client import Client, Endpoint, NoAnswer
 from include.triton.servers import Ports, ServerRecord
 
-# Batched with the requests of others, a greedy answer may round differently: it is asked for anew before it counts.
+# Batched with other requests, a greedy answer may round differently: a mismatch counts only after a second request.
 _TRIES = 3
 
 
 class LiveAddress:
-    """The deployment's live address. Any process of the host may use it; who changes it waits for the others."""
+    """The deployment's live address. Any process of the host may use it; changes are made one at a time."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -46,29 +46,29 @@ class LiveAddress:
 
     @property
     def url(self) -> str:
-        """Where the live release answers on this host."""
+        """The URL at which the live release answers on this host."""
         return self._proxy.url
 
     def is_listening(self) -> bool:
-        """Whether the proxy has the address, with or without a server behind it."""
+        """True if the proxy has the address, with or without a server behind it."""
         return self._proxy.is_running()
 
     def stop(self) -> list[str]:
-        """Stops the proxy and every server; returns what they were. `reconcile` brings the live release back."""
+        """Stops the proxy and every server; returns their names. `reconcile` brings the live release back."""
         with self._lock():
             listening = self.is_listening()
             self._proxy.stop()
             return ["proxy"] * listening + [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
 
     def promote(self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green") -> Release:
-        """Makes a release live, on the server of the ``candidate`` record, else on one that is launched for it.
+        """Makes a release live, on the server of the ``candidate`` record, else on a new server.
 
-        If it raises before the release is live, the one before it answers again. Doing it again is harmless.
+        If it raises before the release is live, the previous release answers again. Repeating it is harmless.
 
         Raises:
             UserError: the release has not passed its gates, or its artifacts were pruned.
-            GateFailure: it does not answer as it did when it was promoted before.
-            PipelineError: its server or the proxy fails, with their own last lines.
+            GateFailure: the release does not answer as it did at its previous promotion.
+            PipelineError: its server or the proxy fails; the message has their last lines.
         """
         with self._lock():
             release = self._releases.get(release.model, release.number)
@@ -91,10 +91,10 @@ class LiveAddress:
             return self._releases.get(release.model, release.number)
 
     def reconcile(self) -> Release | None:
-        """Makes the live release answer at the address, and nothing else; returns it.
+        """Makes only the live release answer at the address; returns it.
 
         Starts its server and the proxy if they do not run; stops servers of other releases, and of candidates whose
-        run is over. A live server that is away on purpose stays away.
+        run is over. A suspended live server stays stopped.
 
         Raises:
             PipelineError: the live release's server, or the proxy, cannot be started.
@@ -103,10 +103,10 @@ class LiveAddress:
             return self._reconcile()
 
     def check(self) -> Release | None:
-        """Asks the live release, restarts its server once if that does not answer as it did when it was promoted.
+        """Asks the live release, and restarts its server once if it does not answer as it did at its promotion.
 
         Raises:
-            PipelineError: that did not help.
+            PipelineError: the restart did not help.
         """
         with self._lock():
             live = self._releases.live()
@@ -123,21 +123,21 @@ class LiveAddress:
             self._suspend(self._context.run_id)
 
     def finish_run(self) -> Release | None:
-        """This run is over: its candidate is stopped, and the live release, which it returns, answers again."""
+        """Ends this run: stops its candidate, makes the live release answer again, and returns it."""
         with self._lock():
             self._resume()
             self._context.pins.drop(self._context.run_id)
             return self._reconcile()
 
     def suspended(self) -> Suspension | None:
-        """Whether the live server is away on purpose."""
+        """The suspension of the live server; None if it is not suspended."""
         with suppress(FileNotFoundError, ValidationError):
             return Suspension.model_validate_json(self._note.read_text())
         return None
 
     @contextmanager
     def held(self) -> Iterator[frozenset[Path]]:
-        """Nothing goes live within the block; gives the repositories that servers run on."""
+        """Keeps releases from going live within the block; gives the repositories that servers use."""
         with self._lock():
             yield frozenset(record.repository for _, record in self._servers.running())
 
@@ -164,7 +164,7 @@ class LiveAddress:
             self._note.unlink()
 
     def _try_reconcile(self, keep: Collection[Path | None] = ()) -> None:
-        """Before and after a promotion: what is wrong with the release that is live must not keep another from it."""
+        """Reconciles before and after a promotion; a broken live release must not prevent the promotion of another."""
         try:
             self._reconcile(keep)
         except PipelineError as error:
@@ -214,14 +214,14 @@ class LiveAddress:
                     self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
 
     def _end_suspension(self) -> None:
-        """The address has a server again."""
+        """Removes the suspension: the address has a server again."""
         if suspended := self.suspended():
             self._releases.record_promotion(suspended_since=suspended.since)
             self._log(f"{self.url} had no server from {suspended.since:%H:%M:%S} until this promotion")
             self._note.unlink()
 
     def _point_to(self, record: ServerRecord) -> None:
-        # Where the proxy is a container, an image that a server runs from is on the host already.
+        # If the proxy is a container, the image of a running server is on the host already.
         _proxy_of(self._context, record.plan.container).ensure_running()
         upstream = Upstream(ports=record.ports, address=record.plan.address)
         if self._proxy.upstream() != upstream:
@@ -262,7 +262,7 @@ def _check_accepted(release: Release) -> None:
 
 
 def _ask(address: str, ports: Ports, expected: str | None) -> str:
-    """The greedy answer to the seed's prompt; raises `ToolError` if there is none, `GateFailure` if it is another."""
+    """The greedy answer to the seed's prompt; raises `ToolError` without an answer, `GateFailure` for another."""
     endpoint = Endpoint(host=reachable(address), http_port=ports.http, grpc_port=ports.grpc)
     answer = ""
     for _ in range(_TRIES):

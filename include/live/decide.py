@@ -1,4 +1,4 @@
-"""The decision how the live address gets from what is to what should be: a pure function, apart from acting."""
+"""The decision about the live address: a pure function from the desired and the actual state to actions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from include.frozen import Frozen
 
 
 class Suspension(Frozen):
-    """The live server was stopped on purpose, to make room for a candidate of ``run`` (empty: for a rollback)."""
+    """A deliberate stop of the live server, to make room for a candidate of ``run`` (empty: for a rollback)."""
 
     run: str
     since: datetime
@@ -20,9 +20,9 @@ class Suspension(Frozen):
 
 @dataclass(frozen=True)
 class Desired:
-    """What should be. ``live`` is the record of the live release's server, ``live_since`` when the live link was moved.
+    """The desired state. ``live`` is the record of the live release's server, ``live_since`` the time of its promotion.
 
-    ``runs`` are not over; their candidates stay, and so do the servers of the records in ``keep``.
+    ``runs`` are not over; their candidates are kept, as are the servers of the records in ``keep``.
     """
 
     live: Path | None = None
@@ -34,7 +34,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class Actual:
-    """What is: the records of all servers that run, whether the live release's is ready, and the proxy's state."""
+    """The actual state: the records of all running servers, the live server's readiness, and the proxy's state."""
 
     servers: tuple[Path, ...] = ()
     ready: bool = False
@@ -43,26 +43,26 @@ class Actual:
 
 
 class Step(Enum):
-    """An action on what there is one of."""
+    """An action on the suspension, the proxy or the live server."""
 
     END_SUSPENSION = auto()
-    """A promotion has ended it: the time without a server is recorded."""
+    """Ends the suspension after a promotion, and records the time without a server."""
     DROP_SUSPENSION = auto()
-    """The run that it made room for is over."""
+    """Ends the suspension because the run that it made room for is over."""
     RECORD_PROMOTION = auto()
     WITHDRAW = auto()
-    """The proxy refuses requests."""
+    """Makes the proxy refuse requests."""
     LAUNCH = auto()
-    """The live release's server is started."""
+    """Starts the live release's server."""
     POINT = auto()
-    """The proxy runs and sends requests to the live release's server."""
+    """Starts the proxy if needed, and sends requests to the live release's server."""
     DRAIN = auto()
-    """Requests in flight to other servers end."""
+    """Waits for requests in flight to other servers."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """The server of this record is stopped."""
+    """Stops the server of this record."""
 
     record: Path
 
@@ -71,9 +71,9 @@ Action = Step | Stop
 
 
 def decide(desired: Desired, actual: Actual) -> list[Action]:
-    """The actions that make the live release answer at the address, and nothing else, in their order.
+    """The actions, in order, that make only the live release answer at the address.
 
-    Whoever is cut off between two of them decides anew, and comes to the same end.
+    After an interruption between two actions a new decision leads to the same state.
     """
     ends = _end_of_suspension(desired)
     suspended = desired.suspension is not None and ends is None
@@ -83,7 +83,7 @@ def decide(desired: Desired, actual: Actual) -> list[Action]:
     begin: list[Action] = [*([ends] if ends else []), Step.RECORD_PROMOTION]
     if desired.live and not suspended:
         if not actual.ready:
-            # Others go first: there may be memory for one only.
+            # Other servers stop first: there may be memory for one only.
             return [*begin, *stops, Step.LAUNCH, Step.POINT]
         return [*begin, Step.POINT, *([Step.DRAIN] if stops else []), *stops]
     if desired.live is None and actual.proxy_runs and actual.has_upstream:

@@ -1,4 +1,4 @@
-"""How a deployment starts a server: with its image, on leased GPUs, on ports that are free."""
+"""The start of a deployment's server: with its image, on leased GPUs, on free ports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def launch(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecor
     """Starts a server of this deployment, on leased GPUs if it needs any, and waits until it is ready.
 
     Raises:
-        HostError: the host does not have as many GPUs, or another program keeps their memory.
+        HostError: the host has too few GPUs, or another program keeps their memory.
         PipelineError: as `servers.launch`, or as `include.host.docker.images.ensure_image`.
     """
     if box := plan.container:
@@ -35,9 +35,9 @@ def launch(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecor
 def launch_on_free_ports(
     context: Context, plan: Callable[[Ports], ServerPlan], record_path: Path, http: int | None = None
 ) -> ServerRecord:
-    """Starts a server as `launch` does, on the port ``http`` if it is given, else on ports that are free now.
+    """Starts a server as `launch` does, on the port ``http`` if given, else on free ports.
 
-    Another program may take a free port before the server does: then it is tried with others.
+    If another program takes a free port before the server does, other ports are tried.
     """
     for _ in range(_TRIES - 1):
         ports = servers.some_ports(http)
@@ -52,7 +52,7 @@ def launch_on_free_ports(
 
 @contextmanager
 def leased_gpus(context: Context, plan: ServerPlan) -> Iterator[tuple[str, ...]]:
-    """The GPUs for a server. The live server's may be among them: whether both fit is tried."""
+    """The GPUs for a server. The live server's GPUs may be among them, if both servers fit."""
     target = context.target(plan.target)
     in_use = partial(gpus_in_use, Containers(local_engine, context.log), context.settings.artifacts)
     directory = context.settings.gpu_lease_dir

@@ -23,27 +23,27 @@ _SERVED_FROM = (Kind.REPOSITORY, Kind.ENGINE, Kind.CHECKPOINT)
 
 
 class ReleaseServers:
-    """Finds, launches and stops them. `include.live.address.LiveAddress` holds the lock that this needs."""
+    """The servers of one deployment. Callers must hold the lock of `include.live.address.LiveAddress`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._directory = context.settings.artifacts / "servers"
 
     def record_of(self, release: Release) -> Path:
-        """Where the record of a release's server stands."""
+        """The path of the record of a release's server."""
         return servers.release_record(self._context.settings.artifacts, release.name)
 
     def find(self, release: Release) -> ServerRecord | None:
-        """The release's server, if it runs."""
+        """The record of the release's server, if it runs."""
         return servers.find(self.record_of(release))
 
     def ready(self, release: Release) -> ServerRecord | None:
-        """The release's server, if it runs and is ready."""
+        """The record of the release's server, if it runs and is ready."""
         record = self.find(release)
         return record if record and servers.is_ready(record) else None
 
     def adopt(self, candidate: Path, release: Release) -> ServerRecord | None:
-        """Makes a candidate that is ready, and serves the release's repository, the release's server."""
+        """Makes a candidate the release's server, if it is ready and serves the release's repository."""
         record = servers.find(candidate)
         if record is None or record.repository.name != release.repository or not servers.is_ready(record):
             return None
@@ -55,7 +55,7 @@ class ReleaseServers:
         """Starts a release's server from its own artifacts, and waits until it is ready.
 
         Raises:
-            UserError: its artifacts were pruned.
+            UserError: the release's artifacts were pruned.
             PipelineError: as `include.live.launch.launch`.
         """
         if self._context.releases.is_pruned(release):

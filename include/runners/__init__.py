@@ -1,1 +1,1 @@
-"""Runners: how a stage program is started. A program cannot tell which one started it."""
+"""Runners, which start stage programs. A program cannot tell which runner started it."""

@@ -1,7 +1,7 @@
-"""A stage program in a container of its own.
+"""Stage programs, each in a container of its own.
 
-A container is created, gets the stage code, and is started. The engine never removes it by itself, so that its
-result outlives the worker that asked for it. `include.runners.container_job` ties one to an artifact.
+A container is created, gets the stage code, and is started. The engine never removes it by itself, so its result
+outlives the worker that started it. `include.runners.container_job` connects a container to an artifact.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from requests import Response
 
 CODE_ROOT = "/opt/hf2triton"
-"""Where the stage code is in a container: its PYTHONPATH."""
+"""The directory of the stage code in a container: its PYTHONPATH."""
 
 ENGINE_WAIT_S = 60.0
 _SILENCE_S = 1.0
@@ -36,15 +36,15 @@ _KILLED = {128 + 9, 128 + 15}
 
 
 class StageContainers(Containers):
-    """Stage programs in containers of one engine."""
+    """The containers of stage programs on one engine."""
 
     @cached_property
     def _attached(self) -> dict[str, Response]:
         return {}
 
     def create(self, spec: ContainerSpec) -> str:
-        """As `Containers.create`, with the stage code in it."""
-        # What is stopped is thrown away: nothing is gained by waiting for it.
+        """Creates a container as `Containers.create` does, with the stage code in it."""
+        # The result of a stopped container is discarded, so there is no reason to wait for its end.
         inside = {"env": {**spec.env, "PYTHONPATH": CODE_ROOT}, "stop_signal": "SIGKILL"}
         created = super().create(spec.model_copy(update=inside))
         with engine_errors(f"container {created[:12]}"):
@@ -52,19 +52,19 @@ class StageContainers(Containers):
         return created
 
     def start(self, container_id: str) -> None:
-        """Starts a created container; raises `HostError` if the host cannot give it what it asks for."""
-        # Attached to before there is anything to miss, or to see twice.
+        """Starts a created container; raises `HostError` if the host lacks a resource that it asks for."""
+        # Attached before the start, so that no output is missed or logged twice.
         self._attached[container_id] = self._attach(container_id, logs=False, stream=True)
         super().start(container_id)
 
     def follow(self, container_id: str) -> Container:
         """Logs all output of a container from its start, returns when its program has ended.
 
-        Of a container that this runner has not started, a line may show twice that comes in the moment of attaching.
+        If another runner started the container, a line written at the moment of attaching may be logged twice.
 
         Raises:
             TransientError: the container is gone, or ended because the engine was restarted.
-            EngineAway: the engine went away and did not come back within `ENGINE_WAIT_S` seconds.
+            EngineAway: the engine stopped answering, and did not answer again within `ENGINE_WAIT_S` seconds.
         """
         streams = {STDOUT: Lines(self._log), STDERR: Lines(self._log)}
         restarted, late = False, container_id not in self._attached
@@ -76,17 +76,17 @@ class StageContainers(Containers):
                 self.await_engine()
                 container, restarted = self.inspect(container_id), True
             if container is None or not container.active:
-                if late:  # what it wrote in the moment of attaching, if that was its last
+                if late:  # output from the moment of attaching, if it was the last
                     self._log_output(container_id, streams)
                 for lines in streams.values():
                     lines.close()
                 return _whole(container, restarted)
 
     def failure_of(self, container: Container, argv: tuple[str, ...], out: Path | None) -> PipelineError:
-        """Why a container's program ended with another exit code than 0.
+        """The failure of a container's program that ended with another exit code than 0.
 
-        137 is what the kernel's killer leaves when memory is short, and what ``docker stop`` and a Docker that
-        shuts down leave: the engine remembers for a while whom it has killed itself.
+        Exit code 137 comes from the kernel's out-of-memory killer, but also from ``docker stop`` and from an engine
+        that shuts down: the engine remembers for a while which containers it has killed itself.
         """
         if container.exit_code in _KILLED and not container.oom_killed and self._killed_by_engine(container):
             return TransientError(
@@ -106,11 +106,11 @@ class StageContainers(Containers):
             return any(True for _ in events)
 
     def _log_output(self, container_id: str, streams: Mapping[int, Lines]) -> None:
-        """Logs the output from its start until it ends, less what the streams have seen."""
+        """Logs the output from its start to its end, without the bytes that the streams have seen."""
         for lines in streams.values():
             lines.rewind()
         try:
-            # The stream of a container that has ended would have no end.
+            # The stream of a container that has ended would never end.
             output = self._attached.pop(container_id, None) or self._attach(
                 container_id, logs=True, stream=self._is_active(container_id)
             )
@@ -118,12 +118,12 @@ class StageContainers(Containers):
                 for stream, lines in streams.items():
                     lines.feed(data if stream == source else b"")
                 if not data and not self._is_active(container_id):
-                    return  # it ended just before the attach, whose stream has no end then
+                    return  # it ended just before the attach, so the stream would never end
         except EngineAway:
             return
 
     def _attach(self, container_id: str, *, logs: bool, stream: bool) -> Response:
-        """The output so far, what comes, or both. (The engine's logs call has only lines that are complete.)"""
+        """The output so far, the output to come, or both. (The engine's logs call gives only complete lines.)"""
         with engine_errors(f"container {container_id[:12]}"):
             response: Response = self._client.post(
                 f"{self._client.base_url}/v{self._client.api_version}/containers/{container_id}/attach",
@@ -138,7 +138,7 @@ class StageContainers(Containers):
         return container is not None and container.active
 
     def _ended(self, container_id: str) -> Container | None:
-        """The container after its output has ended, which may be a moment before its state says so."""
+        """The container after its output has ended; its state may change a moment later."""
         from docker.errors import APIError
         from requests.exceptions import ReadTimeout
 
@@ -147,13 +147,13 @@ class StageContainers(Containers):
         return self.inspect(container_id)
 
     def await_engine(self) -> None:
-        """Waits until an engine that went away answers again; raises `EngineAway` after `ENGINE_WAIT_S` seconds."""
+        """Waits until the engine answers again; raises `EngineAway` after `ENGINE_WAIT_S` seconds."""
         self._log("the Docker engine does not answer: waiting for it")
         deadline = time.monotonic() + ENGINE_WAIT_S
         while True:
             try:
                 with engine_errors("the Docker engine"):
-                    # An engine that shuts down takes no new connections, but answers on old ones to its very end.
+                    # An engine that shuts down takes no new connections, but answers on old ones until it ends.
                     self._client.close()
                     self._client.ping()
                 return
@@ -164,7 +164,7 @@ class StageContainers(Containers):
 
 
 def code_archive() -> bytes:
-    """A tar of what stage programs import, as it lies in a container's root directory."""
+    """A tar of the code that stage programs import, to be unpacked in a container's root directory."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.add(PROJECT / "include", f"{CODE_ROOT}/include", recursive=False, filter=_readable_by_all)

@@ -1,7 +1,7 @@
-"""The docker runner: a container at work on an artifact, found again by its labels, whatever happened to its worker.
+"""The docker runner: a container that makes an artifact, found again by its labels even if its worker died.
 
-The artifact's claim is held all the time, so that of all attempts and runs one at most is here. A container says
-by its labels which artifact it works on and into which partial directory.
+The artifact's claim is held all the time, so at most one attempt of one run is in this code. A container's labels
+name the artifact that it makes and its partial directory.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ LABEL_ATTEMPT = "hf2triton.attempt"
 
 @dataclass
 class ContainerRunner:
-    """The `Runner` that starts a container, or follows the one that works on the artifact already.
+    """The `Runner` that starts a container, or follows the one that makes the artifact already.
 
-    After `run` no container of the artifact, and unless it was made no partial directory, is left. Only if the
-    engine goes away both stay, for the next attempt. ``gpus_in_use`` gives the device ids that no lease may have;
+    `run` leaves no container of the artifact, and no partial directory if it failed. Only if the engine stops
+    answering, both stay for the next attempt. ``gpus_in_use`` gives the device ids that must not be leased;
     ``owner`` are labels that name the task's attempt.
     """
 
@@ -70,13 +70,13 @@ class ContainerRunner:
             self._finish(container_id, command.argv, claim)
 
     def stop(self) -> None:
-        """Removes the container; `run` raises a `TransientError` then."""
+        """Removes the container; then `run` raises a `TransientError`."""
         self._stopped = True
         if self._labels:
             self._remove_all()
 
     def _take_over(self, claim: Claim) -> Container | None:
-        """The container that works on the artifact, or has made it. Others of the artifact are removed."""
+        """The container that makes the artifact, or has made it. Other containers of the artifact are removed."""
         usable = None
         try:
             sweep(self.containers, self.store)
@@ -124,7 +124,7 @@ class ContainerRunner:
         return container_id
 
     def _finish(self, container_id: str, argv: tuple[str, ...], claim: Claim) -> None:
-        """Waits for the container's end, and takes its result into the store."""
+        """Waits until the container ends, and takes its result into the store."""
         try:
             ended = self.containers.follow(container_id)
             if not ended.succeeded:
@@ -136,7 +136,7 @@ class ContainerRunner:
 
     @contextmanager
     def _clearing(self, claim: Claim) -> Iterator[None]:
-        """Clears after the block, however that ends, unless the engine went away."""
+        """Removes the remains after the block, also after an error, unless the engine does not answer."""
         try:
             yield
         except EngineAway:
@@ -169,7 +169,7 @@ class ContainerRunner:
 
 
 def sweep(containers: StageContainers, store: ArtifactStore) -> None:
-    """Removes containers whose partial directory is gone: nobody can take their result any more."""
+    """Removes containers whose partial directory is gone: their results can no longer be used."""
     for container in containers.find({LABEL_STORE: str(store.root)}):
         directory = container.labels.get(LABEL_PARTIAL)
         if directory and not Path(directory).exists():
@@ -177,9 +177,9 @@ def sweep(containers: StageContainers, store: ArtifactStore) -> None:
 
 
 def remove_abandoned(containers: StageContainers, store: ArtifactStore, dag: str, run: str) -> list[str]:
-    """Removes what a run has left in the engine and in the store, unless another run waits for it.
+    """Removes a run's containers and partial directories, unless another run waits for them.
 
-    For a run that was cancelled while none of its workers was alive. Returns the removed containers' ids.
+    It is for a run that was cancelled while none of its workers was alive. Returns the removed containers' ids.
     """
     removed = []
     for container in containers.find({LABEL_STORE: str(store.root), LABEL_DAG: dag, LABEL_RUN: run}):

@@ -1,4 +1,4 @@
-"""One run of a stage program, as plain data, and the interface of the runners that make an artifact by it."""
+"""One run of a stage program, as plain data, and the interface of the runners that make its artifact."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STAGES = "include.stages"
 
 @dataclass(frozen=True)
 class Command:
-    """A process that can be started: argument list and the environment variables to add."""
+    """A command that can be started: the argument list and the environment variables to add."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
 
     @classmethod
     def python(cls, interpreter: str, module: str, args: tuple[str, ...], **env: str) -> Self:
-        """``python -m module`` with the project's code; the Hub is out of reach on purpose."""
+        """The command ``python -m module`` with the project's code; the Hub is deliberately out of reach."""
         common = {
             "PYTHONPATH": str(PROJECT),
             "PYTHONUNBUFFERED": "1",
@@ -42,7 +42,7 @@ class StageJob:
     """One run of a stage program, as any runner can start it.
 
     ``inputs`` is everything that can change the bytes of the artifact, ``reads`` the paths that the
-    program must be able to see, ``gpus`` how many it uses.
+    program must be able to read, ``gpus`` the number of GPUs that it uses.
     """
 
     target: str
@@ -55,26 +55,26 @@ class StageJob:
 
 
 class StageTarget(Protocol):
-    """What a runner asks of the target that a job names."""
+    """The part of a target that runners use."""
 
     def command(self, module: str, args: tuple[str, ...]) -> Command:
-        """How a stage program starts in the target's environment."""
+        """The command that starts a stage program in the target's environment."""
 
     def stage_image(self) -> ContainerSpec:
-        """The image of the target's stage programs, and what all their containers need."""
+        """The container of the target's stage programs: its image, and the settings that all of them share."""
 
     def gpu_ids(self) -> tuple[str, ...]:
-        """Device ids of this host's GPUs that stages and servers may use: idle ones first, then the busy ones."""
+        """The device ids of this host's GPUs that stages and servers may use: idle ones first, then busy ones."""
 
 
 FindTarget = Callable[[str], StageTarget]
 
 
 class Runner(Protocol):
-    """Runs a stage program for one attempt of a task."""
+    """The runner of a stage program for one attempt of a task."""
 
     resumes: ClassVar[bool]
-    """Whether its programs outlive the worker, so that the next attempt goes on with their partial directory."""
+    """True if its programs outlive the worker, so that the next attempt continues with their partial directory."""
 
     def run(self, job: StageJob, claim: Claim) -> None:
         """Makes the claim's artifact; if the store has it already, starts nothing.
@@ -84,18 +84,18 @@ class Runner(Protocol):
         """
 
     def stop(self) -> None:
-        """Ends the program and all that it started; `run` raises then."""
+        """Ends the program and all processes that it started; then `run` raises."""
 
 
 def stage_code(module: str) -> str:
-    """Digest of the code that ``module`` runs."""
+    """The digest of the code that ``module`` runs."""
     return digest_of_tree(*travelling_code(module))
 
 
 def travelling_code(module: str = STAGES) -> tuple[Path, ...]:
-    """Files and folders that travel with the program ``module``: its package, and what all programs share.
+    """The files and folders that the program ``module`` needs: its package, and the code that all programs share.
 
-    Without a module, those of every program.
+    Without a module, they are those of all programs.
     """
     include, package = PROJECT / "include", PROJECT / Path(*module.split("."))
     shared = [path for path in sorted((include / "stages").glob("*.py")) if path.parent != package]

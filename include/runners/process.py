@@ -47,9 +47,9 @@ class ProcessRunner:
         """Runs ``command --out out`` to its end.
 
         Raises:
-            PipelineError: the class that the program itself gave, else `ToolError` with its last lines.
+            PipelineError: of the class that the program reported, else `ToolError` with its last lines.
         """
-        # setpriv: the kernel ends the program if this process dies in a way that leaves no time to.
+        # setpriv: the kernel ends the program if this process is killed before it can do so.
         argv = ["setpriv", "--pdeathsig", "KILL", *command.argv, "--out", str(out)]
         self._process = subprocess.Popen(
             argv,
@@ -74,7 +74,7 @@ class ProcessRunner:
             raise failure(command.argv, code, out, list(tail))
 
     def stop(self) -> None:
-        """Ends the program and everything it started, if it still runs."""
+        """Ends the program and all processes that it started, if it still runs."""
         process = self._process
         if process is None or process.poll() is not None:
             return

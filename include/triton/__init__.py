@@ -1,1 +1,1 @@
-"""The server: its repository, its processes, its client."""
+"""Triton Inference Server: its model repository, its processes and its client."""

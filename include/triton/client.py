@@ -1,4 +1,4 @@
-"""Asks a Triton server the way its users do."""
+"""A client of Triton servers that sends the same requests as users do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Endpoint(Frozen):
 
 
 class NoAnswer(Exception):
-    """The endpoint answered with an error, or not at all. ``refused``: it says that the request is at fault."""
+    """An error of the endpoint, or a missing answer. ``refused`` is True if the request is at fault."""
 
     def __init__(self, message: str, *, refused: bool = False) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Client:
-    """Asks an endpoint the way its users do. Raises `NoAnswer`."""
+    """A client of one endpoint. Its methods raise `NoAnswer`."""
 
     endpoint: Endpoint
     http: httpx.Client
@@ -52,7 +52,7 @@ class Client:
     @classmethod
     @contextmanager
     def open(cls, endpoint: Endpoint) -> Iterator[Client]:
-        """A client whose connections are closed at the end."""
+        """Opens a client, and closes its connections at the end of the block."""
         with httpx.Client(base_url=endpoint.url, timeout=TIMEOUT_S, trust_env=False) as http:
             yield cls(endpoint, http)
 
@@ -61,7 +61,7 @@ class Client:
         return self._request("GET", path)
 
     def server(self) -> dict[str, str]:
-        """Name and version of the server, as it says itself."""
+        """The name and version that the server reports."""
         said = self.get("/v2").json()
         return {str(said["name"]): str(said["version"])}
 
@@ -81,7 +81,7 @@ class Client:
         return [str(read_answer(event, response.status_code)["text_output"]) for event in events(response.text)]
 
     def grpc_text(self, prompt: str, max_tokens: int = PROBE_TOKENS) -> str:
-        """The answer through tritonclient; its stream call serves every kind of repository."""
+        """The answer through gRPC; tritonclient's stream call works with every kind of repository."""
         import numpy as np
         import tritonclient.grpc as triton
 
@@ -137,12 +137,12 @@ def _greedy(prompt: str) -> dict[str, Any]:
 
 
 def events(stream: str) -> list[str]:
-    """The data of server-sent events. Only a line feed ends a line: an answer may hold U+2028, as JSON allows."""
+    """The data of server-sent events. Only a line feed ends a line: JSON allows U+2028 in an answer."""
     return [line.removeprefix("data:") for line in stream.split("\n") if line.startswith("data:")]
 
 
 def read_answer(text: str, status: int) -> dict[str, Any]:
-    """The fields of an answer; raises `NoAnswer` for an error, which a stream sends inside a 200."""
+    """The fields of an answer; raises `NoAnswer` for an error, which a stream sends with status 200."""
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as error:

@@ -1,7 +1,7 @@
-"""Triton model repositories: filled strictly from pristine templates, and checked before a server sees them.
+"""Triton model repositories: filled strictly from unmodified templates, and checked before a server loads them.
 
-Upstream's own ``fill_template.py`` leaves variables that it was given no value for, keeps the old value of a
-file that is filled already, and reads ``:`` and ``,`` in values as separators. Nothing of that can happen here.
+Upstream's ``fill_template.py`` leaves variables without a value in place, keeps the old values of a file that is
+filled already, and takes ``:`` and ``,`` in values for separators. This module raises or avoids all of these.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ModelConfig = Any  # tritonclient's generated message class has no type stubs
 
 
 def fill(text: str, values: Values, *, where: str = "template") -> str:
-    """Puts ``values`` in place of the ``${name}`` variables of ``text``, letter by letter.
+    """Replaces the ``${name}`` variables of ``text`` by ``values``, unchanged.
 
     Raises:
         ToolError: a variable has no value, or a value has no variable (as in a text that is filled already).
-        UserError: a value does not fit where it would stand.
+        UserError: a value is not valid at its place in the text.
     """
     names = set(_VARIABLE.findall(text))
     if unknown := sorted(values.keys() - names):
@@ -51,12 +51,12 @@ def fill(text: str, values: Values, *, where: str = "template") -> str:
 def assemble(templates: Path, values: Mapping[str, Values], into: Path) -> None:
     """Writes the models that ``values`` names (model -> variable -> value) from ``templates`` into ``into``.
 
-    A model without variables is named with no values; one that is not named is left out. Git and artifact
-    stores may drop empty folders, so a missing version folder is made here.
+    A model without variables has an empty mapping; a model that is not in ``values`` is left out. Git and artifact
+    stores may drop empty folders, so a missing version folder is created here.
 
     Raises:
-        ToolError: a model has no template, is there already, or its values do not match its variables.
-        UserError: a value does not fit where it would stand.
+        ToolError: a model has no template, exists already, or its values do not match its variables.
+        UserError: a value is not valid at its place in the text.
     """
     for name, model_values in values.items():
         source, model = templates / name, into / name
@@ -72,7 +72,7 @@ def assemble(templates: Path, values: Mapping[str, Values], into: Path) -> None:
 
 
 def check(repository: Path, *, path_map: PathMap = Path) -> None:
-    """Raises `ToolError` for what would only fail, or mislead, once Triton loads ``repository``.
+    """Checks ``repository``; raises `ToolError` for mistakes that would otherwise show only when Triton loads it.
 
     ``path_map`` gives the local path of a path in a config, for servers that see another file system.
     """
@@ -86,7 +86,7 @@ def check(repository: Path, *, path_map: PathMap = Path) -> None:
 
 
 def paths(repository: Path) -> frozenset[Path]:
-    """The files and directories that the models of ``repository`` name in their parameters, for a server to read.
+    """The files and directories that a server of ``repository`` reads: those in its models' parameters.
 
     Raises:
         ToolError: a config cannot be read, or there is none.
@@ -95,7 +95,7 @@ def paths(repository: Path) -> frozenset[Path]:
 
 
 def read(repository: Path) -> dict[str, ModelConfig]:
-    """The configs of ``repository`` by model.
+    """The configs of ``repository`` by model name.
 
     Raises:
         ToolError: a config cannot be read, or there is none.
@@ -107,7 +107,7 @@ def read(repository: Path) -> dict[str, ModelConfig]:
 
 
 def _checked(match: re.Match[str], value: str, where: str) -> str:
-    """The value, if it cannot change the meaning of what stands around it."""
+    """The value, if it cannot change the meaning of the text around it."""
     line_start = match.string.rfind("\n", 0, match.start()) + 1
     quoted = match.string.count('"', line_start, match.start()) % 2 == 1
     if quoted and _BREAKS_OUT.search(value):
@@ -162,7 +162,7 @@ def _versions(model: Path) -> list[Path]:
 
 
 def _check_step(step: ModelConfig, models: Mapping[str, ModelConfig], where: str) -> None:
-    """Raises if an ensemble's step uses a model or a tensor that is not there, or leaves one out."""
+    """Raises if an ensemble's step uses an unknown model or tensor, or leaves a tensor out."""
     if step.model_name not in models:
         raise ToolError(f"a step needs model {step.model_name!r}, which is not in the repository", where=where)
     model = models[step.model_name]
@@ -179,7 +179,7 @@ def _check_step(step: ModelConfig, models: Mapping[str, ModelConfig], where: str
 
 
 def _check_wiring(ensemble: ModelConfig, models: Mapping[str, ModelConfig], where: str) -> None:
-    """Raises if an ensemble's tensor is used but never made, or changes its type on the way."""
+    """Raises if an ensemble's tensor is used but never produced, or is used as another type."""
     made = {tensor.name: tensor.data_type for tensor in ensemble.input}
     for step in ensemble.ensemble_scheduling.step:
         types = {tensor.name: tensor.data_type for tensor in models[step.model_name].output}

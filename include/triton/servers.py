@@ -1,4 +1,4 @@
-"""Triton servers: services that are ready once their models are; a server's record is kept as JSON."""
+"""Triton servers: services that are ready once their models are; each has a record as JSON."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from include.host.services.process import GRACE_S, ProcessBackend
 if TYPE_CHECKING:
     from include.host.services import Backend
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container: what is published decides who can reach it
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container: the published ports decide who can reach it
 LABEL_SERVER = "hf2triton.server"
 POLL_S = 0.25
 _ERROR_LINES = 25
-_HARMLESS = ("NVML", "DCGM", "CUDA driver version")  # said by every server on a host without a GPU
-_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel has shared memory
+_HARMLESS = ("NVML", "DCGM", "CUDA driver version")  # messages of every server on a host without a GPU
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the shared memory of the kernel
 
 
 class Ports(Frozen):
-    """A server's ports."""
+    """The three ports of a server."""
 
     http: int
     grpc: int
@@ -46,10 +46,10 @@ class Ports(Frozen):
 
 
 class ServerPlan(ServiceSpec):
-    """All that is needed to start a server, at any time, on this host, on ``gpus`` GPUs that are chosen at each start.
+    """The plan of a server: it can be started on this host at any time, on ``gpus`` GPUs that are chosen at each start.
 
     With a container's network ``bridge`` its ports are published on ``address``, with ``host`` the server binds it
-    itself. ``shared_memory`` is what the names of a process's segments in /dev/shm start with: a killed server leaves
+    itself. ``shared_memory`` is the prefix of the names of a process's segments in /dev/shm: a killed server leaves
     them there.
     """
 
@@ -62,8 +62,8 @@ class ServerPlan(ServiceSpec):
 
     @model_validator(mode="before")
     @classmethod
-    def _migrate(cls, data: Any) -> Any:  # noqa: ANN401 - whatever is given
-        """Earlier versions kept the number of GPUs with the container."""
+    def _migrate(cls, data: Any) -> Any:  # noqa: ANN401 - any input
+        """Migrates plans of earlier versions, which kept the number of GPUs with the container."""
         box = data.get("container") if isinstance(data, dict) else None
         if not isinstance(box, dict) or not isinstance(box.get("gpus"), int):
             return data
@@ -71,39 +71,39 @@ class ServerPlan(ServiceSpec):
         return {**data, "gpus": box["gpus"], "container": {"network": "bridge", **rest}}
 
     def in_container(self, box: ContainerSpec) -> ContainerSpec:
-        """``box`` with the server in it, and its ports published."""
+        """The container ``box`` with the server in it and its ports published."""
         ports = self.ports.all if box.network == "bridge" else ()
         return super().in_container(box).model_copy(update={"ports": ports, "address": self.address})
 
 
 class ServerRecord(ServiceRecord):
-    """A server that was launched."""
+    """The record of a launched server."""
 
     plan: ServerPlan
 
     @property
     def ports(self) -> Ports:
-        """Where it listens."""
+        """The ports that the server listens on."""
         return self.plan.ports
 
     @property
     def repository(self) -> Path:
-        """The model repository that it serves."""
+        """The model repository that the server serves."""
         return self.plan.repository
 
     @property
     def url(self) -> str:
-        """Where its HTTP endpoint answers on this host."""
+        """The URL of its HTTP endpoint on this host."""
         return http_url(self.plan.address, self.ports.http)
 
 
 def release_record(artifacts: Path, release: str) -> Path:
-    """Where the record of a release's server stands; ``release`` is its name, ``<model>/<n>``."""
+    """The path of the record of a release's server; ``release`` is its name, ``<model>/<n>``."""
     return artifacts / "servers" / f"release-{release.replace('/', '-')}.json"
 
 
 def some_ports(http: int | None = None) -> Ports:
-    """Ports for a server that nobody listens on now; ``http`` if it is given."""
+    """Free ports for a server; ``http`` is its HTTP port if given."""
     free, grpc, metrics = free_ports(3)
     return Ports(http=http or free, grpc=grpc, metrics=metrics)
 
@@ -116,14 +116,14 @@ def launch(
     log: Log = print,
     gpus: AbstractContextManager[tuple[str, ...]] | None = None,
 ) -> ServerRecord:
-    """Starts a server and waits until it is ready. Its output goes beside the record, as ``.log``.
+    """Starts a server and waits until it is ready. Its log is beside the record, as ``.log``.
 
-    ``gpus`` gives the device ids for a plan that needs any, and holds them until the server does; see
+    ``gpus`` gives the device ids for a plan that needs GPUs, and holds them until the server does; see
     `include.live.launch.launch`.
 
     Raises:
-        HostError: a port is taken (the message names it and who has it), or the engine lacks something.
-        ToolError: it died or was not ready in time, with its own last error lines; nothing of it is left.
+        HostError: a port is taken (the message names it and the process), or the engine lacks a resource.
+        ToolError: the server died or was not ready in time; the message has its last error lines, and it is removed.
         TransientError: the Docker engine went away.
     """
     for port in plan.ports.all:
@@ -144,7 +144,7 @@ def launch(
 
 
 def find(record_path: Path) -> ServerRecord | None:
-    """The server of that record if that very server runs; what is left of one that does not is removed.
+    """The record at ``record_path`` if its server runs; the remains of a server that has ended are removed.
 
     Raises:
         TransientError: its Docker engine does not answer.
@@ -154,12 +154,12 @@ def find(record_path: Path) -> ServerRecord | None:
 
 
 def is_ready(record: ServerRecord) -> bool:
-    """Whether that very server runs, has its port, and says that all its models are ready."""
+    """True if the record's server runs, has its port, and reports that all its models are ready."""
     return _is_ready(record, _backend(record.plan))
 
 
 def stop(record: ServerRecord, record_path: Path, *, grace_s: float = GRACE_S) -> None:
-    """Ends a server and its model processes: asked to, then, after ``grace_s``, killed. Its ports are free after."""
+    """Stops a server and its model processes, and kills them after ``grace_s`` seconds. Its ports are free then."""
     _backend(record.plan).stop(record, record_path, grace_s)
     if prefix := record.plan.shared_memory:
         for segment in _MEMORY.glob(f"{prefix}*"):
@@ -194,7 +194,7 @@ def _failure(what: str, record: ServerRecord, backend: Backend) -> ToolError:
 
 
 def _last_errors(log: Path) -> str:
-    """What a server said last about its failure: lines of level E and those about errors, else its last lines."""
+    """The last log lines about a server's failure: those of level E or about errors, else simply the last lines."""
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not any(word in line for word in _HARMLESS)]

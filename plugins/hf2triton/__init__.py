@@ -1,1 +1,1 @@
-"""What extends Airflow for hf2triton: operators, the trigger form, retry rules."""
+"""The Airflow extensions of hf2triton: operators, the trigger form, retry rules."""

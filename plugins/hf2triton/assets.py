@@ -1,4 +1,4 @@
-"""Assets: what other DAGs can wait for. The task that makes one describes its event."""
+"""Assets, which other DAGs can wait for. The task that makes an asset describes its event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joins Airflow and the tasks: what Airflow knows, as the `TaskContext` that a task is given."""
+"""The connection between Airflow and the tasks: Airflow's data as the `TaskContext` of a task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RELEASE_DAG = "release_awq_engine"
 
 
 def task_context(context: Context, log: Log) -> TaskContext:
-    """The worker of a running task."""
+    """The `TaskContext` of a running task."""
     return TaskContext(
         settings=settings(),
         log=log,
@@ -40,14 +40,14 @@ def task_context(context: Context, log: Log) -> TaskContext:
 
 
 def _run_state(ti: RuntimeTaskInstanceProtocol, run_id: str) -> str | None:
-    """The state of a run of the releasing DAG; Airflow answers for runs that it knows only."""
+    """The state of a run of the releasing DAG; None if Airflow does not know the run."""
     if ti.get_dr_count(RELEASE_DAG, run_ids=[run_id]) == 0:
         return None
     return DagRunState(ti.get_dagrun_state(RELEASE_DAG, run_id)).value
 
 
 def _find_run(context: Context) -> RunRecord:
-    """The run as far as Airflow tells its tasks: of each that has ended how long it took, not when it was queued."""
+    """The record of the run so far; Airflow gives the durations of ended tasks, but not the times of queueing."""
     ti, run = cast("RuntimeTaskInstance", context["ti"]), context["dag_run"]
     ended = ti.get_task_breadcrumbs(ti.dag_id, run.run_id)
     return RunRecord(
@@ -71,10 +71,10 @@ def hub_token() -> str | None:
 
 
 def registry_login() -> RegistryLogin | None:
-    """The login of the registry that the deployment's images are in, if it names one; masked in every log.
+    """The login of the registry with the deployment's images, if one is configured; masked in every log.
 
     Raises:
-        HostError: there is no such Airflow Connection, or it is not complete.
+        HostError: the Airflow Connection does not exist, or is incomplete.
     """
     name = settings().docker_connection
     if name is None:

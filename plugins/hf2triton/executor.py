@@ -1,4 +1,4 @@
-"""Airflow's LocalExecutor, for tasks that are answered as soon as they ask."""
+"""An executor for tasks whose questions are answered before their process has ended."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 class LocalExecutor(local_executor.LocalExecutor):
-    """Knows which tasks are at work, so that one that goes on after a wait is not failed for having waited.
+    """A LocalExecutor that knows the tasks at work, so that a task that resumes after a wait does not fail.
 
-    A task that waits for an answer ends its process. If the answer comes before the scheduler has read of that end,
-    then with Airflow 3.3's LocalExecutor it passes for the end of the process that acts on the answer: the answer is
-    lost, and the task starts again. Airflow 3.4 counts processes, too (its issue 67287).
+    A task that waits for an answer ends its process. If the answer comes before the scheduler has read that event,
+    Airflow 3.3's LocalExecutor takes it for the end of the process that acts on the answer: the answer is lost, and
+    the task starts again. Airflow 3.4 counts processes, too (its issue 67287).
     """
 
     def start(self) -> None:
-        """Starts with no task at work."""
+        """Starts the executor without any task at work."""
         self._processes: Counter[WorkloadKey] = Counter()
         super().start()
 
     def has_task(self, task_instance: TaskInstance) -> bool:
-        """Whether the task is queued, or the end of one of its processes has not been read."""
+        """True if the task is queued, or the end of one of its processes has not been read."""
         return super().has_task(task_instance) or task_instance.key in self._processes
 
     def change_state(
         self, key: WorkloadKey, state: WorkloadState, info: object = None, remove_running: bool = True
     ) -> None:
-        """Reads that a process has ended, and how."""
+        """Records that a process has ended, and the task's new state."""
         self._processes -= Counter([key])
         super().change_state(key, state, info, remove_running)
 

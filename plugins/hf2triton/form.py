@@ -1,4 +1,4 @@
-"""The trigger form, made from a request model: web UI, REST and schedules have the same limits."""
+"""The trigger form, made from a request model, so that web UI, REST API and schedules have the same limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def request_params(request: type[Form] = ReleaseRequest) -> dict[str, Param]:
 def _param(field: dict[str, Any]) -> Param:
     rules: dict[str, Any] = {name: value for name, value in field.items() if name not in {"default", "description"}}
     if former := rules.pop("former", None):
-        # Draft 7 ignores what stands beside $ref: the form offers today's values, a run may bring the former ones.
+        # Draft 7 ignores keys beside $ref: the form offers the current values, and a run may still use former ones.
         taken = {"enum": [*rules["enum"], *former]}
         rules |= {"$schema": _DRAFT_7, "$ref": "#/definitions/taken", "definitions": {"taken": taken}}
     text = re.sub(r"`([^`]+)`", _bold, field["description"])
@@ -29,12 +29,12 @@ def _param(field: dict[str, Any]) -> Param:
 
 
 def _limits(field: dict[str, Any]) -> str:
-    """A number's limits: the form clamps to them without a word."""
+    """The limits of a number as text: the form clamps to them silently."""
     if "minimum" not in field or "maximum" not in field:
         return ""
     return f"Limits: {field['minimum']:g} to {field['maximum']:g}."
 
 
 def _bold(code: re.Match[str]) -> str:
-    """Code as bold text: Airflow 3.3's form draws the box of code over the lines around it."""
+    """Bold text instead of code: Airflow 3.3's form draws the box of code over the lines around it."""
     return "**" + re.sub(r"[*_]", r"\\\g<0>", code[1]) + "**"

@@ -22,15 +22,15 @@ def root_path() -> str:
 
 
 def report_url(dag_id: str, run_id: str) -> str:
-    """The path of a run's report on the web UI's host, so that the link works by whichever name the host is reached."""
+    """The path of a run's report on the web UI's host, so that the link works under any name of the host."""
     return f"{root_path()}/{PREFIX}/runs/{quote(dag_id)}/{quote(run_id)}"
 
 
 class ReportLink(BaseOperatorLink):
-    """The report of the release that the task's run is about."""
+    """The link to the report of the release of the task's run."""
 
     name = "Release report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The link, which the worker makes when the task ends, in success or failure, or begins to wait."""
+        """The link's URL; the worker makes it when the task succeeds, fails or begins to wait."""
         return report_url(ti_key.dag_id, ti_key.run_id)

@@ -1,4 +1,4 @@
-"""Which failures are worth another attempt."""
+"""The retry rules for failed tasks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RETRY_DELAY = timedelta(seconds=20)
 
 
 def retry_policy() -> ExceptionRetryPolicy:
-    """Network trouble and lost workers are retried; any other failure is final: the same again cannot end well."""
+    """The retry policy: network errors and lost workers are retried; any other failure is final."""
     return ExceptionRetryPolicy(
         rules=[RetryRule(exception=TransientError, action=RetryAction.RETRY)], default=RetryAction.FAIL
     )
 
 
 def default_args() -> dict[str, Any]:
-    """What all tasks of all DAGs have in common."""
+    """The arguments that all tasks of all DAGs share."""
     return {
         "retries": RETRIES,
         "retry_delay": RETRY_DELAY,

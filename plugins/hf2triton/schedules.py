@@ -9,6 +9,6 @@ from include.settings import settings
 
 
 def catalogue_timetable() -> MultipleCronTriggerTimetable | None:
-    """The schedules of all enabled entries together; None if there are none, and the DAG runs by hand only."""
+    """The timetable of all enabled entries; None if there are none, so that the DAG is only started manually."""
     crons = sorted({entry.schedule for entry in load(settings().catalogue).followed})
     return MultipleCronTriggerTimetable(*crons, timezone="UTC") if crons else None

@@ -21,7 +21,7 @@ from include.report.page import render_message, render_presets, render_releases
 from include.requests.presets import PRESETS
 from include.settings import settings
 
-# Reports hold what models and users wrote. All of it is escaped; if a page still held a script, it would not run.
+# Reports contain text from models and users. All of it is escaped; a script in a page would still not run.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'self'",
@@ -81,7 +81,7 @@ def release_report(model: Model, number: Number, name: ReportFile) -> FileRespon
 
 @app.get("/runs/{dag_id}/{run_id}")
 def run_report(dag_id: str, run_id: str) -> Response:
-    """To the report of the release that a run has validated last."""
+    """Redirects to the report of the release that a run has validated last."""
     found = report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else None
     if found is None:
         text = "No release report belongs to this run: it has not come as far as its gates, or it makes no release."

@@ -1,7 +1,7 @@
 """The stream of a container's output, as the engine's attach call sends it.
 
 Format: https://docs.docker.com/reference/api/engine/version/v1.41/, "Attach to a container". docker-py's own reader
-loses what arrives together with the response's header.
+loses the bytes that arrive together with the response's header.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEADER = struct.Struct(">BxxxL")
 
 
 def frames(response: Response, silence_s: float) -> Iterator[tuple[int, bytes]]:
-    """The stream and bytes of each frame until the output ends or breaks; no bytes after ``silence_s`` of silence."""
+    """The frames as (stream, bytes) until the output ends or breaks; empty bytes after ``silence_s`` of silence."""
     arrived: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
     Thread(target=_read, args=(response, arrived), daemon=True).start()
     while True:

@@ -1,4 +1,4 @@
-"""Containers of one Docker engine: made, looked at, ended. What they run is the business of others."""
+"""Containers of one Docker engine: creating, inspecting and stopping them. Their programs are defined elsewhere."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _ACTIVE = ("running", "paused", "restarting")
 
 
 class ContainerSpec(BaseModel):
-    """A container for one program, kept as JSON where it has to be started again. Paths are the same inside as outside.
+    """The specification of a container for one program. Paths are the same inside as outside.
 
-    Of the host it sees ``reads``, and can write only ``out`` and ``caches``. ``gpus`` are device ids. ``ports`` are
-    published on ``address`` under the same numbers. ``build`` is the command that makes the image where no registry
-    has it. ``user`` is ``uid:gid``; None is the caller, or nobody if the caller is root. ``log_options`` are those of
+    It reads the host paths ``reads``, and writes only ``out`` and ``caches``. ``gpus`` are device ids. ``ports`` are
+    published on ``address`` under the same numbers. ``build`` is the command that builds an image that no registry
+    has. ``user`` is ``uid:gid``; None is the caller, or nobody if the caller is root. ``log_options`` are those of
     the engine's ``json-file`` log.
     """
 
@@ -58,13 +58,13 @@ class ContainerSpec(BaseModel):
 
     @property
     def writable(self) -> frozenset[Path]:
-        """What the program may write to."""
+        """The paths that the program can write to."""
         return frozenset([*self.caches, *([self.out] if self.out else [])])
 
 
 @dataclass(frozen=True)
 class Container:
-    """What the engine says of a container. ``started_at`` is in seconds since 1970, 0 if it never was."""
+    """The state of a container. ``started_at`` is in seconds since 1970, 0 if it was never started."""
 
     id: str
     status: str
@@ -75,7 +75,7 @@ class Container:
 
     @classmethod
     def parse(cls, inspected: Mapping[str, Any]) -> Self:
-        """Out of the engine's answer to ``inspect``."""
+        """Parses the engine's answer to ``inspect``."""
         state = inspected["State"]
         started = datetime.fromisoformat(state["StartedAt"])
         return cls(
@@ -89,17 +89,17 @@ class Container:
 
     @property
     def active(self) -> bool:
-        """Whether its program has yet to end."""
+        """True if its program has not ended yet."""
         return self.status in _ACTIVE
 
     @property
     def succeeded(self) -> bool:
-        """Whether its program ended with exit code 0."""
+        """True if its program ended with exit code 0."""
         return self.status == "exited" and self.exit_code == 0
 
 
 class Containers:
-    """Containers of one engine. ``connect`` is called when the engine is first needed, ``find_login`` for a pull.
+    """The containers of one engine. ``connect`` is called when it is first needed, ``find_login`` before a pull.
 
     All methods raise `HostError` or `TransientError` if the engine cannot be reached.
     """
@@ -114,10 +114,10 @@ class Containers:
         return self._connect()
 
     def ensure_image(self, image: str, build: str = "") -> ImageId:
-        """Pulls the image if the engine does not have it; one that has to be built on the host is not looked for.
+        """Pulls the image if the engine does not have it; an image that has to be built on the host is never pulled.
 
         Raises:
-            HostError: it is not there and cannot be had; the message says what to do.
+            HostError: the image is missing and cannot be pulled; the message names the fix.
             PipelineError: as `include.host.docker.images.pull`.
         """
         from docker.errors import ImageNotFound
@@ -136,10 +136,10 @@ class Containers:
             return ImageId.of(image, self._client.inspect_image(image))
 
     def create(self, spec: ContainerSpec) -> str:
-        """Makes a container that only has to be started; returns its id.
+        """Creates a container without starting it; returns its id.
 
         Raises:
-            HostError: the image is not there and cannot be had, or the engine cannot see a path.
+            HostError: the image is missing and cannot be pulled, or the engine cannot see a path.
         """
         self.ensure_image(spec.image, spec.build)
         user = spec.user or _hand_over(spec)
@@ -148,7 +148,7 @@ class Containers:
                 spec.image,
                 list(spec.argv),
                 user=user,
-                # The user has no entry in the image's /etc/passwd, which getpass and HOME would come from.
+                # The user has no entry in the image's /etc/passwd, so getpass and HOME need these variables.
                 environment={"HOME": "/tmp", "USER": "hf2triton", **spec.env},  # noqa: S108 - in the container
                 labels={**spec.labels, **({LABEL_GPUS: ",".join(spec.gpus)} if spec.gpus else {})},
                 working_dir="/tmp",  # noqa: S108 - in the container
@@ -159,23 +159,23 @@ class Containers:
         return str(created["Id"])
 
     def start(self, container_id: str) -> None:
-        """Starts a created container; raises `HostError` if the host cannot give it what it asks for."""
+        """Starts a created container; raises `HostError` if the host lacks a resource that it asks for."""
         with engine_errors(f"container {container_id[:12]}"):
             self._client.start(container_id)
 
     def restart_always(self, container_id: str) -> None:
-        """From now on the engine starts the container again if it ends, or the host does, unless it was stopped."""
+        """Makes the engine restart the container after it ends or the host restarts, unless it was stopped."""
         with engine_errors(f"container {container_id[:12]}"):
             self._client.update_container(container_id, restart_policy={"Name": "unless-stopped"})
 
     def inspect(self, container_id: str) -> Container | None:
-        """What the engine says of a container; None if there is none of that id."""
+        """The state of a container; None if the engine has none with that id."""
         with _unless_gone(container_id):
             return Container.parse(self._client.inspect_container(container_id))
         return None
 
     def find(self, labels: Mapping[str, str]) -> list[Container]:
-        """All containers with these labels, whatever their state."""
+        """All containers with these labels, in any state."""
         wanted = [f"{name}={value}" for name, value in labels.items()]
         with engine_errors("the Docker engine"):
             listed = self._client.containers(all=True, filters={"label": wanted})
@@ -183,26 +183,26 @@ class Containers:
         return [container for container in found if container]
 
     def gpus_in_use(self, besides: Collection[str] = ()) -> set[str]:
-        """Device ids that running containers hold, other than those with an id in ``besides``."""
+        """The device ids that running containers hold, except the containers with an id in ``besides``."""
         with engine_errors("the Docker engine"):
             running = self._client.containers(filters={"label": LABEL_GPUS, "status": list(_ACTIVE)})
         counted = (summary for summary in running if summary["Id"] not in besides)
         return {device for summary in counted for device in summary["Labels"][LABEL_GPUS].split(",")}
 
     def stop(self, container_id: str, grace_s: float) -> None:
-        """Asks the program to end, and kills it after ``grace_s`` seconds. One that is gone is no error."""
+        """Asks the program to end, and kills it after ``grace_s`` seconds. A missing container is no error."""
         with _unless_gone(container_id):
             self._client.stop(container_id, timeout=round(grace_s))
 
     def remove(self, container_id: str) -> None:
-        """Kills the container if it runs, and removes it; one that is gone already is no error."""
+        """Kills the container if it runs, and removes it; a missing container is no error."""
         from docker.errors import APIError
 
         with engine_errors(f"container {container_id[:12]}"):
             try:
                 self._client.remove_container(container_id, force=True, v=True)
             except APIError as error:
-                if error.status_code not in {404, 409}:  # gone, or someone else is removing it
+                if error.status_code not in {404, 409}:  # gone, or another process is removing it
                     raise
 
     def last_lines(self, container_id: str) -> list[str]:
@@ -212,7 +212,7 @@ class Containers:
         return [line for line in text.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
 
     def save_log(self, container_id: str, path: Path) -> None:
-        """Writes all that the container has said into a file; of one that is gone, nothing."""
+        """Writes the container's whole output into a file; writes nothing if the container is gone."""
         with _unless_gone(container_id):
             output = self._client.logs(container_id, stream=True, follow=False)
             with path.open("wb") as file:
@@ -234,7 +234,7 @@ class Containers:
             shm_size=spec.shm_bytes,
             ulimits=[Ulimit(name=name, soft=limit, hard=limit) for name, limit in spec.ulimits.items()],
             device_requests=[DeviceRequest(device_ids=list(spec.gpus), capabilities=[["gpu"]])] if spec.gpus else None,
-            # The engine's default may be one that cannot be read back.
+            # The engine's default log driver may be one whose logs cannot be read back.
             log_config=LogConfig(type="json-file", config=dict(spec.log_options)),
         )
         return config
@@ -242,7 +242,7 @@ class Containers:
 
 @contextmanager
 def _unless_gone(container_id: str) -> Iterator[None]:
-    """Leaves the block if the engine has no container of that id any more."""
+    """Leaves the block if the engine no longer has a container with that id."""
     from docker.errors import NotFound
 
     with engine_errors(f"container {container_id[:12]}"), suppress(NotFound):
@@ -250,7 +250,7 @@ def _unless_gone(container_id: str) -> Iterator[None]:
 
 
 def _hand_over(spec: ContainerSpec) -> str:
-    """Who the program runs as. A root caller gives its writable directories away; nothing else can run as root."""
+    """The program's user. If the caller is root, its writable directories are given to that user."""
     if os.getuid() != 0:
         return f"{os.getuid()}:{os.getgid()}"
     for path in spec.writable:

@@ -1,4 +1,4 @@
-"""The Docker engine: how it is reached, and what its failures mean."""
+"""The Docker engine: the connection to it, and the meaning of its failures."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class EngineAway(TransientError):
-    """The engine does not answer. A container of ours may run on; it is left to the next attempt."""
+    """The engine does not answer. A container of this project may still run; the next attempt takes it over."""
 
 
 def local_engine(timeout_s: int = 60) -> APIClient:
     """A client of the engine that the environment names (``DOCKER_HOST``), else this host's.
 
     Raises:
-        HostError: there is none, or this user may not talk to it.
-        TransientError: it does not answer.
+        HostError: there is no engine, or this user has no access to it.
+        TransientError: the engine does not answer.
     """
     from docker import APIClient
     from docker.errors import DockerException
@@ -37,7 +37,7 @@ def local_engine(timeout_s: int = 60) -> APIClient:
 
 
 def unreachable(url: str) -> PipelineError:
-    """Why no engine can be reached at ``url``."""
+    """The failure that explains why no engine can be reached at ``url``."""
     socket = Path("/" + url.removeprefix("unix:").lstrip("/"))
     if url.startswith("unix:") and not socket.exists():
         return HostError(
@@ -56,7 +56,7 @@ def unreachable(url: str) -> PipelineError:
 
 @contextmanager
 def engine_errors(where: str) -> Iterator[None]:
-    """The engine's and the connection's own errors become failures that name a cause."""
+    """Turns errors of the engine and of the connection into failures that name a cause."""
     from docker.errors import APIError
     from requests.exceptions import ConnectionError as ConnectionLost
     from requests.exceptions import Timeout

@@ -1,4 +1,4 @@
-"""What the Docker engine and NVIDIA's runtime say when they fail, as failures that name the fix."""
+"""Error messages of the Docker engine and of NVIDIA's runtime, as failures that name the fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOOLKIT = (
 
 
 class Cause(NamedTuple):
-    """The meaning of a message that ``pattern`` matches, anywhere and in either case."""
+    """The meaning of a message that ``pattern`` matches anywhere, upper or lower case."""
 
     pattern: str
     failure: type[PipelineError]
@@ -22,7 +22,7 @@ class Cause(NamedTuple):
     fix: str
 
 
-# In this order: an engine wraps one message into another, the innermost cause is the one to name.
+# The order matters: an engine wraps one message into another, and the innermost cause is the one to name.
 _CAUSES = (
     Cause(
         r"could not select device driver|known GPU vendor|unknown or invalid runtime name: nvidia"
@@ -65,7 +65,7 @@ _CAUSES = (
 
 
 def failure(message: str, *, where: str) -> PipelineError:
-    """The failure that ``message`` of Docker describes; ``where`` is the image or the engine."""
+    """The failure that Docker's ``message`` describes; ``where`` is the image or the engine."""
     said = in_one_line(message)
     if found := find(_CAUSES, said):
         return found.failure(found.what, where=f"{where}: {said}", fix=found.fix)
@@ -73,10 +73,10 @@ def failure(message: str, *, where: str) -> PipelineError:
 
 
 def find(causes: Iterable[Cause], said: str) -> Cause | None:
-    """The first of the causes that fits."""
+    """The first cause that matches the message."""
     return next((one for one in causes if re.search(one.pattern, said, re.IGNORECASE)), None)
 
 
 def in_one_line(message: str) -> str:
-    """A message of Docker's, cut to a length that fits into an error."""
+    """A message of Docker in one line, cut to a length that fits into an error."""
     return " ".join(message.split())[:400]

@@ -1,4 +1,4 @@
-"""Images: how they are known, and how they are pulled."""
+"""Images: their ids, and pulling them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageId:
-    """Names of an image that cannot move to another: the engine's ``id``, and the registry's ``digest`` if any."""
+    """The immutable names of an image: the engine's ``id``, and the registry's ``digest`` if any."""
 
     id: str
     digest: str | None
 
     @classmethod
     def of(cls, image: str, inspected: Mapping[str, Any]) -> Self:
-        """Out of what the engine says of ``image``."""
+        """Parses the engine's answer to ``inspect`` for ``image``."""
         from docker.utils import parse_repository_tag
 
-        # Other registries, or this one, may have the same image by other digests.
+        # Other registries, or this one, may have the same image under other digests.
         repository = parse_repository_tag(image)[0]
         names = sorted(
             inspected.get("RepoDigests") or (), key=lambda name: (name != image, not name.startswith(f"{repository}@"))
@@ -34,7 +34,7 @@ class ImageId:
 
 
 def pull(client: APIClient, image: str, log: Log, login: RegistryLogin | None) -> None:
-    """Pulls an image. Without a login for its registry the client sends what ``docker login`` has stored for this user.
+    """Pulls an image. Without a login for its registry the client uses the one that ``docker login`` stored.
 
     Raises:
         HostError: the registry refuses, or the disk is full.

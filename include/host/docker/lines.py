@@ -18,8 +18,8 @@ class Lines:
 
     A line that ends in a newline is logged at once. A progress bar, which overwrites itself by "\\r", and text
     that waits for its end are logged when they have been there for `PROGRESS_S` seconds: `feed` must be called
-    now and then, with no bytes if there are none. After `rewind` the stream comes once more from its start; what
-    was seen already is left out.
+    regularly, with no bytes if there are none. After `rewind` the stream is read from its start again; bytes that
+    were seen already are left out.
     """
 
     def __init__(self, log: Log, now: Callable[[], float] = time.monotonic) -> None:
@@ -48,11 +48,11 @@ class Lines:
         self._flush_old()
 
     def rewind(self) -> None:
-        """The next bytes are the stream's first."""
+        """Expects the stream from its first byte again."""
         self._position = 0
 
     def close(self) -> None:
-        """Logs what is left."""
+        """Logs the text that is left."""
         self._write(self._unfinished())
         self._rest = self._overwritten = ""
 

@@ -1,4 +1,4 @@
-"""An image that is looked at, asked by one command, or copied out of."""
+"""An image for one-off use: inspecting it, running one command in it, copying files out of it."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended: its exit code, and what it printed on both streams."""
+    """A finished command: its exit code, and its output on both streams."""
 
     code: int
     output: str
 
 
 class DockerImage(Containers):
-    """One image of this host's engine. Connects when first used; ``find_login`` is called if it has to be pulled."""
+    """One image of this host's engine. Connects at the first use; ``find_login`` is called before a pull."""
 
     def __init__(self, name: str, find_login: FindLogin = no_login) -> None:
         super().__init__(partial(local_engine, timeout_s=_TIMEOUT_S), log.info, find_login)
         self.name = name
 
     def ensure(self) -> ImageId:
-        """As `Containers.ensure_image`."""
+        """Calls `Containers.ensure_image` for this image."""
         return self.ensure_image(self.name)
 
     def run(self, argv: Sequence[str], *, gpus: bool = False) -> Finished:
-        """Runs a command in a container of its own, without a network, that is gone afterwards. ``gpus``: on all GPUs.
+        """Runs a command in a temporary container without a network. ``gpus`` gives it all GPUs.
 
         Raises:
-            HostError: the container could not be started, e.g. for want of an NVIDIA runtime.
+            HostError: the container could not be started, e.g. without an NVIDIA runtime.
         """
         with self._container(tuple(argv), ("all",) if gpus else ()) as container:
             self.start(container)
@@ -56,7 +56,7 @@ class DockerImage(Containers):
                 return Finished(code=code, output=self._client.logs(container).decode(errors="replace"))
 
     def copy_out(self, path: str, into: Path) -> None:
-        """Copies a directory of the image to ``into``, whole or not at all. Nothing of the image is run.
+        """Copies a directory of the image to ``into``, whole or not at all. No program of the image is run.
 
         If another process did the same meanwhile, its copy stays.
         """
@@ -78,7 +78,7 @@ class DockerImage(Containers):
 
     @contextmanager
     def _container(self, argv: tuple[str, ...], gpus: tuple[str, ...] = ()) -> Iterator[str]:
-        """A container that was created, not started; removed in the end, started or not."""
+        """A container that is created but not started, and removed at the end of the block."""
         container = self.create(ContainerSpec(image=self.name, argv=argv, labels={LABEL: "true"}, gpus=gpus))
         try:
             yield container

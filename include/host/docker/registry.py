@@ -1,4 +1,4 @@
-"""Registries of images: the login of one, and why one does not give an image."""
+"""Image registries: their logins, and the failures of a pull."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ _CAUSES = (
 
 @dataclass(frozen=True)
 class RegistryLogin:
-    """The login of one registry, as Airflow Connection ``connection`` has it. ``registry`` is a host, or its address.
+    """The login of one registry, from the Airflow Connection ``connection``. ``registry`` is a host or a URL.
 
-    The password goes with a pull to the Docker engine, and nowhere else.
+    The password is sent only to the Docker engine, with a pull.
     """
 
     connection: str
@@ -67,29 +67,29 @@ class RegistryLogin:
     password: str = field(repr=False)
 
     def auth_for(self, image: str) -> dict[str, str] | None:
-        """What the engine needs to pull ``image``; None if that is another registry's."""
+        """The credentials for a pull of ``image``; None if the image is in another registry."""
         if self.host != registry_of(image):
             return None
         return {"username": self.user, "password": self.password}
 
     @property
     def host(self) -> str:
-        """The registry as it stands in an image's name."""
+        """The registry as written in an image's name."""
         from docker.auth import resolve_index_name
 
         return str(resolve_index_name(self.registry))
 
 
 FindLogin = Callable[[], RegistryLogin | None]
-"""Looks the deployment's login up; called only if an image has to be pulled."""
+"""Looks up the deployment's login; called only if an image has to be pulled."""
 
 
 def no_login() -> None:
-    """The `FindLogin` of a deployment without one: the engine's client takes what ``docker login`` has stored."""
+    """The `FindLogin` of a deployment without a login: the client uses the one that ``docker login`` stored."""
 
 
 def registry_of(image: str) -> str:
-    """Host and port of the registry that an image's name begins with, else ``docker.io``."""
+    """The host and port of the registry at the start of an image's name, else ``docker.io``."""
     from docker.auth import resolve_repository_name
     from docker.utils import parse_repository_tag
 

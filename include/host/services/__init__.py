@@ -1,8 +1,8 @@
-"""Services: detached programs that outlive whoever started them, found again by a record and stopped.
+"""Services: detached programs that outlive their starter, and are found again by a record.
 
 A service is a process of this host or a container of its Docker engine. Its record, a JSON file, is written before it
-starts and holds a token that the process carries in its environment, the container in a label. So a starter that is
-killed at any moment leaves nothing that `find` could not find.
+starts and holds a token that the process carries in its environment, the container in a label. So `find`
+also finds a service whose starter was killed, at whatever moment.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     Backend: TypeAlias = ContainerBackend | ProcessBackend
 
 LAST_LINES = 15
-_LOG_OPTIONS = {"max-size": "64m", "max-file": "4"}  # a service's log would grow as long as it lives
+_LOG_OPTIONS = {"max-size": "64m", "max-file": "4"}  # without a limit, a service's log would grow as long as it runs
 
 
 class ServiceSpec(Frozen):
-    """All that is needed to start a service. Without ``container`` it is a process.
+    """The specification of a service. Without ``container`` it is a process.
 
-    A process gets nothing but ``env`` besides the locale and home of its starter. The ``container`` leaves out what
-    the service decides: its program, environment, label and GPUs.
+    A process gets only ``env``, and the locale and home of its starter. The ``container`` leaves out the values that
+    the service sets: its program, environment, label and GPUs.
     """
 
     argv: tuple[str, ...]
@@ -39,16 +39,16 @@ class ServiceSpec(Frozen):
     container: ContainerSpec | None = None
 
     def in_container(self, box: ContainerSpec) -> ContainerSpec:
-        """``box`` with the service's program in it."""
+        """The container ``box`` with the service's program and environment."""
         options = box.log_options or _LOG_OPTIONS
         return box.model_copy(update={"argv": self.argv, "env": self.env, "log_options": options})
 
 
 class ServiceRecord(Frozen):
-    """A service that was started; ``pid`` is 0 and ``container_id`` empty until it is known by them.
+    """The record of a started service; ``pid`` is 0 and ``container_id`` empty until they are known.
 
-    A process is known by pid and token: a pid alone may be another process by now, and a start time moves with the
-    host's clock. ``gpus`` are the device ids that a container holds.
+    A process is identified by pid and token: the pid alone may be reused, and a start time moves with the host's
+    clock. ``gpus`` are the device ids that a container holds.
     """
 
     log: Path
@@ -65,7 +65,7 @@ R = TypeVar("R", bound=ServiceRecord)
 
 
 def read(path: Path, kind: type[R]) -> R | None:
-    """What a record says, whether it is still true or not; one that cannot be read is removed."""
+    """The record at ``path``, even if its service has ended; an unreadable record is removed."""
     try:
         return kind.model_validate_json(path.read_text())
     except FileNotFoundError:
@@ -76,22 +76,22 @@ def read(path: Path, kind: type[R]) -> R | None:
 
 
 def write(record: ServiceRecord, path: Path) -> None:
-    """Writes the record, in one step."""
+    """Writes the record atomically."""
     write_atomic(path, record.model_dump_json(indent=1))
 
 
 def keep_last(log: Path) -> None:
-    """Makes room for a new log; the one that is there is kept as ``.1``."""
+    """Renames an existing log to ``.1``, to make room for a new one."""
     if log.exists():
         log.replace(log.with_suffix(f"{log.suffix}.1"))
 
 
 def last_lines(log: Path) -> str:
-    """The end of a service's log."""
+    """The last lines of a service's log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:]) if log.exists() else ""
 
 
 def find(path: Path, kind: type[R], backend: Backend) -> R | None:
-    """The record at ``path`` if its service runs; what is left of one that does not is removed."""
+    """The record at ``path`` if its service runs; the remains of a service that has ended are removed."""
     record = read(path, kind)
     return record and backend.find(record, path)

@@ -13,13 +13,13 @@ _KILLED = 128 + 9
 
 @dataclass(frozen=True)
 class ContainerBackend:
-    """Starts, finds and stops containers, whose ``label`` holds the record's token."""
+    """The backend for containers; their ``label`` holds the record's token."""
 
     label: str
     containers: Containers
 
     def start(self, spec: ServiceSpec, record: R, path: Path) -> R:
-        """Raises `HostError` if the image, a GPU, a path or a port cannot be had."""
+        """Starts a container; raises `HostError` if the image, a GPU, a path or a port is not available."""
         if spec.container is None:
             raise ValueError("a service without a container is started as a process")
         write(record, path)
@@ -33,11 +33,11 @@ class ContainerBackend:
         return record
 
     def keep_across_restarts(self, record: ServiceRecord) -> None:
-        """From now on the engine starts it again."""
+        """Makes the engine restart the container whenever it ends."""
         self.containers.restart_always(record.container_id)
 
     def find(self, record: R, path: Path) -> R | None:
-        """The record with its container's id, if that runs or is about to; one that has ended is removed."""
+        """The record with its container's id, if that runs or is starting; a container that has ended is removed."""
         container = self._container(record)
         if container and (container.active or container.status == "created"):
             return record.model_copy(update={"container_id": container.id})
@@ -45,12 +45,12 @@ class ContainerBackend:
         return None
 
     def is_up(self, record: ServiceRecord, port: int) -> bool:
-        """Whether that very container runs: a published port is its alone, and without its port a server ends."""
+        """True if the record's container runs: a server that cannot get its port ends, so the port needs no check."""
         container = self._container(record)
         return container is not None and container.status == "running"
 
     def why_gone(self, record: ServiceRecord) -> str | None:
-        """How its program ended."""
+        """The way in which the container's program ended; None if it still runs."""
         container = self._container(record)
         if container is None:
             return "its container was removed"
@@ -61,12 +61,12 @@ class ContainerBackend:
         return f"exit code {container.exit_code}"
 
     def collect_log(self, record: ServiceRecord) -> None:
-        """Copies what the container has said: its own log goes with it."""
+        """Copies the container's output into the record's log, because removing a container removes its own log."""
         if container := self._container(record):
             self.containers.save_log(container.id, record.log)
 
     def stop(self, record: ServiceRecord, path: Path, grace_s: float) -> None:
-        """Leaves the log, and no container."""
+        """Stops and removes the container; its log is kept."""
         for container in self.containers.find({self.label: record.token}):
             if container.active and grace_s:
                 self.containers.stop(container.id, grace_s)

@@ -28,12 +28,12 @@ _EXEC_S = 2.0
 
 @dataclass(frozen=True)
 class ProcessBackend:
-    """Starts, finds and stops processes; ``ask`` is the signal on which they end in order."""
+    """The backend for processes; ``ask`` is the signal that makes them end gracefully."""
 
     ask: signal.Signals = signal.SIGTERM
 
     def start(self, spec: ServiceSpec, record: R, path: Path) -> R:
-        """Starts it as nobody's child: it can become no zombie of ours. Raises `ToolError` if it ended at once."""
+        """Starts a detached process, so that it leaves no zombie. Raises `ToolError` if it ends at once."""
         write(record, path)
         keep_last(record.log)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
@@ -59,10 +59,10 @@ class ProcessBackend:
         raise ToolError(what, where=str(record.log), fix="its log names the cause")
 
     def keep_across_restarts(self, record: ServiceRecord) -> None:
-        """A process has nobody who would start it again."""
+        """Does nothing: no supervisor would restart a process."""
 
     def find(self, record: R, path: Path) -> R | None:
-        """The record with its pid, if that very process runs."""
+        """The record with its pid, if its process runs."""
         if record.pid == 0 and (leader := _leader(record.token)):
             record = record.model_copy(update={"pid": leader})
             write(record, path)
@@ -72,19 +72,19 @@ class ProcessBackend:
         return record
 
     def is_up(self, record: ServiceRecord, port: int) -> bool:
-        """Whether that very process listens on the port."""
+        """True if the record's process listens on the port."""
         process = process_of(record)
         return process is not None and port in listening(process)
 
     def why_gone(self, record: ServiceRecord) -> str | None:
-        """How a process that is nobody's child ended is not known."""
+        """A general text if the process is gone: the exit status of a detached process is not known."""
         return None if process_of(record) else "it ended"
 
     def collect_log(self, record: ServiceRecord) -> None:
-        """The process writes it itself."""
+        """Does nothing: the process writes its log itself."""
 
     def stop(self, record: ServiceRecord, path: Path, grace_s: float) -> None:
-        """Ends all that the process started as well."""
+        """Stops the process and all processes that it started."""
         members = _members(record.token)
         leader = process_of(record)
         if leader and grace_s:
@@ -99,11 +99,11 @@ class ProcessBackend:
 
 
 def process_of(record: ServiceRecord) -> psutil.Process | None:
-    """The process, if it still runs."""
+    """The record's process, if it still runs."""
     deadline = time.monotonic() + _EXEC_S
     try:
         process = psutil.Process(record.pid)
-        # A process has no environment for the moment in which it becomes another program; others never have one.
+        # A process has no environment for a moment during exec; some processes never have one.
         while not (environment := process.environ()) and process.status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > deadline:
                 return None
@@ -114,7 +114,7 @@ def process_of(record: ServiceRecord) -> psutil.Process | None:
 
 
 def token_of(process: psutil.Process) -> str | None:
-    """The token that a process carries, if it was started here."""
+    """The token in a process's environment, if it was started as a service."""
     try:
         return process.environ().get(TOKEN_VARIABLE)
     except psutil.Error:  # gone, a zombie, or another user's
@@ -128,8 +128,8 @@ def _wait_until_ended(processes: Sequence[psutil.Process], limit_s: float) -> No
 
 
 def _runs(process: psutil.Process) -> bool:
-    # psutil.wait_procs takes a zombie for running, and whoever inherited it may take seconds to reap it. But while
-    # other threads of it are still there, so are its ports.
+    # psutil.wait_procs takes a zombie for running, and the process that inherited it may take seconds to reap it. But
+    # while other threads of it still exist, so do its ports.
     try:
         zombie = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
         return process.is_running() and not zombie

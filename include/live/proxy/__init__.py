@@ -1,7 +1,7 @@
-"""The stable address: an Envoy in front of whatever server is live.
+"""The stable address: an Envoy proxy in front of the live server.
 
 Clients talk to three ports that never change (HTTP, gRPC, metrics). `Proxy.point_to` moves all three to another
-server in one step: new requests go there, those in flight end where they began, no connection is closed.
+server in one step: new requests go there, requests in flight finish where they began, no connection is closed.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _POLL_S = 0.1
 _START_S = 20.0
 _ANSWER_S = 5.0
 _SWITCH_S = 10.0
-# Envoy's workers learn of a new routing a moment after its main thread: so long no request may be seen.
+# Envoy's workers learn of a new routing a moment after its main thread: no request may be seen for this long.
 _QUIET_S = 0.5
 _MOST_WORKERS = 4
-_LONGEST_SOCKET = 107  # sun_path of unix(7), less its end
+_LONGEST_SOCKET = 107  # sun_path of unix(7), without the terminating null byte
 
 
 class Proxy:
-    """One Envoy and its files. All methods can be called from any process of the host, also at once.
+    """One Envoy and its files. All methods can be called from any process of the host, also concurrently.
 
-    Without an upstream, and while the upstream is gone, HTTP requests get 503 with Triton's form of an error,
-    and gRPC calls UNAVAILABLE. There is no time limit on requests and none on the size of their bodies.
+    Without an upstream, and while the upstream is gone, HTTP requests get 503 with an error in Triton's format,
+    and gRPC calls get UNAVAILABLE. Neither the duration of requests nor the size of their bodies is limited.
     """
 
     def __init__(self, files: Files, *, address: str, ports: Ports, envoy: Envoy, log: Log = print) -> None:
-        """``address`` and ``ports`` are what clients talk to.
+        """Creates the proxy for clients that connect to ``address`` and ``ports``.
 
         Raises:
             UserError: the address is no IP address.
@@ -61,17 +61,17 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where the HTTP endpoint answers on this host."""
+        """The URL of the HTTP endpoint on this host."""
         return http_url(self._address, self.ports.http)
 
     def ensure_running(self) -> None:
-        """Starts Envoy if it does not run as configured; it goes on with the upstream that it had.
+        """Starts Envoy if it does not run as configured; it keeps its upstream.
 
-        One that was started with another configuration (ports, address, an older version of this project) is
+        An Envoy that was started with another configuration (ports, address, an older version of this project) is
         stopped first, once the other ports are known to be free; that cuts its connections.
 
         Raises:
-            HostError: a port is taken; the message names it and who has it.
+            HostError: a port is taken; the message names it and the process.
             ToolError: Envoy ended, or took no requests within 20 s; the message holds its last lines.
         """
         wanted = config.bootstrap(self._files, self._address, self.ports)
@@ -87,20 +87,20 @@ class Proxy:
             self._envoy.keep_across_restarts()
 
     def is_running(self) -> bool:
-        """Whether Envoy runs and takes requests."""
+        """True if Envoy runs and takes requests."""
         return self._envoy.find() is not None and self._admin.is_live()
 
     def upstream(self) -> Upstream | None:
-        """Where new requests go; kept when Envoy ends, forgotten by `stop`."""
+        """The upstream of new requests; kept when Envoy ends, forgotten by `stop`."""
         return self._routing().current
 
     def point_to(self, upstream: Upstream | None) -> None:
-        """Sends new requests to another server, on all ports at once; returns when Envoy does so.
+        """Sends new requests to another server, on all ports at once; returns when Envoy has switched.
 
-        The upstream before keeps its requests in flight: `drain` waits for them. None: requests are refused.
+        The previous upstream keeps its requests in flight: `drain` waits for them. With None, requests are refused.
 
         Raises:
-            ToolError: Envoy does not run, or did not take it within 10 s: the upstream before is kept.
+            ToolError: Envoy does not run, or did not switch within 10 s: the previous upstream is kept.
         """
         with self._lock():
             before = self._routing()
@@ -113,10 +113,10 @@ class Proxy:
         self._log(f"the proxy's upstream is {upstream or 'none: requests are refused'}")
 
     def drain(self, limit_s: float) -> int:
-        """Waits until no request is in flight to any upstream but the current; returns how many still are.
+        """Waits until no request is in flight to an upstream other than the current; returns how many still are.
 
-        0: none is, and those servers can be stopped without a request being lost. Otherwise ``limit_s`` is over;
-        what is left are long generations, and gRPC streams, which count for as long as their client keeps them open.
+        With 0, those servers can be stopped without losing a request. Otherwise ``limit_s`` is over; the rest are long
+        generations, and gRPC streams, which count as long as their client keeps them open.
 
         Raises:
             ToolError: Envoy does not answer.
@@ -154,7 +154,7 @@ class Proxy:
         self._log(f"the proxy listens on {self._address}, ports {', '.join(map(str, self.ports.all))}")
 
     def _answers(self) -> bool:
-        """Whether it takes requests, if need be in a moment: it may have just started."""
+        """True if Envoy takes requests; waits a moment, because it may have just started."""
         with suppress(ToolError):
             self._await(self._admin.is_live, _ANSWER_S, "did not answer")
             return True
@@ -166,7 +166,7 @@ class Proxy:
                 check_port_free(port)
 
     def _publish(self, routing: Routing) -> None:
-        """Replaces the routing and waits until Envoy goes by it."""
+        """Replaces the routing and waits until Envoy uses it."""
         config.publish(self._files, routing)
         self._await(lambda: self._goes_by(routing), _SWITCH_S, "did not take its new upstream")
 
@@ -221,7 +221,7 @@ class Proxy:
 
 def _options() -> tuple[str, ...]:
     workers = min(_MOST_WORKERS, os.cpu_count() or 1)
-    # Component main warns of nothing but that connections have no limit; its failures are errors.
+    # Component main only warns that connections have no limit; it reports its failures as errors.
     levels = ("--log-level", "warning", "--component-log-level", "main:error")
     return ("--concurrency", str(workers), "--disable-hot-restart", *levels)
 

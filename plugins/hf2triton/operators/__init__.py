@@ -1,4 +1,4 @@
-"""Operators: one for a task that its worker does itself, one for a task that runs a stage program."""
+"""Operators: for tasks that run in the worker itself, and for tasks that run a stage program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def stage_operator() -> type[StageOperator]:
     """The operator of tasks that run a stage program, on this deployment's runner."""
     if settings().runner == "process":
         return StageOperator
-    # Loads the Docker client, which a deployment without Docker has no use for.
+    # Imports the Docker client, which a deployment without Docker does not need.
     from hf2triton.operators.docker_stage import DockerStageOperator
 
     return DockerStageOperator

@@ -29,16 +29,16 @@ class DockerStageOperator(StageOperator, DockerOperator):
     The container outlives its worker: the next attempt, or another run that needs the same artifact, finds it by its
     labels, follows it and takes its result. Killing the task removes the container.
 
-    The deployment's registry login is no ``docker_conn_id``: Airflow's hook would log in for each attempt, even where
-    the image is on the host and the registry is not there.
+    The deployment's registry login is no ``docker_conn_id``: Airflow's hook would log in for each attempt, even if the
+    image is on the host and the registry is not reachable.
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
-        # Which image is the target's business, and the target is a param of the run.
+        # The target decides the image, and the target is a param of the run.
         super().__init__(image="", mount_tmp_dir=False, **kwargs)
 
     def make_runner(self, task: TaskContext, context: Context) -> ContainerRunner:
-        """The runner of one attempt, which its containers name in their labels."""
+        """The runner of one attempt; the labels of its containers name the attempt."""
         ti = context["ti"]
         owner = {
             labels.LABEL_DAG: task.dag_id,

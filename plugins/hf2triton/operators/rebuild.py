@@ -20,9 +20,9 @@ _SHORTEST = timedelta(minutes=1)
 
 
 class CatalogueOperator(TaskOperator):
-    """Tells its task which times of schedules the run answers for: those since the run before it.
+    """The operator that gives its task the time window of the run: from the previous run to this one.
 
-    So no entry is forgotten if the scheduler was down. A run by hand answers for none.
+    So no entry is forgotten if the scheduler was down. A manual run has no window.
     """
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
@@ -32,18 +32,18 @@ class CatalogueOperator(TaskOperator):
 
 
 class RebuildOperator(TriggerDagRunOperator):
-    """Starts the release run of one followed model that ``call`` returns; skips itself if it returns None."""
+    """The operator that starts the release run that ``call`` returns; skips itself if that is None."""
 
     template_fields = ("due",)
 
     def __init__(self, *, call: Callable[..., Any], due: Mapping[str, Any], **kwargs: Any) -> None:  # noqa: ANN401
-        # A paused DAG would collect runs that nobody sees; no logical date: several may start in one moment.
+        # A paused DAG would collect runs unnoticed; no logical date, because several runs may start at the same moment.
         super().__init__(trigger_dag_id=RELEASE_DAG, fail_when_dag_is_paused=True, logical_date=None, **kwargs)
         self.call = call
         self.due = due
 
     def execute(self, context: Context) -> None:
-        """Decides, and starts the run; its note says what has changed."""
+        """Starts the run if there is one; its note names the changes."""
         start = call_task(self.call, {"due": self.due}, context, self.log.info)
         if start is None:
             raise AirflowSkipException("nothing to start")

@@ -1,4 +1,4 @@
-"""The operators for tasks about one release: their pages have a button to its report."""
+"""The operators for tasks about one release; their pages link to its report."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class ReleaseOperator(TaskOperator):
-    """A task that the worker does itself."""
+    """A `TaskOperator` with a link to the release's report."""
 
     operator_extra_links = (ReportLink(),)
 
 
 class ReleaseApprovalOperator(ApprovalOperator):
-    """A task in which a person decides. ``question`` returns what to ask, or None: then the task skips itself.
+    """An operator that asks a person. ``question`` returns the question, or None: then the task skips itself.
 
-    ``reject`` is called after a no.
-    Waiting holds no worker. No answer in time is a no. After a no the tasks downstream are skipped, teardowns are not.
+    ``reject`` is called after a rejection. Waiting occupies no worker. A missing answer in time is a rejection. After a
+    rejection the downstream tasks are skipped, teardowns are not.
     """
 
     template_fields = ("inputs",)
@@ -45,7 +45,7 @@ class ReleaseApprovalOperator(ApprovalOperator):
         self.inputs = dict(inputs)
 
     def execute(self, context: Context) -> None:
-        """Asks, and waits for the answer."""
+        """Asks the question, and waits for the answer."""
         question = call_task(self.question, self.inputs, context, self.log.info)
         if question is None:
             raise AirflowSkipException("nothing to approve: the gates decide, or the release is live already")
@@ -60,7 +60,7 @@ class ReleaseApprovalOperator(ApprovalOperator):
         super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ANN401
-        """Acts on the answer."""
+        """Handles the answer."""
         if self.REJECT in event.get("chosen_options", ()):
             call_task(self.reject, {"release": self.inputs["release"]}, context, self.log.info)
         return super().execute_complete(context, event)

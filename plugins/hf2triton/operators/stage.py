@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StageOperator(TaskOperator):
-    """Takes the artifact that ``job`` describes from the store, or has a runner make it: here, a process.
+    """The operator that takes the artifact of ``job`` from the store, or has a process make it.
 
     Killing the task ends the stage program.
     """
@@ -28,7 +28,7 @@ class StageOperator(TaskOperator):
         super().__init__(call=job, **kwargs)
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
-        """Returns the reference to the artifact; nothing is started on a hit."""
+        """Returns the reference to the artifact; starts no program if the store has it."""
         job: StageJob = call_task(self.call, self.inputs, context, self.log.info)
         task = task_context(context, self.log.info)
         self._runner = runner = self.make_runner(task, context)

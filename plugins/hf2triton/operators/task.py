@@ -1,4 +1,4 @@
-"""The operator for tasks that the worker does itself."""
+"""The operator for tasks that run in the worker itself."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class TaskOperator(BaseOperator):
-    """Calls a function of `include.tasks`.
+    """The operator that calls a function of `include.tasks`.
 
     ``inputs`` are the function's arguments by name: values, or outputs of other tasks. They and the
     result travel as JSON, and are validated against the function's annotations. ``events`` are the task's outlets,
-    each with the function that makes the ``extra`` of its event out of the result.
+    each with the function that makes the ``extra`` of its event from the result.
     """
 
     template_fields: Sequence[str] = ("inputs",)
@@ -41,7 +41,7 @@ class TaskOperator(BaseOperator):
         self.events = dict(events or {})
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
-        """Does the task; the result is its XCom."""
+        """Runs the task; the result is its XCom."""
         result = call_task(self.call, self.inputs, context, self.log.info)
         self.describe(result, context)
         return TypeAdapter(type(result)).dump_python(result, mode="json")
