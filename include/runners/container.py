@@ -176,7 +176,10 @@ def code_archive() -> bytes:
 def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     if "__pycache__" in member.name:
         return None
-    return member.replace(mode=0o755 if member.isdir() else 0o644, uid=0, gid=0, uname="", gname="")
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o755 if member.isdir() else 0o644
+    return member
 
 
 def _whole(container: Container | None, restarted: bool) -> Container:

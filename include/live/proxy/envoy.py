@@ -114,11 +114,16 @@ class _EnvoyContainers(Containers):
         """Creates a container as `Containers.create` does, and copies Envoy's program into it."""
         created = super().create(spec)
         with TemporaryFile() as file, tarfile.open(fileobj=file, mode="w") as tar:
-            tar.add(
-                envoy_binary(), _IN_CONTAINER, filter=lambda m: m.replace(mode=0o755, uid=0, gid=0, uname="", gname="")
-            )
+            tar.add(envoy_binary(), _IN_CONTAINER, filter=_executable)
             tar.close()
             file.seek(0)
             with engine_errors(f"container {created[:12]}"):
                 self._client.put_archive(created, "/", file)
         return created
+
+
+def _executable(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o755
+    return member
