@@ -17,6 +17,9 @@ from tests.support.echo import free
 
 from .conftest import PYTHON, TEMPLATES, Endpoint, values
 
+# Under load, and compared with one another: nothing else may run beside them.
+pytestmark = pytest.mark.slow
+
 GATE = Speed(rounds=2, max_tokens=16)
 STEP = "self._pipeline.step()"
 DELAY_S = 0.05  # a step of the tiny model takes a hundredth of it

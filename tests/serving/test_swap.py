@@ -19,6 +19,9 @@ from include.triton import repository
 from tests.serving.conftest import PYTHON, TEMPLATES, values
 from tests.support.live import Deployment
 
+# Under load, and compared with one another: nothing else may run beside them.
+pytestmark = pytest.mark.slow
+
 RUN = "manual__1"
 
 

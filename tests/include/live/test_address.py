@@ -42,6 +42,7 @@ def test_promoting_what_is_live_changes_nothing(deployment: Deployment, first: R
     assert deployment.log[len(before) :] == [f"release {first.name} is live at {deployment.live().url}"]
 
 
+@pytest.mark.slow
 def test_promotions_and_rollbacks_lose_no_request(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux")
     candidate = deployment.candidate(second, RUN)

@@ -90,6 +90,7 @@ def envoys(root: Path) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_under_load_no_request_fails_while_servers_come_and_go(shared: Proxy) -> None:
     come_and_go_under_load(shared)
 
