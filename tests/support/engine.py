@@ -12,6 +12,7 @@ import pytest
 
 from include.host.docker.containers import ContainerSpec
 from include.runners.container import StageContainers
+from tests.support.wait import wait_for
 
 BASE = "debian:bookworm-slim"
 
@@ -46,6 +47,7 @@ def containers(client: Any, **labels: str) -> list[str]:
 @contextmanager
 def frozen(client: Any, container: str) -> Iterator[None]:
     """Whatever takes how long meanwhile: the container's program does not end."""
+    wait_for(lambda: client.inspect_container(container)["State"]["Running"])
     client.pause(container)
     try:
         yield
