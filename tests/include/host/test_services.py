@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,7 @@ from include.live.proxy import proxy_of
 from include.settings import PROJECT, Settings
 from include.triton.client import Endpoint
 from include.triton.servers import Ports, ServerPlan, ServerRecord
+from tests.support import wait as waiting
 
 BACKEND = ProcessBackend()
 DEAF = """
@@ -68,11 +70,7 @@ def python(path: Path, code: str) -> ServiceRecord:
     return record
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+wait_for = partial(waiting.wait_for, within_s=20)
 
 
 def test_a_process_outlives_its_starter_and_is_found(path: Path) -> None:
