@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 
 from include.errors import HostError
+
+_CHOSEN_FROM = range(10_000, 60_000)
+# The kernel gives these to outgoing connections: one may take a port between its choice and its server's start.
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def reachable(address: str) -> str:
@@ -30,12 +36,34 @@ def http_url(address: str, port: int) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that no process listens on now."""
+    """Different ports that no process listens on now and that no outgoing connection is given."""
+    candidates = _outside_ephemeral()
+    random.SystemRandom().shuffle(candidates)
+    free: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for port in candidates:
+            if len(free) == count:
+                return free
+            if _binds(stack.enter_context(socket.socket()), port):
+                free.append(port)
+    raise HostError(f"this host has no {count} free ports", fix="stop servers that are not needed")
+
+
+def _outside_ephemeral() -> list[int]:
+    try:
+        low, high = (int(port) for port in _EPHEMERAL.read_text().split())
+    except (OSError, ValueError):
+        return list(_CHOSEN_FROM)
+    # A host may give away all of them.
+    return [port for port in _CHOSEN_FROM if not low <= port <= high] or list(_CHOSEN_FROM)
+
+
+def _binds(probe: socket.socket, port: int) -> bool:
+    try:
+        probe.bind(("", port))
+    except OSError:
+        return False
+    return True
 
 
 def check_port_free(port: int) -> None:

@@ -224,10 +224,11 @@ def test_engine_request_that_is_cancelled_ends(streaming: Endpoint) -> None:
 
     inputs = [tensor("input_ids", 5), tensor("input_lengths", 1), tensor("request_output_len", 20_000)]
     with triton.InferenceServerClient(f"127.0.0.1:{streaming.record.ports.grpc}") as client:
+        # The request counts as begun once the engine has taken it.
+        taken = _executions(client)
         client.start_stream(lambda result, error: None)
         client.async_stream_infer("tensorrt_llm", inputs)
-        # The request counts as begun once the engine has taken it.
-        wait_for(lambda: _executions(client) > 0)
+        wait_for(lambda: _executions(client) > taken)
         client.stop_stream(cancel_requests=True)
     wait_for(lambda: streaming.record.log.read_text().count("cancelled after") > before)
 

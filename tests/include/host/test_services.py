@@ -155,6 +155,22 @@ def test_free_ports_are_free_and_different() -> None:
         ports.check_port_free(port)
 
 
+def test_no_outgoing_connection_is_given_a_free_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_away = tmp_path / "ip_local_port_range"
+    given_away.write_text("10100\t60000\n")
+    monkeypatch.setattr(ports, "_EPHEMERAL", given_away)
+    assert max(ports.free_ports(20)) < 10_100
+
+
+def test_a_host_that_gives_all_ports_to_connections_has_free_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_away = tmp_path / "ip_local_port_range"
+    given_away.write_text("1024\t65535\n")
+    monkeypatch.setattr(ports, "_EPHEMERAL", given_away)
+    assert len(ports.free_ports(3)) == 3
+
+
 def test_the_port_of_a_listener_on_one_address_only_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
