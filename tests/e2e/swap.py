@@ -23,7 +23,13 @@ def release_and_roll_back(api: AirflowApi, artifacts: Path, live: str) -> None:
     with load_on(live) as counts:
         # Another repository, and so another release, from the same engine. Its speed is not compared with that of a
         # server that others keep busy.
-        other = {**DEMO, "model": str(MODEL), "max_batch_size": 16, "min_speed_ratio": 0}
+        other = {
+            **DEMO,
+            "model": str(MODEL),
+            "max_batch_size": 16,
+            "min_speed_ratio": 0,
+            "speed_concurrencies": [4],
+        }
         run.release(api, other, Console())
         assert releases.live().name == f"{SLUG}/2"
         rollback = api.trigger("rollback_release", {"model": str(MODEL)})

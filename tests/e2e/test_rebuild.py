@@ -31,7 +31,13 @@ CHECK = "rebuild_on_change"
 MODEL = OWN / "rebuild"
 SLUG = f"local--{MODEL.name}"
 TIMEOUT_S = 900
-SETTINGS = {"awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}
+SETTINGS = {
+    "awq_group_size": 64,
+    "calib_size": 32,
+    "calib_seq_len": 64,
+    "speed_concurrencies": [4],
+    "min_speed_ratio": 0,
+}
 # Of an architecture that no target has: its runs fail within seconds.
 UNUSABLE = json.dumps({**tiny.CONFIG, "architectures": ["FalconForCausalLM"]}).encode()
 
