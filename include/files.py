@@ -1,31 +1,28 @@
 """Files and directories: reads that damage cannot stop, writes that a crash leaves whole or not done, digests, locks.
 
-A small file is read by `read_bytes`, or by a function that is made of it; `write_atomic` writes one.
+A record, a small JSON file of this project, is read by `read_record` and written by `write_atomic`.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import secrets
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
+from include import reading
 from include.errors import HostError
+from include.reading import Limit
 
 Log = Callable[[str], None]
 """Takes one plain line of progress."""
-
-RECORD_BYTES = 8 << 20
-"""The limit of a record's size: the largest that this project writes have some hundred kB."""
 
 _LOCK_POLL_S = 0.2
 _FIXES = {
@@ -56,11 +53,10 @@ def ignore(damage: Damaged) -> None:
     """The `Skip` of those who do not tell about damage."""
 
 
-def host_error(error: OSError, where: str | os.PathLike[str], doing: str = "writing failed") -> HostError:
+def host_error(error: OSError, where: str | os.PathLike[str]) -> HostError:
     """The failure for an error of the file system: its path, its reason and the remedy."""
-    return HostError(
-        f"{doing}: {error.strerror or error}", where=str(where), fix=_FIXES.get(error.errno or 0, "check the disk")
-    )
+    fix = _FIXES.get(error.errno or 0, "check the disk")
+    return HostError(f"writing failed: {error.strerror or error}", where=str(where), fix=fix)
 
 
 @contextmanager
@@ -74,61 +70,21 @@ def disk_errors(where: Path) -> Iterator[None]:
         raise host_error(error, error.filename if isinstance(error.filename, str) else where) from error
 
 
-def read_bytes(path: Path, limit: int = RECORD_BYTES, *, follow: bool = False) -> bytes:
-    """The bytes of a regular file. Nothing that lies there instead can stop or delay the reader.
-
-    A link is damage unless ``follow``; links of the directories above are followed.
+def read_record(path: Path, kind: type[M]) -> M:
+    """The model that a JSON file holds. Nothing that lies there instead can stop or delay the reader.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
-        Damaged: it is no regular file, has more than ``limit`` bytes, or cannot be read.
+        Damaged: it is a link or no file, is too large, cannot be read, or does not fit the model.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
     try:
-        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - of a descriptor
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise damaged(path, "it is not a regular file")
-            content = file.read(limit + 1) if found.st_size <= limit else None
+        return kind.model_validate_json(reading.read_bytes(path, Limit.RECORD, follow=False))
     except FileNotFoundError:
         raise
     except NotADirectoryError as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise damaged(path, _reason(error)) from error
-    if content is None or len(content) > limit:
-        raise damaged(path, f"it has more than {limit:,} bytes")
-    return content
-
-
-def read_text(path: Path, limit: int = RECORD_BYTES, *, follow: bool = False) -> str:
-    """The UTF-8 text of a regular file; raises as `read_bytes`, also for bytes that are no UTF-8."""
-    try:
-        return read_bytes(path, limit, follow=follow).decode()
-    except UnicodeDecodeError as error:
-        raise damaged(path, "it is not UTF-8 text") from error
-
-
-def parse_json(text: str | bytes, where: object) -> Any:  # noqa: ANN401 - any JSON
-    """The value of a JSON text; raises `Damaged` where it has none, however deep or long its parts are."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also not UTF-8, or a number of 5,000 digits
-        raise damaged(where, f"it is not JSON that can be read: {_reason(error)}") from error
-
-
-def read_json(path: Path, limit: int = RECORD_BYTES, *, follow: bool = False) -> Any:  # noqa: ANN401 - any JSON
-    """The value of a JSON file; raises as `read_bytes` and `parse_json`."""
-    return parse_json(read_bytes(path, limit, follow=follow), path)
-
-
-def read_record(path: Path, kind: type[M]) -> M:
-    """The model that a JSON file holds; raises as `read_bytes`, also for values that do not fit the model."""
-    content = read_bytes(path)
-    try:
-        return kind.model_validate_json(content)
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise damaged(path, f"it is no {kind.__name__}: {_reason(error)}") from error
 
 
 def find_record(path: Path, kind: type[M]) -> M | None:
@@ -149,8 +105,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))[:200]
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text.replace("\n", " ")[:200]
 
