@@ -60,6 +60,10 @@ class Pins:
         """The ids of all runs that hold pins."""
         return [run for path in sorted(self.root.glob("*.run")) if (run := self._run_of(path, self.skip))]
 
+    def unknown(self) -> list[str]:
+        """The names in paths of runs whose ids are damaged."""
+        return [path.stem for path in self.root.glob("*.run") if not self._run_of(path)]
+
     def held_by(self, kind: Kind, name: str) -> str | None:
         """A run that needs that artifact, if there is one; its name in paths if its id is damaged."""
         for pin in self.root.glob(f"*/{kind}/{glob.escape(name)}"):

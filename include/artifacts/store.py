@@ -322,6 +322,8 @@ def set_aside(path: Path) -> Path | None:
         return None
     trash = path.parent.parent / TRASH / f"{path.name}.{secrets.token_hex(4)}"
     with disk_errors(path):
+        if trash.parent.is_symlink():
+            trash.parent.unlink()  # what is moved must stay in the store
         trash.parent.mkdir(exist_ok=True)
         path.rename(trash)
     return trash

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ from include.files import (
     write_atomic,
 )
 from include.frozen import Frozen, Moment
-from include.requests.release import swap_of
+from include.requests.release import former_slug_of, slug_of, swap_of
 from include.triton.servers import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
@@ -156,6 +156,18 @@ class ReleaseStore:
         """The directory of a release."""
         return self.root / str(release)
 
+    def name_of(self, model: str) -> str:
+        """The name in paths of the model that a request names.
+
+        Earlier versions called local models by their directories' last names. Such a history stays with the directory
+        whose release was live last, or else is the newest; another directory of that last name gets a history anew.
+        """
+        former = former_slug_of(model)
+        history = self.all(former) if former else []
+        if former and history and _source_of(_owner(history)) == slug_of(model):
+            return former
+        return slug_of(model)
+
     def models(self) -> list[str]:
         """Every model that has a release."""
         return [model for model in self._directories() if self.all(model)]
@@ -184,7 +196,7 @@ class ReleaseStore:
     def live(self) -> Release | None:
         """The deployment's live release. If its record is damaged, it has what its name alone says."""
         live = self.live_id()
-        return live and (self._read_or_note(self.path(live)) or _unknown(live))
+        return (self._read_or_note(self.path(live)) or _unknown(live)) if live else None
 
     def live_id(self) -> ReleaseId | None:
         """The id in the live link; if that is damaged, the release that was promoted last."""
@@ -219,9 +231,13 @@ class ReleaseStore:
         return self._read_or_note(self.path(current))
 
     def previous(self, model: str) -> Release | None:
-        """The model's release that was promoted last among those that are not live."""
-        live = self.live_id()
-        return _promoted_last(release for release in self.all(model) if release.id != live)
+        """The model's release that was promoted last among those that are not live.
+
+        In a history of an earlier version, releases of another directory with the same last name do not count.
+        """
+        live, history = self.live_id(), self.all(model)
+        source = _source_of(_owner(history)) if history else ""
+        return _promoted_last(r for r in history if r.id != live and _source_of(r) == source)
 
     def state(self, release: Release) -> State:
         """The state of a release: by the live link, then the verdict, then the promotions."""
@@ -368,6 +384,15 @@ def _read(path: Path) -> Release:
 def _unknown(release: ReleaseId) -> Release:
     """A release of which only the name is known."""
     return Release(**dict(release), verdict="accepted", target="", repository="unknown", chain={}, request={})
+
+
+def _owner(history: Sequence[Release]) -> Release:
+    return _promoted_last(history) or history[-1]
+
+
+def _source_of(release: Release) -> str:
+    """The identity of the model that a release was made from."""
+    return slug_of(str(release.request.get("model") or release.chain.get("model", "").rpartition("@")[0]))
 
 
 def _promoted_last(releases: Iterable[Release]) -> Release | None:
