@@ -153,7 +153,7 @@ class Pruner:
     def _texts_of_damage(self) -> list[str]:
         """What is left of damaged records, and what lies beside them: an artifact that they name may be needed."""
         damaged = [Path(where) for where in (*self.releases.damage, *self._damage)]
-        directories = {path if path.is_dir() else path.parent for path in damaged}
+        directories = {path if path.is_dir() and not path.is_symlink() else path.parent for path in damaged}
         files = [file for directory in directories for file in directory.glob("*.json")]
         return [_text(path) for path in {*files, *damaged}]
 
