@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from include.errors import PipelineError, ToolError, TransientError, UserError
-from include.files import Log
+from include.files import Log, disk_errors
 from include.model.files import CONFIG_FILE, INDEX_FILE
 from include.model.weights import check_weights
 from include.sources.dataset_files import Subset, choose_dataset_files, subsets
@@ -22,7 +22,6 @@ from include.sources.files import (
     SourceFile,
     check_files,
     choose_model_files,
-    disk_errors,
     megabytes,
     read_text,
     require_disk,

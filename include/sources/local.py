@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from include.errors import UserError
-from include.files import Log
+from include.files import Log, disk_errors
 from include.model.files import CONFIG_FILE, INDEX_FILE
 from include.model.weights import check_weights
 from include.sources.files import (
@@ -18,7 +18,6 @@ from include.sources.files import (
     check_files,
     choose_model_files,
     digest_of,
-    disk_errors,
     field_model,
     megabytes,
     read_text,
