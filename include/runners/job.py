@@ -99,4 +99,5 @@ def travelling_code(module: str = STAGES) -> tuple[Path, ...]:
     """
     include, package = PROJECT / "include", PROJECT / Path(*module.split("."))
     shared = [path for path in sorted((include / "stages").glob("*.py")) if path.parent != package]
-    return (package, *shared, include / "model", include / "errors.py", include / "__init__.py")
+    ground = (include / name for name in ("reading.py", "errors.py", "__init__.py"))
+    return (package, *shared, include / "model", *ground)
