@@ -1,22 +1,112 @@
-"""Files and directories: digests, locks, and writes that a crash leaves whole or not done."""
+"""Files and directories: reads that damage cannot stop, writes that a crash leaves whole or not done, digests, locks.
+
+A record, a small JSON file of this project, is read by `read_record` and written by `write_atomic`.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
-from include.reading import open_regular
+from include import reading
+from include.errors import HostError
+from include.reading import Limit, open_regular
 
 Log = Callable[[str], None]
 """Takes one plain line of progress."""
 
 _LOCK_POLL_S = 0.2
+_FIXES = {
+    errno.ENOSPC: "free some space or some inodes there, or put the artifacts on a larger disk",
+    errno.EDQUOT: "raise the disk quota of this user, or put the artifacts elsewhere",
+    errno.EACCES: "give the user that runs Airflow access to it",
+    errno.EPERM: "give the user that runs Airflow access to it",
+    errno.EROFS: "mount it writable, or put the artifacts elsewhere",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ESTALE: "mount the network file system anew",
+    errno.ELOOP: "replace the link with a file",
+    errno.EISDIR: "move the directory out of the way",
+    errno.ENOTDIR: "move the file out of the way",
+}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Damaged(HostError):
+    """A file that is there but cannot be used; ``where`` is its path. Lists skip it and name it."""
+
+
+Skip = Callable[[Damaged], None]
+"""Takes the damage that a list has skipped."""
+
+
+def ignore(damage: Damaged) -> None:
+    """The `Skip` of those who do not tell about damage."""
+
+
+def host_error(error: OSError, where: str | os.PathLike[str]) -> HostError:
+    """The failure for an error of the file system: its path, its reason and the remedy."""
+    fix = _FIXES.get(error.errno or 0, "check the disk")
+    return HostError(f"writing failed: {error.strerror or error}", where=str(where), fix=fix)
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turns the errors of the file system while ``where`` is written into `HostError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # huggingface_hub's own errors are without a number
+            raise
+        raise host_error(error, error.filename if isinstance(error.filename, str) else where) from error
+
+
+def read_record(path: Path, kind: type[M]) -> M:
+    """The model that a JSON file holds. Nothing that lies there instead can stop or delay the reader.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        Damaged: it is a link or no file, is too large, cannot be read, or does not fit the model.
+    """
+    try:
+        return kind.model_validate_json(reading.read_bytes(path, Limit.RECORD, follow=False))
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
+        raise damaged(path, _reason(error)) from error
+
+
+def find_record(path: Path, kind: type[M]) -> M | None:
+    """Like `read_record`; None if there is no such file."""
+    try:
+        return read_record(path, kind)
+    except FileNotFoundError:
+        return None
+
+
+def damaged(path: object, why: str, fix: str = "repair it, or move it away") -> Damaged:
+    """The failure that names a file and what is wrong with it."""
+    return Damaged(f"{path} is damaged: {why}", where=str(path), fix=fix)
+
+
+def _reason(error: Exception) -> str:
+    """An error in one short line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))[:200]
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.replace("\n", " ")[:200]
 
 
 def digest_of_tree(*roots: Path) -> str:
@@ -38,13 +128,22 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replaces ``path`` so that a reader, or a crash, sees the old text or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    draft.write_text(text)
-    sync(draft)
-    draft.replace(path)
-    sync(path.parent)
+    """Replaces ``path`` so that a reader, or a crash, sees the old text or the new, never a part.
+
+    Raises:
+        HostError: the disk is full, cannot be written, or has a directory of that name; the old text stays.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            draft.write_text(text, encoding="utf-8")
+            sync(draft)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
@@ -186,33 +184,6 @@ def require_disk(path: Path, need_bytes: int) -> None:
             where=str(path),
             fix="free some space there, or put the artifacts on a larger disk",
         )
-
-
-@contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turns the errors of the file system while ``where`` is written into `HostError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:  # huggingface_hub's own errors are without a number
-            raise
-        raise host_error(error, str(where)) from error
-
-
-def host_error(error: OSError, where: str) -> HostError:
-    """The failure for an error of the file system, a full disk above all."""
-    fixes = {
-        errno.ENOSPC: "free some space there, or put the artifacts on a larger disk",
-        errno.EDQUOT: "raise the disk quota of this user, or put the artifacts elsewhere",
-        errno.EACCES: "give this user access to it",
-        errno.EROFS: "mount it writable, or put the artifacts elsewhere",
-    }
-    reason = error.strerror or str(error)
-    return HostError(
-        f"writing failed: {reason}",
-        where=where,
-        fix=fixes.get(error.errno or 0, "check the disk"),
-    )
 
 
 def megabytes(size: int) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field, ValidationError
 
 from include.errors import PipelineError, ToolError, TransientError, UserError
-from include.files import Log
+from include.files import Log, disk_errors
 from include.frozen import Frozen
 from include.model.check import check_model
 from include.model.files import CONFIG_FILE, INDEX_FILE, LIMITS, read_text
@@ -27,7 +27,6 @@ from include.sources.files import (
     SourceFile,
     check_files,
     choose_model_files,
-    disk_errors,
     megabytes,
     require_disk,
     shards_of,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
-from include.sources.files import host_error
+from include.files import host_error
 
 if TYPE_CHECKING:
     import httpx2

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from include.errors import UserError
-from include.files import Log
+from include.files import Log, disk_errors
 from include.model.check import check_model
 from include.model.files import CONFIG_FILE, INDEX_FILE, read_text
 from include.sources.files import (
@@ -20,7 +20,6 @@ from include.sources.files import (
     check_files,
     choose_model_files,
     digest_of,
-    disk_errors,
     field_model,
     megabytes,
     require_disk,

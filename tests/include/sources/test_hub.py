@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants  # noqa: TID253
 
 from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
+from include.files import disk_errors
 from include.sources import ModelSource, fetch, resolve
-from include.sources.files import disk_errors
 from include.sources.hub_session import Repo as Target
 from tests.support import tiny_files as tiny
 from tests.support.hub_server import Corrupt, Drop, Fault, Html, HubServer, Repo, Stall, Status, Truncate
