@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -74,7 +74,10 @@ def _limit_all_requests() -> None:
     from huggingface_hub import get_session, set_client_factory
 
     own = get_session()
-    hooks = {"request": [*own.event_hooks["request"], _limit], "response": [_bound]}
+    hooks: dict[str, list[Callable[..., None]]] = {
+        "request": [*own.event_hooks["request"], _limit],
+        "response": [_bound],
+    }
     set_client_factory(
         lambda: httpx2.Client(event_hooks=hooks, follow_redirects=own.follow_redirects, timeout=own.timeout)
     )
