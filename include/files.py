@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from include import reading
 from include.errors import HostError
-from include.reading import Limit
+from include.reading import Limit, open_regular
 
 Log = Callable[[str], None]
 """Takes one plain line of progress."""
@@ -145,8 +145,8 @@ def digest_of_tree(*roots: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
+    """sha256 of a regular file's bytes, 64 hex digits."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

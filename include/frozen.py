@@ -25,7 +25,7 @@ def _in_utc(moment: datetime) -> datetime:
 def inside(path: str) -> str:
     """The path; raises `ValueError` if it would leave the directory it is joined to."""
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or not path.isprintable():
         raise ValueError(f"{path!r} is not a path inside the source")
     return path
 

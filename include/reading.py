@@ -9,8 +9,9 @@ import errno
 import os
 import stat
 from enum import IntEnum
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -33,11 +34,11 @@ class Limit(IntEnum):
     TEXT_FILE = 512_000_000  # calibration text: more than any calibration reads
     TEXT_LINE = 16 << 20  # one document of it
     HUB_ANSWER = 64 << 20  # a listing of 200,000 files
-    CATALOGUE = 256 << 10  # some thousand entries; the parser takes a second for 100 kB
+    CATALOGUE = 128 << 10  # a thousand entries; its parser takes a second for 100 kB
     RECORD = 16 << 20  # a record of the artifact store
 
 
-def open_regular(path: Path, *, follow: bool = True) -> IO[bytes]:
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     """The file ``path``, open for reading; it never waits. A link counts as its target only if ``follow``.
 
     Raises:

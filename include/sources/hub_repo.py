@@ -56,14 +56,17 @@ class Repo:
 
         return HfApi(endpoint=self.endpoint, token=self.token or False)
 
-    def pinned(self, canonical: str, commit: str | None) -> Repo:
+    def pinned(self, canonical: str, commit: str) -> Repo:
         """This repository at a commit, by the id that the Hub has for it; ValueError for nonsense."""
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-        validate_repo_id(canonical)
-        if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):
-            raise ValueError(f"the commit {commit!r} is not 40 hex digits")
-        return replace(self, id=canonical, revision=str(commit))
+        try:
+            validate_repo_id(canonical)
+        except HFValidationError as error:
+            raise ValueError(f"its name for the repository: {error}") from error
+        if not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise ValueError(f"the commit {commit[:80]!r} is not 40 hex digits")
+        return replace(self, id=canonical, revision=commit)
 
     def refs(self) -> list[str]:
         """The names of its branches and tags."""

@@ -44,7 +44,7 @@ def test_the_commit_is_that_of_the_content(model: Path, tmp_path: Path) -> None:
     elsewhere = shutil.copytree(model, tmp_path / "elsewhere")
     (elsewhere / "README.md").write_text("changed")
     assert ask(elsewhere).commit == source.commit
-    (elsewhere / "tokenizer.json").write_text("changed")
+    (elsewhere / "tokenizer.json").write_text('{"model": {"changed": 1}}')
     assert ask(elsewhere).commit != source.commit
 
 
