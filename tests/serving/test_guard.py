@@ -1,0 +1,91 @@
+"""A real Triton behind a real Envoy: what a client gets, and what becomes of one that hangs up."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton  # noqa: TID253
+
+from include.live.proxy import Proxy, Upstream, process_proxy
+from tests.include.live.proxy.dummies import settings_of, some_ports
+
+from .conftest import Endpoint
+from .test_endpoint import ENDLESS, PROMPT, _wait_for
+
+GENERATE = "/v2/models/ensemble/generate"
+
+
+@pytest.fixture(scope="module")
+def proxy(plain: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    proxy = process_proxy(settings_of(tmp_path_factory.mktemp("proxy"), some_ports()))
+    proxy.ensure_running()
+    proxy.point_to(Upstream(ports=plain.record.ports))
+    yield proxy
+    proxy.stop()
+
+
+def test_the_answer_is_the_servers_own(proxy: Proxy, plain: Endpoint) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}  # as curl says
+    body = json.dumps({"text_input": PROMPT, "max_tokens": 20, "bad_words": "", "stop_words": ""})
+    answer = httpx.post(f"{proxy.url}{GENERATE}", content=body, headers=form, timeout=60)
+    assert answer.json()["text_output"] == plain.text(PROMPT)
+
+
+def test_tensors_in_binary_form_pass(proxy: Proxy, plain: Endpoint) -> None:
+    text = triton.InferInput("text_input", [1, 1], "BYTES")
+    text.set_data_from_numpy(np.array([[PROMPT.encode()]], np.object_))
+    length = triton.InferInput("max_tokens", [1, 1], "INT32")
+    length.set_data_from_numpy(np.array([[20]], np.int32))
+    with triton.InferenceServerClient(proxy.url.removeprefix("http://")) as client:
+        (answer,) = client.infer("ensemble", [text, length]).as_numpy("text_output").ravel()
+    assert answer.decode() == plain.text(PROMPT)
+
+
+def test_a_request_whose_client_has_gone_ends(proxy: Proxy, plain: Endpoint) -> None:
+    def cancelled() -> int:
+        return Path(plain.record.log).read_text().count("cancelled after")
+
+    before = cancelled()
+    body = json.dumps(ENDLESS).encode()
+    clients = [socket.create_connection(("127.0.0.1", proxy.ports.http)) for _ in range(6)]
+    for client in clients:
+        head = f"POST {GENERATE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+    time.sleep(0.5)
+    assert cancelled() == before
+    for client in clients:
+        client.close()
+    _wait_for(lambda: cancelled() == before + 6)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        pytest.param("[" * 900_000, 400, id="opened lists"),
+        pytest.param('{"a":' + "[" * 400_000 + "]" * 400_000 + "}", 400, id="nested lists"),
+        pytest.param(json.dumps({"text_input": "A" * 900_000, "max_tokens": 1}), 400, id="text"),
+        pytest.param(json.dumps({"text_input": "A" * 9_000_000, "max_tokens": 1}), 413, id="body"),
+    ],
+)
+def test_hostile_bodies_cost_their_senders_only(proxy: Proxy, body: str, status: int) -> None:
+    begun = time.monotonic()
+    assert httpx.post(f"{proxy.url}{GENERATE}", content=body, timeout=20).status_code == status
+    infer = httpx.post(f"{proxy.url}/v2/models/ensemble/infer", content=body, timeout=20)
+    assert infer.status_code >= 400
+    assert time.monotonic() - begun < 5
+    assert proxy.is_healthy()
+
+
+@pytest.mark.parametrize("words", [50, 200])
+def test_many_bad_words_are_refused(plain: Endpoint, words: int) -> None:
+    given = [f"word{number:03d}abcdef" for number in range(words)]
+    answer = plain.post({"text_input": PROMPT, "max_tokens": 4, "bad_words": given})
+    assert answer.status_code == 400
+    assert "bad_words" in answer.json()["error"]
