@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 import tritonclient.http as triton  # noqa: TID253
 
-from include.live.proxy import Proxy, Upstream, process_proxy
-from tests.include.live.proxy.dummies import settings_of, some_ports
+from include.live.proxy import Proxy, Upstream, proxy_of
+from tests.support.proxied import settings_of, some_ports
+from tests.support.wait import wait_for
 
 from .conftest import Endpoint
-from .test_endpoint import ENDLESS, PROMPT, _wait_for
+from .test_endpoint import ENDLESS, PROMPT
 
 GENERATE = "/v2/models/ensemble/generate"
 
 
 @pytest.fixture(scope="module")
 def proxy(plain: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    proxy = process_proxy(settings_of(tmp_path_factory.mktemp("proxy"), some_ports()))
+    proxy = proxy_of(settings_of(tmp_path_factory.mktemp("proxy"), some_ports()))
     proxy.ensure_running()
     proxy.point_to(Upstream(ports=plain.record.ports))
     yield proxy
@@ -62,7 +63,7 @@ def test_a_request_whose_client_has_gone_ends(proxy: Proxy, plain: Endpoint) -> 
     assert cancelled() == before
     for client in clients:
         client.close()
-    _wait_for(lambda: cancelled() == before + 6)
+    wait_for(lambda: cancelled() == before + 6)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_hostile_bodies_cost_their_senders_only(proxy: Proxy, body: str, status:
     infer = httpx.post(f"{proxy.url}/v2/models/ensemble/infer", content=body, timeout=20)
     assert infer.status_code >= 400
     assert time.monotonic() - begun < 5
-    assert proxy.is_healthy()
+    assert httpx.get(f"{proxy.url}/v2/health/ready", timeout=5).is_success
 
 
 @pytest.mark.parametrize("words", [50, 200])

@@ -30,23 +30,21 @@ _SERVICE = "/inference.GRPCInferenceService"
 _ASKED = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig")
 _HEALTH = "/grpc.health.v1.Health"
 
-CONNECTION = "x-hf2triton-connection"
-"""The header, and in a body to generate the field, that names the client's end of its connection.
-
-Nobody else can tell a server's models that the client of an answer without pieces has gone.
-"""
-
-# Triton forwards headers to models with infer only.
-_INTO_BODY = """
+_CONNECTION = "x-hf2triton-connection"
+_FIELD = "triton_hf2triton_connection"
+# A model inside an ensemble is not told that the client of an answer without pieces has gone: it has to know the
+# client's connection. Triton 2.51 forwards headers with infer only, so with generate its name goes into the body.
+# Models of stored releases refuse an option that they do not know, unless its name begins as Triton's own do.
+_INTO_BODY = f"""
 function envoy_on_request(handle)
   local text = handle:body():getBytes(0, handle:body():length())
-  local start = string.match(text, "^%s*{()")
+  local start = string.match(text, "^%s*{{()")
   if start then
-    local field = '"NAME":"' .. handle:headers():get("NAME") .. '",'
-    handle:body():setBytes("{" .. field .. string.sub(text, start))
+    local field = '"{_FIELD}":"' .. handle:headers():get("{_CONNECTION}") .. '",'
+    handle:body():setBytes("{{" .. field .. string.sub(text, start))
   end
 end
-""".replace("NAME", CONNECTION)
+"""
 
 
 @dataclass(frozen=True)
@@ -289,7 +287,7 @@ def _value(key: str) -> dict[str, str]:
 
 def _headers() -> dict[str, Any]:
     """Says that a body is JSON, whatever the client said: Triton would take a form apart, curl's default."""
-    set_to = {"content-type": "application/json", CONNECTION: "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"}
+    set_to = {"content-type": "application/json", _CONNECTION: "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"}
     mutations = [
         {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
         for key, value in set_to.items()

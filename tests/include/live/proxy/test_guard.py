@@ -16,8 +16,8 @@ import grpc
 import httpx
 import pytest
 
-from include.live.proxy import Proxy, process_proxy
-from tests.include.live.proxy.dummies import server, settings_of, some_ports
+from include.live.proxy import Proxy, proxy_of
+from tests.support.proxied import server, settings_of, some_ports
 
 GOOD = {"text_input": "hello", "max_tokens": 8}
 GENERATE = "/v2/models/ensemble/generate"
@@ -34,7 +34,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         "request_timeout_s": REQUEST_S,
     }
     settings = settings_of(tmp_path_factory.mktemp("guard"), some_ports()).model_copy(update=limits)
-    proxy = process_proxy(settings)
+    proxy = proxy_of(settings)
     proxy.ensure_running()
     with server("a") as behind:
         proxy.point_to(behind.upstream)
@@ -235,7 +235,7 @@ def test_beyond_the_requests_in_flight_it_is_429_and_health_is_answered(proxy: P
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(send, proxy, json.dumps(GOOD)) for _ in range(12)]
         time.sleep(0.3)
-        assert proxy.is_healthy()
+        assert httpx.get(f"{proxy.url}/v2/health/ready", timeout=5).is_success
         answers = [one.result() for one in asked]
     refused = [one for one in answers if one.status_code != 200]
     assert {one.status_code for one in refused} == {429}

@@ -28,7 +28,7 @@ def test_a_connection_that_nobody_could_see_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "client"), [("", ""), ("{}", ""), ('{"x-hf2triton-connection":"127.0.0.1:5"}', "127.0.0.1:5")]
+    ("parameters", "client"), [("", ""), ("{}", ""), ('{"triton_hf2triton_connection":"127.0.0.1:5"}', "127.0.0.1:5")]
 )
 def test_the_client_is_named_by_a_parameter(parameters: str, client: str) -> None:
     assert connection_of(parameters) == client

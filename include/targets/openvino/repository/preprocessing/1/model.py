@@ -21,7 +21,6 @@ class InvalidRequest(Exception):
 _CHARACTERS_A_TOKEN = 16
 _MAX_WORDS = 64
 _MAX_WORDS_CHARACTERS = 4096
-_CONNECTION = "x-hf2triton-connection"  # the proxy's; see the engine's hangups.py
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def refuse_unknown_parameters(request: pb_utils.InferenceRequest) -> None:
     Triton's generate endpoints turn those into request parameters, which no model would look at.
     """
     parameters = json.loads(request.parameters() or "{}")
-    unknown = sorted(name for name in parameters if not name.startswith("triton_") and name != _CONNECTION)
+    unknown = sorted(name for name in parameters if not name.startswith("triton_"))
     if unknown:
         raise InvalidRequest(f"not supported by this engine: {', '.join(unknown)}")
 

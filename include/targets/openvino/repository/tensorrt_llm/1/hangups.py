@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _STREAM = struct.Struct("<q")
-_CONNECTION = "x-hf2triton-connection"
+_CONNECTION = "triton_hf2triton_connection"
 _TABLES = {Path("/proc/net/tcp"): socket.AF_INET, Path("/proc/net/tcp6"): socket.AF_INET6}
 _ESTABLISHED = "01"
 _LOOKED_UP_S = 0.1
