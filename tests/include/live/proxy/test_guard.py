@@ -21,7 +21,7 @@ from tests.support.proxied import server, settings_of, some_ports
 
 GOOD = {"text_input": "hello", "max_tokens": 8}
 GENERATE = "/v2/models/ensemble/generate"
-BODY_BYTES, IN_FLIGHT, HEADER_S, REQUEST_S = 200_000, 4, 1.0, 2.0
+BODY_BYTES, IN_FLIGHT, HEADER_S, REQUEST_S = 210_000, 4, 1.0, 2.0
 
 
 @pytest.fixture(scope="module")
@@ -101,44 +101,111 @@ def test_a_body_that_cannot_be_read_is_400(proxy: Proxy, body: str, kind: str) -
     assert error(answer)
 
 
+WHOLE = ("1", 1.5, 1.0, True, None, {"a": 1}, [], [1, 2], [2**31], [None], 2**31, 4294967300, -(2**31) - 1)
+REAL = ("1", True, None, {"a": 1}, [], [1, 2], ["1"], 1e39)
 WRONG: list[tuple[str, Any]] = [
-    *(("max_tokens", value) for value in ("8", 8.5, 8.0, True, None, [8], {"a": 1}, 4294967300, -4294967290)),
-    *((name, value) for name in ("end_id", "pad_id", "top_k", "min_tokens") for value in ("1", 1.5, True, 2**31)),
-    *(("seed", value) for value in ("1", -1, 1.5, 2**64)),
-    *((name, value) for name in ("temperature", "top_p") for value in ("1", -1, True, 1e39)),
-    *(
-        (name, value)
-        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
-        for value in ("1", 1e39)
-    ),
-    *((name, value) for name in ("stream", "exclude_input_in_output") for value in (0, 1, "true")),
-    *(("text_input", value) for value in (5, True, None, ["hello"], {"a": 1})),
-    *((name, value) for name in ("bad_words", "stop_words") for value in (5, True)),
+    *((name, value) for name in ("max_tokens", "end_id", "pad_id", "top_k", "min_tokens") for value in WHOLE),
+    *(("seed", value) for value in ("1", -1, 1.5, 2**64, None, [], {})),
+    *((name, value) for name in ("temperature", "top_p") for value in (*REAL, -1, [-1])),
+    *((name, value) for name in ("repetition_penalty", "presence_penalty", "frequency_penalty") for value in REAL),
+    *((name, value) for name in ("stream", "exclude_input_in_output") for value in (0, "true", None, [], [1], {})),
+    *(("text_input", value) for value in (5, True, None, [], ["a", "b"], [1], {"a": 1})),
+    *((name, value) for name in ("bad_words", "stop_words") for value in (5, None, {}, [1], ["a", None], [["a"]])),
+    *(("id", value) for value in (5, None, ["a"])),
 ]
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=[f"{name}={value!r}" for name, value in WRONG])
-@pytest.mark.parametrize("form", ["flat", "nested"])
-@pytest.mark.parametrize("kind", ["generate", "generate_stream"])
-def test_a_wrong_kind_is_400_and_names_the_field(proxy: Proxy, name: str, value: object, form: str, kind: str) -> None:
+def test_a_wrong_kind_is_400_and_names_the_field(proxy: Proxy, name: str, value: object) -> None:
     rest = {key: other for key, other in GOOD.items() if key != name}
-    body = {**rest, name: value} if form == "flat" else {**rest, "parameters": {name: value}}
-    answer = send(proxy, json.dumps(body), f"/v2/models/ensemble/{kind}")
+    with httpx.Client(base_url=proxy.url, timeout=20) as client:
+        for body in ({**rest, name: value}, {**rest, "parameters": {name: value}}):
+            for kind in ("generate", "generate_stream"):
+                answer = client.post(f"/v2/models/ensemble/{kind}", json=body)
+                assert answer.status_code == 400
+                assert name in error(answer)
+
+
+def test_the_first_of_two_is_checked_as_well_as_the_last(proxy: Proxy) -> None:
+    answer = send(proxy, '{"text_input": "hello", "max_tokens": 4294967300, "max_tokens": 8}')
+    assert (answer.status_code, "max_tokens" in error(answer)) == (400, True)
+
+
+def test_a_name_that_is_written_otherwise_is_refused(proxy: Proxy) -> None:
+    answer = send(proxy, '{"text_input": "hello", "max_tokens": 8, "top\\u005fk": null}')
+    assert (answer.status_code, "escapes" in error(answer)) == (400, True)
+
+
+def test_pieces_are_asked_of_generate_stream(proxy: Proxy) -> None:
+    assert "generate_stream" in error(send(proxy, json.dumps(GOOD | {"stream": True})))
+
+
+@pytest.mark.parametrize("path", [GENERATE, "/v2/models/ensemble/infer"])
+@pytest.mark.parametrize(
+    "body",
+    ["{" + ",".join(f'"{number}":1' for number in range(15_000)) + "}", '{"a":[' + "1," * 99_999 + "1]}"],
+    ids=["names", "values"],
+)
+def test_what_would_take_the_server_long_to_read_is_400(proxy: Proxy, body: str, path: str) -> None:
+    assert "more than 1000 names or 100000 values" in error(send(proxy, body, path))
+
+
+INFER = "/v2/models/ensemble/infer"
+WRONG_TENSORS = [
+    ("max_tokens", "INT32", 4294967300),
+    ("max_tokens", "INT32", "8"),
+    ("max_tokens", "INT32", 8.5),
+    ("max_tokens", "INT32", None),
+    ("seed", "UINT64", -1),
+    ("top_p", "FP32", "1"),
+    ("stream", "BOOL", 1),
+    ("text_input", "BYTES", 5),
+    ("max_tokens", "INT33", 5),
+]
+
+
+@pytest.mark.parametrize(("name", "datatype", "value"), WRONG_TENSORS)
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_a_wrong_tensor_is_400_and_names_the_input(
+    proxy: Proxy, name: str, datatype: str, value: object, nested: bool
+) -> None:
+    answer = infer(proxy, name=name, datatype=datatype, shape=[1, 1], data=[[value]] if nested else [value])
     assert answer.status_code == 400
     assert name in error(answer)
+
+
+@pytest.mark.parametrize("shape", [[-1], [2**40, 2**40], "1", None])
+def test_a_wrong_shape_is_400_and_names_the_input(proxy: Proxy, shape: object) -> None:
+    answer = infer(proxy, name="max_tokens", datatype="INT32", shape=shape, data=[1])
+    assert (answer.status_code, error(answer).split(" must")[0]) == (400, "shape of max_tokens")
+
+
+def test_tensors_pass_also_with_bytes_behind_them(proxy: Proxy) -> None:
+    about = {"name": "max_tokens", "datatype": "INT32", "shape": [1, 1], "parameters": {"binary_data_size": 4}}
+    header = json.dumps({"inputs": [about]}).encode()
+    for body, length in ((header + b"\x08\0\0\0", str(len(header))), (json.dumps({"inputs": []}).encode(), "")):
+        headers = {"inference-header-content-length": length} if length else {}
+        with httpx.stream("POST", f"{proxy.url}{INFER}", content=body, headers=headers) as answer:
+            assert answer.status_code == 200
+
+
+def infer(proxy: Proxy, **tensor: object) -> httpx.Response:
+    return send(proxy, json.dumps({"id": "1", "inputs": [tensor]}), INFER)
 
 
 RIGHT = [
     {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "seed": 2**62, "stream": False},
     {"end_id": -1, "bad_words": ["a"], "stop_words": "", "repetition_penalty": 1, "presence_penalty": -0.5},
-    {"parameters": {"temperature": 1, "stream": True}},
+    {"parameters": {"temperature": 1, "stream": False}, "bad_words": [], "top_k": [1], "max_tokens": [8]},
+    {"unknown": None, "text_input": 'say "top_k": null, {"max_tokens": "8"} \\" [[['},
     {"id": "mine", "top_k": 0, "min_tokens": 2**31 - 1},
 ]
 
 
 @pytest.mark.parametrize("options", RIGHT)
 def test_what_is_right_passes(proxy: Proxy, options: dict[str, Any]) -> None:
-    assert send(proxy, json.dumps(GOOD | options)).text == "a 5"
+    body = GOOD | options
+    assert send(proxy, json.dumps(body)).text == f"a {len(body['text_input'])}"
 
 
 @pytest.mark.parametrize("name", ["text_input", "max_tokens"])
@@ -209,9 +276,16 @@ def test_a_long_grpc_message_is_refused(proxy: Proxy) -> None:
     assert "HF2TRITON_MAX_BODY_BYTES" in str(caught.value.details())
 
 
+@pytest.mark.parametrize("messages", [[9_000_000], [BODY_BYTES] * 20], ids=["one long message", "many together"])
+def test_a_grpc_stream_is_bounded(proxy: Proxy, messages: list[int]) -> None:
+    sent = (b"x" * length for length in messages)
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.ports.grpc}") as channel, pytest.raises(grpc.RpcError) as caught:
+        list(channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(sent, timeout=10))
+    assert f"{16 * BODY_BYTES}" in str(caught.value.details())
+
+
 def test_half_sent_headers_are_closed_after_the_header_timeout(proxy: Proxy) -> None:
     half = [socket.create_connection(("127.0.0.1", proxy.ports.http), timeout=10) for _ in range(500)]
-    begun = time.monotonic()
     for client in half:
         client.sendall(f"POST {GENERATE} HTTP/1.1\r\nHost: x\r\n".encode())
     assert httpx.post(f"{proxy.url}{GENERATE}", json=GOOD, timeout=10).text == "a 5"
@@ -220,15 +294,12 @@ def test_half_sent_headers_are_closed_after_the_header_timeout(proxy: Proxy) -> 
         assert b"408" in answer
         assert b"HF2TRITON_HEADER_TIMEOUT_S" in answer
         client.close()
-    assert time.monotonic() - begun < HEADER_S + 5
 
 
 def test_a_half_sent_body_is_closed_after_the_request_timeout(proxy: Proxy) -> None:
     with socket.create_connection(("127.0.0.1", proxy.ports.http), timeout=10) as client:
         client.sendall(f"POST {GENERATE} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
-        begun = time.monotonic()
         assert b"408" in client.recv(65536)
-    assert time.monotonic() - begun < REQUEST_S + 3
 
 
 def test_beyond_the_requests_in_flight_it_is_429_and_health_is_answered(proxy: Proxy) -> None:
