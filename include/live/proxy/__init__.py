@@ -33,7 +33,7 @@ _START_S = 20.0
 _ANSWER_S = 5.0
 _SWITCH_S = 10.0
 # Envoy's workers learn of a new routing a moment after its main thread: no request may be seen for this long.
-_QUIET_S = 0.5
+_QUIET_S = 1.5
 _MOST_WORKERS = 4
 _LONGEST_SOCKET = 107  # sun_path of unix(7), without the terminating null byte
 

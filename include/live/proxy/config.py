@@ -212,7 +212,10 @@ def _http(name: str, limits: Limits) -> dict[str, Any]:
 
 
 def _cluster(name: str, files: Files, limits: Limits) -> dict[str, Any]:
-    protocol = "http2_protocol_options" if name == "grpc" else "http_protocol_options"
+    # A long error of Triton, as of a long name in a request, ends the connection: it must not be that of others.
+    protocol = (
+        {"http2_protocol_options": {"max_concurrent_streams": 1}} if name == "grpc" else {"http_protocol_options": {}}
+    )
     source = {"path": str(files.routing / f"{name}.json"), "watched_directory": {"path": str(files.config)}}
     counts = dict.fromkeys(("max_connections", "max_pending_requests", "max_retries"), _NO_LIMIT)
     thresholds = [{"priority": one, **counts, "max_requests": limits.requests} for one in ("DEFAULT", "HIGH")]
@@ -227,7 +230,7 @@ def _cluster(name: str, files: Files, limits: Limits) -> dict[str, Any]:
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _HTTP_OPTIONS,
-                "explicit_http_config": {protocol: {}},
+                "explicit_http_config": protocol,
             }
         },
     }

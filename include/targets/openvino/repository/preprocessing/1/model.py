@@ -19,6 +19,7 @@ class InvalidRequest(Exception):
 
 # No text that a model is asked has more characters a token; to count the tokens of one that has takes seconds.
 _CHARACTERS_A_TOKEN = 16
+_MOST_NAMED = 8
 _MAX_WORDS = 64
 _MAX_WORDS_CHARACTERS = 4096
 
@@ -164,7 +165,8 @@ def refuse_unknown_parameters(request: pb_utils.InferenceRequest) -> None:
     parameters = json.loads(request.parameters() or "{}")
     unknown = sorted(name for name in parameters if not name.startswith("triton_"))
     if unknown:
-        raise InvalidRequest(f"not supported by this engine: {', '.join(unknown)}")
+        more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
+        raise InvalidRequest(f"not supported by this engine: {', '.join(unknown[:_MOST_NAMED])}{more}")
 
 
 def _array(request: pb_utils.InferenceRequest, name: str) -> npt.NDArray[Any] | None:
