@@ -1,4 +1,4 @@
-"""What Envoy lets through to a server: the routes, the limits and, in ``guard.lua``, the kinds of values in JSON bodies.
+"""What Envoy lets through to a server: routes, limits and, in ``guard.lua``, the kinds of values in JSON bodies.
 
 All else is answered by Envoy itself. Triton 2.51 parses bodies and nested JSON on its stack, and has an interface that
 changes the server beside the one that users need.
