@@ -48,10 +48,27 @@ class Settings(BaseSettings):
         default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
         description="Interpreter of the openvino target's own environment.",
     )
-    bind_address: str = Field(default="127.0.0.1", description="Address that Triton and Airflow listen on.")
+    bind_address: str = Field(
+        default="127.0.0.1",
+        description="Address that the live endpoint and Airflow listen on; Triton itself is on loopback only.",
+    )
     live_http_port: int = Field(default=8000, description="Triton's HTTP port of the live release.")
     live_grpc_port: int = Field(default=8001, description="Its gRPC port.")
     live_metrics_port: int = Field(default=8002, description="Its Prometheus metrics.")
+    max_body_bytes: int = Field(
+        default=1_000_000, gt=0, description="Longest body of a request to the live endpoint; more is answered by 413."
+    )
+    max_requests_in_flight: int = Field(
+        default=512, gt=0, description="Requests that the live endpoint works on at once; more are answered by 429."
+    )
+    header_timeout_s: float = Field(
+        default=10, gt=0, description="Longest time that a request's headers may take to arrive."
+    )
+    request_timeout_s: float = Field(
+        default=60,
+        gt=0,
+        description="Longest time that a whole request may take to arrive; its answer may take longer.",
+    )
     airflow_home: Path = Field(
         default=PROJECT / ".local" / "airflow", description="Database, logs and password of the embedded Airflow."
     )

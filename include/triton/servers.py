@@ -20,11 +20,11 @@ from include.host.ports import check_port_free, free_ports, http_url
 from include.host.services import ServiceRecord, ServiceSpec
 from include.host.services.container import ContainerBackend
 from include.host.services.process import GRACE_S, ProcessBackend, token_by_arguments
+from include.triton.hardening import EVERYWHERE, LOOPBACK, STACK_BYTES, closed_off, with_stack
 
 if TYPE_CHECKING:
     from include.host.services import Backend
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container: the published ports decide who can reach it
 LABEL_SERVER = "hf2triton.server"
 POLL_S = 0.25
 _ERROR_LINES = 25
@@ -51,15 +51,14 @@ class Ports(Frozen):
 class ServerPlan(ServiceSpec):
     """The plan of a server: it can be started on this host at any time, on ``gpus`` GPUs that are chosen at each start.
 
-    With a container's network ``bridge`` its ports are published on ``address``, with ``host`` the server binds it
-    itself. ``shared_memory`` is the prefix of the names of a process's segments in /dev/shm: a killed server leaves
-    them there.
+    It is started on loopback, whatever its ``argv`` and ``address`` say: see `hardened`. ``shared_memory`` is the
+    prefix of the names of a process's segments in /dev/shm: a killed server leaves them there.
     """
 
     target: str
     repository: Path
     ports: Ports
-    address: str = "127.0.0.1"
+    address: str = LOOPBACK
     shared_memory: str = Field(default="", pattern=r"^\w*$")
     gpus: int = Field(default=0, ge=0)
 
@@ -72,6 +71,17 @@ class ServerPlan(ServiceSpec):
             return data
         rest = {name: value for name, value in box.items() if name != "gpus"}
         return {**data, "gpus": box["gpus"], "container": {"network": "bridge", **rest}}
+
+    def hardened(self) -> ServerPlan:
+        """The plan as it is started; a container's ports on a ``bridge`` are published on loopback."""
+        box = self.container
+        inside = EVERYWHERE if box and box.network == "bridge" else LOOPBACK
+        argv = closed_off(self.argv, inside)
+        if box:
+            box = box.model_copy(update={"ulimits": {**box.ulimits, "stack": STACK_BYTES}})
+        else:
+            argv = with_stack(argv)
+        return self.model_copy(update={"argv": argv, "address": LOOPBACK, "container": box})
 
     def in_container(self, box: ContainerSpec) -> ContainerSpec:
         """The container ``box`` with the server in it and its ports published."""
@@ -133,9 +143,11 @@ def launch(
         check_port_free(port)
     backend = _backend(plan, log)
     with gpus or nullcontext(()) as devices:
-        record = ServerRecord(plan=plan, log=record_path.with_suffix(".log"), gpus=devices)
+        # The record keeps the plan without the key and limits of this start; it says where the server really listens.
+        listening = plan.model_copy(update={"address": LOOPBACK})
+        record = ServerRecord(plan=listening, log=record_path.with_suffix(".log"), gpus=devices)
         try:
-            record = backend.start(plan, record, record_path)
+            record = backend.start(plan.hardened(), record, record_path)
             log(f"started {Path(plan.argv[0]).name}, {record}, log {record.log}")
             _wait_until_ready(record, backend, timeout_s)
             backend.collect_log(record)

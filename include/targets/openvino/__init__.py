@@ -149,10 +149,9 @@ class OpenVinoTarget(Target):
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """Triton out of the nvidia-pytriton wheel, of the local environment or of the image."""
-        address = self._settings.bind_address
         if self._in_containers:
-            return triton.server_in_container(self.stage_image(), repository, ports, address, reads=paths(repository))
-        return triton.server(triton.ask(self._python), repository, ports, address)
+            return triton.server_in_container(self.stage_image(), repository, ports, reads=paths(repository))
+        return triton.server(triton.ask(self._python), repository, ports)
 
     @property
     def _in_containers(self) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from include.errors import HostError
 from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
-from include.triton.servers import EVERYWHERE, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 
 STUB = "triton_python_backend_stub"
 SHM_BYTES = 1 << 30
@@ -100,33 +100,28 @@ def prepare(python: Path) -> None:
     _put(stub, environment.server_root / "backends" / "python" / STUB)
 
 
-def server(environment: Environment, repository: Path, ports: Ports, address: str = "127.0.0.1") -> ServerPlan:
+def server(environment: Environment, repository: Path, ports: Ports) -> ServerPlan:
     """The server as a process of this host, with its models in ``environment``; see `prepare`."""
     shared_memory = f"hf2triton_{ports.http}_"
     return ServerPlan(
         target="openvino",
         repository=repository,
-        argv=_argv(environment, repository, ports, address, shared_memory),
+        argv=_argv(environment, repository, ports, shared_memory),
         env=_variables(environment),
         ports=ports,
-        address=address,
         shared_memory=shared_memory,
     )
 
 
-def server_in_container(
-    image: ContainerSpec, repository: Path, ports: Ports, address: str, reads: Iterable[Path]
-) -> ServerPlan:
+def server_in_container(image: ContainerSpec, repository: Path, ports: Ports, reads: Iterable[Path]) -> ServerPlan:
     """The same in the target's image; ``reads`` is what the models need besides the repository."""
     reads = (repository, *sorted(reads))
     container = ContainerSpec(image=image.image, build=image.build, reads=reads, network="bridge", shm_bytes=SHM_BYTES)
-    plan = server(IN_IMAGE, repository, ports, EVERYWHERE)
-    return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
+    plan = server(IN_IMAGE, repository, ports)
+    return plan.model_copy(update={"shared_memory": "", "container": container})
 
 
-def _argv(
-    environment: Environment, repository: Path, ports: Ports, address: str, shared_memory: str
-) -> tuple[str, ...]:
+def _argv(environment: Environment, repository: Path, ports: Ports, shared_memory: str) -> tuple[str, ...]:
     root = environment.server_root
     return (
         str(root / "bin" / "tritonserver"),
@@ -135,11 +130,8 @@ def _argv(
         f"--cache-directory={root / 'caches'}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory}",
         "--disable-auto-complete-config",
-        f"--http-address={address}",
         f"--http-port={ports.http}",
-        f"--grpc-address={address}",
         f"--grpc-port={ports.grpc}",
-        f"--metrics-address={address}",
         f"--metrics-port={ports.metrics}",
     )
 

@@ -28,7 +28,7 @@ from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton.repository import paths, read
-from include.triton.servers import EVERYWHERE, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 
 _MEMORY_BACK_S = 60.0
 
@@ -167,15 +167,12 @@ class TensorRTLLMTarget(Target):
         named = (path for path in paths(repository) if self.local_path(str(path)) == path)
         engine = read(repository)["tensorrt_llm"].parameters["gpt_model_path"].string_value
         ranks = self._check_engine(Path(engine)).world_size
-        address = self._settings.bind_address
-        inside = address if self._own.network == "host" else EVERYWHERE
         return ServerPlan(
             target=self.name,
             repository=repository,
-            argv=server_argv(self.image, repository, ports, ranks=ranks, address=inside),
+            argv=server_argv(self.image, repository, ports, ranks=ranks),
             env={"HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
             ports=ports,
-            address=address,
             gpus=ranks,
             container=ContainerSpec(
                 image=self.image.id,

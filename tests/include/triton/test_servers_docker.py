@@ -41,7 +41,7 @@ def client() -> Any:
 
 def plan_of(root: Path, code: str = ECHO) -> ServerPlan:
     found = ContainerSpec(image=image.image(), build=image.BUILD_COMMAND)
-    return triton.server_in_container(found, write_repository(root, code), free(), "127.0.0.1", reads=())
+    return triton.server_in_container(found, write_repository(root, code), free(), reads=())
 
 
 def ours(client: Any, record_path: Path) -> list[str]:

@@ -6,13 +6,15 @@ import json
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
+from compiler import Busy, GrammarCompiler, max_states
 from engine import Engine, EngineFailure, Task
-from hangups import Hangups
+from hangups import Connections, Hangups, connection_of
 from options import InvalidRequest, Options
 from pipeline import Capacity, EngineConfig, load_pipeline, load_tokenizer
 from replies import Reply, Wishes
@@ -84,6 +86,7 @@ class TritonPythonModel:
         self._exclude_input = _flag(values["exclude_input_in_output"])
         self._max_seq_len = int(values["max_seq_len"])
         self._hangups = Hangups()
+        self._connections = Connections()
         tokenizer_dir = Path(values["tokenizer_dir"])
         self._decoder = Decoder(tokenizer_dir, _flag(values["skip_special_tokens"]))
         tokenizer = load_tokenizer(tokenizer_dir)
@@ -92,6 +95,7 @@ class TritonPythonModel:
         engine_dir = Path(values["gpt_model_path"])
         engine_config = EngineConfig.read(engine_dir)
         self._vocab_size = engine_config.vocab_size
+        self._compiler = GrammarCompiler(tokenizer, self._vocab_size) if tokenizer else None
         pipeline = load_pipeline(engine_dir, tokenizer, engine_config, _capacity(values))
         self._engine = Engine(pipeline, int(values["max_queue_size"]), on_failure=_stop_server)
 
@@ -99,19 +103,36 @@ class TritonPythonModel:
         """Hands the requests to the engine, which answers later."""
         for request in requests:
             inputs = Inputs.of(request)
-            reply = Reply(
-                request.get_response_sender(), _wishes(inputs), self._hangups if self._streams(inputs) else None
-            )
+            hangups = self._hangups if self._streams(inputs) else None
+            gone = partial(self._connections.lacks, connection_of(request.parameters()))
+            reply = Reply(request.get_response_sender(), _wishes(inputs), gone, hangups)
             try:
-                self._engine.submit([self._task(inputs, row, reply) for row in range(inputs.size)])
+                self._begin([self._task(inputs, row, reply) for row in range(inputs.size)], reply)
             except InvalidRequest as error:
                 reply.failed(str(error), pb_utils.TritonError.INVALID_ARG)
-            except EngineFailure as error:
+            except Busy as error:
                 reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
 
     def finalize(self) -> None:
-        """Ends the engine's thread."""
+        """Ends the engine's threads."""
+        if self._compiler:
+            self._compiler.close()
         self._engine.close()
+
+    def _begin(self, tasks: list[Task], reply: Reply) -> None:
+        """Hands the tasks to the engine as soon as their bad words are compiled."""
+        wanted = (task.config.structured_output_config for task in tasks)
+        if self._compiler and (grammars := [one.grammar for one in wanted if one]):
+            invalid = partial(reply.failed, code=pb_utils.TritonError.INVALID_ARG)
+            self._compiler.compile(grammars, partial(self._submit, tasks, reply), invalid, reply.cancelled)
+        else:
+            self._submit(tasks, reply)
+
+    def _submit(self, tasks: list[Task], reply: Reply) -> None:
+        try:
+            self._engine.submit(tasks)
+        except EngineFailure as error:
+            reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
 
     def _streams(self, inputs: Inputs) -> bool:
         return self._decoupled and inputs.flag("streaming", default=False)
@@ -121,7 +142,8 @@ class TritonPythonModel:
         self._check(inputs, prompt, options)
         stop = StopWords.of(inputs.words("stop_words_list", row), self._decoder)
         shown = () if inputs.flag("exclude_input_in_output", self._exclude_input) else prompt
-        config = options.generation_config(self._bad_words(inputs, row, options))
+        words = self._bad_words(inputs, row, options)
+        config = options.generation_config(words, max_states(self._vocab_size))
         answer = reply.answer(len(prompt), Transcript(self._decoder, stop, shown))
         return Task(prompt, config, answer)
 
