@@ -112,12 +112,12 @@ def rule_of(context: Context, request: ReleaseRequest | None = None) -> Rule:
             where="field approvers, or HF2TRITON_APPROVERS",
             fix=f"name users of the role user, op or admin; there are: {', '.join(sorted(users or ())) or 'none'}",
         )
-    return _without_requester(context, rule)
+    return _without_requester(context, rule) if rule.required and context.settings.four_eyes else rule
 
 
 def _without_requester(context: Context, rule: Rule) -> Rule:
     requester = context.find_requester()
-    if not context.settings.four_eyes or not rule.approvers or requester not in rule.approvers:
+    if requester not in rule.approvers:
         return rule
     if others := tuple(user for user in rule.approvers if user != requester):
         return Rule(rule.required, others)
