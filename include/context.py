@@ -27,7 +27,8 @@ class Context:
     """The context of one task: settings, log, and the functions that look up the Hub token and the registry's login.
 
     ``run_state`` gives the state of a run of `release_awq_engine` in Airflow's words, None if Airflow does not know it;
-    ``find_run`` gives the record of this run so far.
+    ``find_run`` gives the record of this run so far. ``find_requester`` gives the name of the user who triggered it, if
+    one did; ``find_users`` the ids of the users who may answer questions, None if Airflow cannot say.
     """
 
     settings: Settings
@@ -38,6 +39,8 @@ class Context:
     find_login: FindLogin = field(default=no_login, repr=False)
     run_state: Callable[[str], str | None] = field(default=lambda run_id: "running", repr=False)
     find_run: Callable[[], RunRecord | None] = field(default=lambda: None, repr=False)
+    find_requester: Callable[[], str | None] = field(default=lambda: None, repr=False)
+    find_users: Callable[[], frozenset[str] | None] = field(default=lambda: None, repr=False)
 
     def is_over(self, run_id: str) -> bool:
         """True if a run of `release_awq_engine` is neither queued nor running; a deleted run is over, too."""

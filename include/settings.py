@@ -5,12 +5,20 @@ from __future__ import annotations
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def _names(value: object) -> object:
+    """The names in a text, with commas between them."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
 class Settings(BaseSettings):
@@ -82,6 +90,15 @@ class Settings(BaseSettings):
     catalogue: Path = Field(
         default=PROJECT / "include" / "requests" / "catalogue.yaml",
         description="The models that are followed: a YAML file, or a directory of them. See schedules.md.",
+    )
+    require_approval: bool = Field(
+        default=False, description="Whether a person must approve every release and rollback, whatever a request says."
+    )
+    approvers: Names = Field(
+        default=(), description="Ids of the users who may approve. Naming them requires approval. Empty: no limit."
+    )
+    four_eyes: bool = Field(
+        default=False, description="Whether the user who triggered a run may not be the one who approves it."
     )
     drain_timeout_s: float = Field(
         default=120, description="Longest time that a server's last requests may take before it is stopped."

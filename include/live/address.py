@@ -22,6 +22,7 @@ from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
 from include.live.proxy import Proxy, Upstream, proxy_of
 from include.live.servers import ReleaseServers
 from include.releases.records import Release
+from include.releases.rule import Rule
 from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
 from include.triton.client import Client, Endpoint, NoAnswer
@@ -58,19 +59,24 @@ class LiveAddress:
             self._proxy.stop()
             return ["proxy"] * listening + [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
 
-    def promote(self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green") -> Release:
+    def promote(
+        self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green", rule: Rule | None = None
+    ) -> Release:
         """Makes a release live, on the server of the ``candidate`` record, else on a new server.
+
+        ``rule`` says whether it has to be approved; without one the deployment's own holds.
 
         If it raises before the release is live, the previous release answers again. Repeating it is harmless.
 
         Raises:
-            UserError: the release has not passed its gates, or its artifacts were pruned.
+            UserError: the release has not passed its gates, is not approved, or its artifacts were pruned.
             GateFailure: the release does not answer as it did at its previous promotion.
             PipelineError: its server or the proxy fails; the message has their last lines.
         """
         with self._lock():
             release = self._releases.get(release.model, release.number)
             _check_accepted(release)
+            (rule or Rule.of(self._context.settings)).check(self._releases, release)
             self._try_reconcile(keep=(self._servers.record_of(release), candidate))
             try:
                 record = self._server_of(release, candidate, swap)

@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from include.artifacts.kind import ArtifactName, Kind
-from include.artifacts.store import MANIFEST_FILE
+from include.artifacts.store import MANIFEST_FILE, ArtifactStore
 from include.errors import UserError
 from include.files import (
     Damaged,
@@ -44,6 +44,7 @@ from include.files import (
     write_atomic,
 )
 from include.frozen import Frozen, Moment
+from include.releases.approval import Answer, Approval
 from include.requests.release import former_slug_of, slug_of, swap_of
 from include.triton.servers import ServerPlan
 
@@ -100,6 +101,7 @@ class Release(ReleaseId):
     chain: dict[str, str] = Field(description="Names of the artifacts it was made from, by kind.")
     request: dict[str, Any]
     promotions: tuple[Promotion, ...] = ()
+    approvals: tuple[Approval, ...] = ()
     answer: str | None = None
     server: ServerPlan | None = None
     promoted_by: str | None = None
@@ -254,6 +256,11 @@ class ReleaseStore:
             return not manifest.exists()
         return False
 
+    def content(self, release: Release) -> str | None:
+        """The digest of the files of the release's repository; None if that was pruned."""
+        repository = ArtifactStore(self.root.parent).find(Kind.REPOSITORY, release.repository)
+        return repository.content if repository else None
+
     def open(
         self, model: str, *, target: str, repository: str, chain: Mapping[str, str], request: Mapping[str, Any]
     ) -> Release:
@@ -274,6 +281,40 @@ class ReleaseStore:
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
+
+    def record_question(self, release: Release, asked: Approval) -> Release:
+        """Records a question. It replaces one of the same run that nobody has answered."""
+        with self._lock():
+            known = _read(self.path(release) / RELEASE_FILE)
+            others = (a for a in known.approvals if a.answer or (a.dag, a.run) != (asked.dag, asked.run))
+            return self._write(known.model_copy(update={"approvals": (*others, asked)}))
+
+    def record_answer(self, question: str, answer: Answer) -> Release:
+        """Records the answer to a question, by the question's id. A no rejects a release that has never been live."""
+        with self._lock():
+            known, asked = self.asked(question)
+            answered = asked.model_copy(update={"answer": answer})
+            changes: dict[str, Any] = {"approvals": tuple(answered if a is asked else a for a in known.approvals)}
+            if not answer.approved and not known.promotions:
+                changes["verdict"] = "rejected"
+            return self._write(known.model_copy(update=changes))
+
+    def asked(self, question: str) -> tuple[Release, Approval]:
+        """A question by its id, and the release that it is about; raises `UserError` if it was not recorded."""
+        for release in self.every():
+            for one in release.approvals:
+                if one.question == question:
+                    return release, one
+        raise UserError(
+            "no release has a record of this question, so its answer decides nothing",
+            where=str(self.root),
+            fix="clear task approve_release with its downstream tasks: it asks again",
+        )
+
+    def asked_by(self, dag: str, run: str) -> Release | None:
+        """The release that a DAG run has asked about last."""
+        asked = [(a.asked_at, r) for r in self.every() for a in r.approvals if (a.dag, a.run) == (dag, run)]
+        return max(asked, key=lambda pair: pair[0], default=(None, None))[1]
 
     def record_proof(self, release: Release, *, answer: str, server: ServerPlan, by: str) -> Release:
         """Records the server, the answer and the run of a promotion. The first answer of a release stays."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_promotions, record_run, write
+from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_history, record_run, write
 from include.report.model import ReleaseReport, Scores, Stage, Subject
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "compose",
     "find_by_run",
     "read",
-    "record_promotions",
+    "record_history",
     "record_run",
     "write",
 ]

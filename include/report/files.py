@@ -37,6 +37,7 @@ def compose(
         request=release.request,
         chain=_chain_of(release, store),
         promotions=release.promotions,
+        approvals=release.approvals,
     )
 
 
@@ -87,10 +88,11 @@ def record_run(directory: Path, run: RunRecord) -> None:
     write(directory, known.model_copy(update=changes))
 
 
-def record_promotions(directory: Path, release: Release) -> None:
-    """Writes the report anew, with the times that the release went live so far."""
+def record_history(directory: Path, release: Release) -> None:
+    """Writes the report anew, with the release's approvals and the times that it went live so far."""
     if known := read(directory):
-        write(directory, known.model_copy(update={"promotions": release.promotions}))
+        history = {"promotions": release.promotions, "approvals": release.approvals}
+        write(directory, known.model_copy(update=history))
 
 
 def read(directory: Path, skip: Skip = ignore) -> ReleaseReport | None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from include import gates
 from include.artifacts.kind import Kind
 from include.frozen import Frozen, Moment
+from include.releases.approval import Approval
 from include.releases.records import Promotion, ReleaseId
 from include.releases.run import RunRecord
 
@@ -69,6 +70,7 @@ class ReleaseReport(gates.Report):
     request: dict[str, Any]
     chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
+    approvals: tuple[Approval, ...] = Field((), description="Each question whether it may go live, with the answer.")
 
     @property
     def outcomes(self) -> dict[str, gates.Outcome]:

@@ -221,13 +221,14 @@ class ReleaseRequest(Form):
 
     require_approval: bool = _promotion(
         "Require approval",
-        "Once the gates are passed, a person decides whether the candidate goes live. Off: the gates decide.",
+        "Once the gates are passed, a person decides whether the candidate goes live. Off: the gates decide, unless "
+        "the deployment requires approval.",
         False,
     )
     approvers: list[Approver] = _promotion(
         "Approvers",
         "Airflow users who may decide, one a line, by the id that the auth manager gives them (its own: the user "
-        "name). Empty: everyone who may act on the run.",
+        "name). Empty: those whom the deployment names, or else everyone who may act on the run.",
         [],
         max_length=50,
         extra={"type": ["array", "null"]},  # or the form would demand an entry

@@ -17,6 +17,7 @@ from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.targets.estimates import pipeline_disk_bytes
 from include.tasks import Checked
+from include.tasks.approve_release import rule_of
 
 _BLOCK = 1 << 20
 
@@ -30,6 +31,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
         TransientError: the Hub cannot be reached.
     """
     request = ReleaseRequest.parse(dict(params))
+    _check_approval(context, request)
     target = context.target(request.target)
     shared = context.live_gpus()
     target.check_host(request, shared)
@@ -61,6 +63,16 @@ def _say_what_is_asked_for(context: Context, request: ReleaseRequest, source: Mo
         f"engine for {request.max_batch_size} requests at once, of at most {request.max_seq_len} tokens, "
         f"{request.max_input_len} of them prompt"
     )
+
+
+def _check_approval(context: Context, request: ReleaseRequest) -> None:
+    if rule_of(context, request).required and request.swap == "recreate":
+        raise UserError(
+            "swap recreate cannot be had in this deployment, which requires approval: the live address would be down "
+            "until a person has decided",
+            where="field swap",
+            fix="use swap blue_green; the settings HF2TRITON_REQUIRE_APPROVAL and HF2TRITON_APPROVERS require approval",
+        )
 
 
 def _check_ports(context: Context, request: ReleaseRequest) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from airflow.sdk import Connection, DagRunState
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
@@ -36,6 +37,8 @@ def task_context(context: Context, log: Log) -> TaskContext:
         find_login=registry_login,
         run_state=partial(_run_state, context["ti"]),
         find_run=partial(_find_run, context),
+        find_requester=lambda: context["dag_run"].triggering_user_name,
+        find_users=find_users,
     )
 
 
@@ -57,6 +60,19 @@ def _find_run(context: Context) -> RunRecord:
         tasks=tuple(TaskTime(task=t["task_id"], state=t["state"], seconds=t["duration"]) for t in ended),
         versions={**versions(), "dag_version": str(ti.dag_version_id)},
     )
+
+
+def find_users() -> frozenset[str] | None:
+    """The ids of the users who may answer questions; None with an auth manager that keeps its users out of reach.
+
+    The simple auth manager has them in Airflow's configuration, which workers read, too. Others have a database.
+    """
+    if not str(conf.get("core", "auth_manager")).endswith(".SimpleAuthManager"):
+        return None
+    if conf.getboolean("core", "simple_auth_manager_all_admins"):
+        return frozenset({"Anonymous"})  # whoever calls is this one user
+    users = (user.split(":") for user in conf.getlist("core", "simple_auth_manager_users"))
+    return frozenset(name for name, role, *_ in users if role.lower() in {"user", "op", "admin"})
 
 
 def hub_token() -> str | None:
