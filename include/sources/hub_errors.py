@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
+from include.redaction import carries_secret, without_secrets
 from include.sources.files import host_error
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _CONNECTION = "the Airflow Connection huggingface_default (or that of HF2TRITON_HUB_CONNECTION)"
 _SET_TOKEN = f"put the Hub token of an account with access into {_CONNECTION}"
 _RETRY = "nothing to do if it passes; else check the network, the proxy settings and the Hub's status page"
-_URL = re.compile(r"(https?://)(?:[^/@\s]*@)?([^?\s]*)(?:\?\S*)?")
 _RETRY_STATUS = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
@@ -34,8 +34,7 @@ def hub_errors(repo: Repo) -> Iterator[None]:
     try:
         yield
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        echoed = repo.token is not None and repo.token in str(error)
-        raise translate(error, repo) from (None if echoed else error)
+        raise translate(error, repo) from (None if carries_secret(error, repo.secrets) else error)
 
 
 def translate(error: Exception, repo: Repo) -> PipelineError:
@@ -46,13 +45,8 @@ def translate(error: Exception, repo: Repo) -> PipelineError:
     while isinstance(cause, LocalEntryNotFoundError) and isinstance(cause.__cause__, Exception):
         cause = cause.__cause__
     failure = next(make for kinds, make in _makers() if isinstance(cause, kinds))(cause, repo)
-    what = without_secrets(failure.what, repo.token)
+    what = without_secrets(failure.what, repo.secrets)
     return type(failure)(what, where=failure.where, fix=failure.fix)
-
-
-def without_secrets(text: str, token: str | None) -> str:
-    """``text`` without the token, and without the users, passwords and queries (signatures) of its URLs."""
-    return _URL.sub(r"\1\2", text.replace(token, "***") if token else text)
 
 
 _Maker = Callable[[Any, "Repo"], PipelineError]

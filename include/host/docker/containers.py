@@ -155,6 +155,8 @@ class Containers:
                 ports=list(spec.ports),
                 stop_signal=spec.stop_signal,
                 host_config=self._host_config(spec),
+                # The proxies of the engine's clients, with their passwords, are not the program's.
+                use_config_proxy=False,
             )
         return str(created["Id"])
 

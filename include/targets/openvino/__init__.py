@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import subprocess
 from collections.abc import Collection
@@ -20,7 +19,7 @@ from include.host.docker.engine import local_engine
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import Command
+from include.runners.job import Command, inherited
 from include.settings import Settings
 from include.stages.common import has_native_bfloat16
 from include.targets import estimates
@@ -160,9 +159,8 @@ class OpenVinoTarget(Target):
 
     @cached_property
     def _installed(self) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         asked = subprocess.run(
-            [str(self._python), "-c", _LIST_VERSIONS], env=env, capture_output=True, text=True, check=True
+            [str(self._python), "-c", _LIST_VERSIONS], env=inherited(), capture_output=True, text=True, check=True
         )
         versions: dict[str, str] = json.loads(asked.stdout)
         return versions
