@@ -20,6 +20,7 @@ from include.targets.base import Target
 from include.targets.registry import get_target
 from include.triton import servers
 from include.triton.servers import ServerRecord
+from include.triton.signatures import Signatures
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Context:
     def releases(self) -> ReleaseStore:
         """The deployment's releases."""
         return ReleaseStore(self.settings.artifacts / "releases")
+
+    @property
+    def signatures(self) -> Signatures:
+        """The signatures of model repositories."""
+        key = self.settings.signing_key or self.settings.artifacts / "keys" / "signing.pem"
+        return Signatures(self.settings.artifacts, key)
 
     @property
     def token(self) -> str | None:
