@@ -13,7 +13,7 @@ from include.artifacts.store import Artifact, ArtifactStore
 from include.files import write_atomic
 from include.releases.records import Release
 from include.releases.run import RunRecord
-from include.report.model import ReleaseReport, Stage, Subject
+from include.report.model import ReleaseReport, Stage, Subject, Supply
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
@@ -26,7 +26,12 @@ _MAKERS = {
 
 
 def compose(
-    verdicts: gates.Report, release: Release, store: ArtifactStore, run: RunRecord, known: ReleaseReport | None = None
+    verdicts: gates.Report,
+    release: Release,
+    store: ArtifactStore,
+    run: RunRecord,
+    known: ReleaseReport | None = None,
+    supply: Supply | None = None,
 ) -> ReleaseReport:
     """The report on a release. ``run``: the DAG run that tried the gates; ``known``: the report of a run before."""
     return ReleaseReport(
@@ -38,6 +43,7 @@ def compose(
         run=run,
         request=release.request,
         chain=_chain_of(release, store),
+        supply=supply,
         promotions=release.promotions,
     )
 

@@ -31,7 +31,7 @@ _HEADERS = {
 
 Model = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
 Number = Annotated[int, PathParam(ge=1)]
-ReportFile = Literal["report.html", "report.json"]
+ReportFile = Literal["report.html", "report.json", "sbom.cdx.json"]
 
 app = FastAPI(
     title="hf2triton",
@@ -71,7 +71,7 @@ def presets_data() -> list[dict[str, Any]]:
 
 @app.get("/reports/{model}/{number}/{name}")
 def release_report(model: Model, number: Number, name: ReportFile) -> FileResponse:
-    """The report of a release, as a page or as data."""
+    """The report of a release, as a page or as data, or its bill of materials."""
     release = ReleaseId(model=model, number=number)
     path = ReleaseStore(_root()).path(release) / name
     if not path.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import re
 import subprocess
 from collections.abc import Collection
 from functools import cached_property
@@ -16,6 +17,7 @@ from include.errors import HostError, UserError
 from include.files import sha256_of
 from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import local_engine
+from include.host.docker.images import ImageId
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
@@ -48,6 +50,7 @@ _TOOLS = (
     "nvidia-pytriton",
 )
 
+_PINNED = re.compile(r"^([\w.-]+)==([\w.+!-]+)", re.MULTILINE)
 _LIMITS = ("tp_size", "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
@@ -73,8 +76,7 @@ class OpenVinoTarget(Target):
                 fix="set tp_size to 1, or choose target tensorrt_llm",
             )
         if self._in_containers:
-            wanted = self.stage_image()
-            Containers(local_engine, log.info, self._find_login).ensure_image(wanted.image, wanted.build)
+            self.image_id()
         elif not self._python.exists():
             raise HostError(
                 f"target openvino is not available: {self._python} does not exist",
@@ -95,6 +97,19 @@ class OpenVinoTarget(Target):
     def host_versions(self) -> dict[str, str]:
         """The kernel's version: all others are in `environment`."""
         return {"kernel": platform.release()}
+
+    def packages(self) -> dict[str, str]:
+        """The installed packages, or those that the image was built from."""
+        if self._in_containers:
+            return dict(_PINNED.findall("".join(path.read_text() for path in sorted(HERE.glob("requirements*.txt")))))
+        return {name: version for name, version in self._installed.items() if name != "python"}
+
+    def image_id(self) -> ImageId | None:
+        """The image of this deployment's containers."""
+        if not self._in_containers:
+            return None
+        wanted = self.stage_image()
+        return Containers(local_engine, log.info, self._find_login).ensure_image(wanted.image, wanted.build)
 
     def hardware(self) -> dict[str, str]:
         """The device: an IR runs on any CPU."""
