@@ -1,4 +1,4 @@
-"""The signature of a release, checked at each launch and promotion: a changed file is refused, the live release stays."""
+"""The signature of a release is checked at each launch and promotion: with a changed file the live release stays."""
 
 from __future__ import annotations
 
@@ -61,10 +61,8 @@ def test_a_signed_release_goes_live_and_a_changed_one_does_not(deployment: Deplo
 
     third = signed(deployment, "trois")
     candidate = deployment.candidate(third, "run")
-    engine = next(
-        path for path in deployment.settings.artifacts.glob(f"engines/*/{ENGINE}") if path.read_text() == "trois"
-    )
-    change(engine)
+    engines = deployment.settings.artifacts.glob(f"engines/*/{ENGINE}")
+    change(next(engine for engine in engines if engine.read_text() == "trois"))
     with pytest.raises(HostError, match=r"engine\.bin"):  # its candidate is ready, and was launched before the change
         deployment.live("run").promote(third, candidate=candidate)
     context = deployment.context("other")
