@@ -20,6 +20,7 @@ from include.targets.base import Target
 from include.targets.registry import get_target
 from include.triton import servers
 from include.triton.servers import ServerRecord
+from include.triton.signatures import Signatures
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ class Context:
     def skip(self) -> Skip:
         """Names in the log, once, what is damaged in the store."""
         return telling(self.log)
+
+    @property
+    def signatures(self) -> Signatures:
+        """The signatures of model repositories."""
+        key = self.settings.signing_key or self.settings.artifacts / "keys" / "signing.pem"
+        return Signatures(self.settings.artifacts, key)
 
     @property
     def token(self) -> str | None:

@@ -106,6 +106,18 @@ class Settings(BaseSettings):
     prune_dry_run: bool = Field(
         default=True, description="Whether the scheduled pruning only tells what it would remove."
     )
+    signing_key: Path | None = Field(
+        default=None,
+        description="Private EC key (PEM) that signs model repositories. None: keys/signing.pem in the store, made "
+        "at first use.",
+    )
+    require_signature: bool = Field(
+        default=False, description="Whether a model repository without a signature is refused."
+    )
+    image_digests: tuple[str, ...] = Field(
+        default=(),
+        description='Accepted digests of images from a registry, a JSON list: ["sha256:..."]. Empty: any.',
+    )
     launch_timeout_s: float = Field(default=600, description="Longest time a server may take to be ready.")
 
 

@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
 from include.files import Damaged, find_record, locked, write_atomic
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
+from include.live.launch import check_signature
 from include.live.proxy import Proxy, Upstream, proxy_of
 from include.live.servers import ReleaseServers
 from include.releases.records import Release
@@ -77,6 +79,8 @@ class LiveAddress:
             release = self._releases.get(release.model, release.number)
             _check_accepted(release)
             (rule or Rule.of(self._context.settings)).check(self._releases, release)
+            if not self._releases.is_pruned(release):
+                check_signature(self._context, self._context.store.root / Kind.REPOSITORY / release.repository)
             self._try_reconcile(keep=(self._servers.record_of(release), candidate))
             try:
                 record = self._server_of(release, candidate, swap)

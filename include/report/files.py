@@ -11,7 +11,7 @@ from include.artifacts.store import Artifact, ArtifactStore
 from include.files import Damaged, Skip, find_record, ignore, write_atomic
 from include.releases.records import Release
 from include.releases.run import RunRecord
-from include.report.model import ReleaseReport, Stage, Subject
+from include.report.model import ReleaseReport, Stage, Subject, Supply
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
@@ -24,7 +24,12 @@ _MAKERS = {
 
 
 def compose(
-    verdicts: gates.Report, release: Release, store: ArtifactStore, run: RunRecord, known: ReleaseReport | None = None
+    verdicts: gates.Report,
+    release: Release,
+    store: ArtifactStore,
+    run: RunRecord,
+    known: ReleaseReport | None = None,
+    supply: Supply | None = None,
 ) -> ReleaseReport:
     """The report on a release. ``run``: the DAG run that tried the gates; ``known``: the report of a run before."""
     return ReleaseReport(
@@ -36,6 +41,7 @@ def compose(
         run=run,
         request=release.request,
         chain=_chain_of(release, store),
+        supply=supply,
         promotions=release.promotions,
         approvals=release.approvals,
     )

@@ -47,6 +47,14 @@ class Stage(Frozen):
         return sum(self.timings_s.values()) if self.timings_s else None
 
 
+class Supply(Frozen):
+    """The origin of what the release runs on."""
+
+    signed: bool = Field(description="The repository and all that its models read have the deployment's signature.")
+    image: str | None = Field(default=None, description="The image by its digest; None without containers.")
+    sbom: str = Field(description="The bill of materials (CycloneDX), a file beside the report.")
+
+
 class Scores(Frozen):
     """The figures of the gates, in brief; None for a figure that was not measured. Perplexities are on held-out text.
 
@@ -69,6 +77,7 @@ class ReleaseReport(gates.Report):
     run: RunRecord | None = Field(default=None, description="The run that tried the gates.")
     request: dict[str, Any]
     chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
+    supply: Supply | None = Field(default=None, description="Signature, image and bill of materials.")
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
     approvals: tuple[Approval, ...] = Field((), description="Each question whether it may go live, with the answer.")
 

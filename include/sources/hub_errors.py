@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
 from include.files import host_error
+from include.redaction import carries_secret, without_secrets
 
 if TYPE_CHECKING:
     import httpx2
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _CONNECTION = "the Airflow Connection huggingface_default (or that of HF2TRITON_HUB_CONNECTION)"
 _SET_TOKEN = f"put the Hub token of an account with access into {_CONNECTION}"
 _RETRY = "nothing to do if it passes; else check the network, the proxy settings and the Hub's status page"
-_URL = re.compile(r"(https?://)(?:[^/@\s]*@)?([^?\s]*)(?:\?\S*)?")
 _CLOSED = re.compile(r"'NoneType' object has no attribute '(request|stream|send|build_request)'|client has been closed")
 _MOST_REFS = 1000
 _RETRY_STATUS = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
@@ -36,8 +36,7 @@ def hub_errors(repo: Repo) -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:  # huggingface_hub takes an answer as it comes: a wrong one fails anywhere in it
-        echoed = repo.token is not None and repo.token in str(error)
-        raise translate(error, repo) from (None if echoed else error)
+        raise translate(error, repo) from (None if carries_secret(error, repo.secrets) else error)
 
 
 def translate(error: Exception, repo: Repo) -> PipelineError:
@@ -50,13 +49,8 @@ def translate(error: Exception, repo: Repo) -> PipelineError:
     if isinstance(cause, PipelineError):
         return cause
     failure = next(make for kinds, make in _makers() if isinstance(cause, kinds))(cause, repo)
-    what = without_secrets(failure.what, repo.token)
+    what = without_secrets(failure.what, repo.secrets)
     return type(failure)(what, where=failure.where, fix=failure.fix)
-
-
-def without_secrets(text: str, token: str | None) -> str:
-    """``text`` without the token, and without the users, passwords and queries (signatures) of its URLs."""
-    return _URL.sub(r"\1\2", text.replace(token, "***") if token else text)
 
 
 _Maker = Callable[[Any, "Repo"], PipelineError]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from include.errors import PipelineError, ToolError, TransientError
 from include.files import Log
 from include.reading import Limit
-from include.sources.hub_errors import hub_errors, without_secrets
+from include.redaction import without_secrets
+from include.sources.hub_errors import hub_errors
 from include.sources.hub_repo import Repo
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def hub_session(repo: Repo, log: Log = lambda _: None, largest: int = 0) -> Iter
         _plain_http(),
         _bounded(_Bounds(repo, largest + Limit.HUB_ANSWER)),
         _quiet("httpx2", "httpcore2"),
-        _lines_to(log, repo.token),
+        _lines_to(log, repo.secrets),
         hub_errors(repo),
     ):
         yield
@@ -176,13 +177,13 @@ def _bound(response: httpx2.Response) -> None:
 class _Lines(logging.Handler):
     """Passes on each record as one line."""
 
-    def __init__(self, log: Log, token: str | None) -> None:
+    def __init__(self, log: Log, secrets: Collection[str]) -> None:
         super().__init__()
         self._log = log
-        self._token = token
+        self._secrets = secrets
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log(without_secrets("; ".join(record.getMessage().splitlines()), self._token))
+        self._log(without_secrets("; ".join(record.getMessage().splitlines()), self._secrets))
 
 
 @contextmanager
@@ -199,10 +200,10 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 @contextmanager
-def _lines_to(log: Log, token: str | None) -> Iterator[None]:
+def _lines_to(log: Log, secrets: Collection[str]) -> Iterator[None]:
     logger = logging.getLogger("huggingface_hub")
     before = logger.handlers, logger.propagate
-    logger.handlers, logger.propagate = [_Lines(log, token)], False
+    logger.handlers, logger.propagate = [_Lines(log, secrets)], False
     try:
         yield
     finally:

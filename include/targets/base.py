@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+from include.host.docker.images import ImageId
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageTarget
@@ -35,6 +36,14 @@ class Target(StageTarget, Protocol):
 
     def host_versions(self) -> dict[str, str]:
         """Versions of the host's own parts: they change no artifact, but may change its serving."""
+
+    def packages(self) -> dict[str, str]:
+        """Versions of the packages in the target's environment by name, as far as they are known."""
+        return {}
+
+    def image_id(self) -> ImageId | None:
+        """The names of the image that makes and serves; None for a target without containers."""
+        return None
 
     def hardware(self) -> dict[str, str]:
         """The hardware that an engine is bound to."""

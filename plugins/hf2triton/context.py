@@ -15,6 +15,7 @@ from include.context import Context as TaskContext
 from include.errors import HostError
 from include.files import Log
 from include.host.docker.registry import RegistryLogin
+from include.redaction import own_secrets, without_secrets
 from include.releases.run import RunRecord, TaskTime, versions
 from include.settings import settings
 
@@ -27,10 +28,13 @@ RELEASE_DAG = "release_awq_engine"
 
 
 def task_context(context: Context, log: Log) -> TaskContext:
-    """The `TaskContext` of a running task."""
+    """The `TaskContext` of a running task. Its log, and all that Airflow logs, is without this worker's secrets."""
+    secrets = own_secrets()
+    for secret in secrets:
+        mask_secret(secret)
     return TaskContext(
         settings=settings(),
-        log=log,
+        log=lambda line: log(without_secrets(line, secrets)),
         dag_id=context["ti"].dag_id,
         run_id=context["run_id"],
         find_token=hub_token,
@@ -81,6 +85,7 @@ def hub_token() -> str | None:
         token = Connection.get(settings().hub_connection).password
     except AirflowNotFoundException:
         token = os.environ.get("HF_TOKEN")
+    token = (token or "").strip()
     if token:
         mask_secret(token)
     return token or None

@@ -33,7 +33,7 @@ _HEADERS = {
 
 Model = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
 Number = Annotated[int, PathParam(ge=1, lt=10**9)]
-ReportFile = Literal["report.html", "report.json"]
+ReportFile = Literal["report.html", "report.json", "sbom.cdx.json"]
 
 app = FastAPI(
     title="hf2triton",
@@ -73,7 +73,7 @@ def presets_data() -> list[dict[str, Any]]:
 
 @app.get("/reports/{model}/{number}/{name}")
 def release_report(model: Model, number: Number, name: ReportFile) -> Response:
-    """The report of a release, as a page or as data; a link in its place is not followed."""
+    """The report of a release, as a page or as data, or its bill of materials; a link in its place is not followed."""
     release = ReleaseId(model=model, number=number)
     try:
         content = reading.read_bytes(ReleaseStore(_root()).path(release) / name, Limit.RECORD, follow=False)

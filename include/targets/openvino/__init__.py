@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
+import re
 import subprocess
 from collections.abc import Collection
 from functools import cached_property
@@ -17,10 +17,11 @@ from include.errors import HostError, UserError
 from include.files import sha256_of
 from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import local_engine
+from include.host.docker.images import ImageId
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import Command
+from include.runners.job import Command, inherited
 from include.settings import Settings
 from include.stages.common import has_native_bfloat16
 from include.targets import estimates
@@ -49,6 +50,7 @@ _TOOLS = (
     "nvidia-pytriton",
 )
 
+_PINNED = re.compile(r"^([\w.-]+)==([\w.+!-]+)", re.MULTILINE)
 _LIMITS = ("tp_size", "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
@@ -74,8 +76,7 @@ class OpenVinoTarget(Target):
                 fix="set tp_size to 1, or choose target tensorrt_llm",
             )
         if self._in_containers:
-            wanted = self.stage_image()
-            Containers(local_engine, log.info, self._find_login).ensure_image(wanted.image, wanted.build)
+            self.image_id()
         elif not self._python.exists():
             raise HostError(
                 f"target openvino is not available: {self._python} does not exist",
@@ -96,6 +97,19 @@ class OpenVinoTarget(Target):
     def host_versions(self) -> dict[str, str]:
         """The kernel's version: all others are in `environment`."""
         return {"kernel": platform.release()}
+
+    def packages(self) -> dict[str, str]:
+        """The installed packages, or those that the image was built from."""
+        if self._in_containers:
+            return dict(_PINNED.findall("".join(path.read_text() for path in sorted(HERE.glob("requirements*.txt")))))
+        return {name: version for name, version in self._installed.items() if name != "python"}
+
+    def image_id(self) -> ImageId | None:
+        """The image of this deployment's containers."""
+        if not self._in_containers:
+            return None
+        wanted = self.stage_image()
+        return Containers(local_engine, log.info, self._find_login).ensure_image(wanted.image, wanted.build)
 
     def hardware(self) -> dict[str, str]:
         """The device: an IR runs on any CPU."""
@@ -159,9 +173,8 @@ class OpenVinoTarget(Target):
 
     @cached_property
     def _installed(self) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         asked = subprocess.run(
-            [str(self._python), "-c", _LIST_VERSIONS], env=env, capture_output=True, text=True, check=True
+            [str(self._python), "-c", _LIST_VERSIONS], env=inherited(), capture_output=True, text=True, check=True
         )
         versions: dict[str, str] = json.loads(asked.stdout)
         return versions

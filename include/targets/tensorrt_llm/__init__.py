@@ -13,6 +13,7 @@ from include.errors import HostError
 from include.files import write_atomic
 from include.host import gpus as gpu
 from include.host.docker.containers import ContainerSpec
+from include.host.docker.images import ImageId
 from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
@@ -103,6 +104,15 @@ class TensorRTLLMTarget(Target):
         """The GPUs and their driver, and the image by the name that it was asked for."""
         found = self.list_gpus()
         return {"image": self._own.image, "driver": found[0].driver, "gpus": ", ".join(one.name for one in found)}
+
+    def packages(self) -> dict[str, str]:
+        """The packages in the image that make an engine's bytes."""
+        found = self.image.versions.model_dump(by_alias=True, exclude={"python", "tritonserver"})
+        return {name.replace("_", "-"): version for name, version in found.items()}
+
+    def image_id(self) -> ImageId:
+        """The image by its digest and id."""
+        return ImageId(id=self.image.id, digest=self.image.digest, name=self._own.image)
 
     def hardware(self) -> dict[str, str]:
         """The GPU model: an engine runs on no other."""
