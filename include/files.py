@@ -80,14 +80,18 @@ def host_error(error: OSError, where: str | os.PathLike[str]) -> HostError:
 
 
 @contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turns the errors of the file system while ``where`` is written into `HostError`."""
+def disk_errors(where: Path | None = None) -> Iterator[None]:
+    """Turns the errors of the file system into `HostError`; ``where`` is the path of those that name none.
+
+    Without ``where`` these pass, and so do errors of the network, which name no path.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # huggingface_hub's own errors are without a number
+        path = error.filename if isinstance(error.filename, str | Path) else where
+        if error.errno is None or path is None:  # huggingface_hub's own errors are without a number
             raise
-        raise host_error(error, error.filename if isinstance(error.filename, str) else where) from error
+        raise host_error(error, path) from error
 
 
 def read_record(path: Path, kind: type[M]) -> M:

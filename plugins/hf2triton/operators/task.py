@@ -10,6 +10,7 @@ from airflow.sdk import BaseOperator
 from pydantic import TypeAdapter, validate_call
 
 from hf2triton.context import task_context
+from include.files import disk_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
@@ -57,4 +58,7 @@ def call_task(function: Callable[..., Any], inputs: Mapping[str, Any], context: 
     arguments = dict(inputs)
     if "params" in inspect.signature(function).parameters:
         arguments["params"] = dict(context["params"])
-    return validate_call(config={"arbitrary_types_allowed": True})(function)(task_context(context, log), **arguments)
+    with disk_errors():
+        return validate_call(config={"arbitrary_types_allowed": True})(function)(
+            task_context(context, log), **arguments
+        )
