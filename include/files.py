@@ -35,6 +35,7 @@ _FIXES = {
     errno.ENAMETOOLONG: "use a shorter name",
     errno.ESTALE: "mount the network file system anew",
     errno.ELOOP: "replace the link with a file",
+    errno.ENOENT: "put it back, or check the path",
     errno.EISDIR: "move the directory out of the way",
     errno.ENOTDIR: "move the file out of the way",
 }
@@ -76,7 +77,7 @@ def telling(log: Log) -> Skip:
 def host_error(error: OSError, where: str | os.PathLike[str]) -> HostError:
     """The failure for an error of the file system: its path, its reason and the remedy."""
     fix = _FIXES.get(error.errno or 0, "check the disk")
-    return HostError(f"writing failed: {error.strerror or error}", where=str(where), fix=fix)
+    return HostError(f"a file cannot be used: {error.strerror or error}", where=str(where), fix=fix)
 
 
 @contextmanager

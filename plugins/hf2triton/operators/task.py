@@ -53,6 +53,7 @@ class TaskOperator(BaseOperator):
             context["outlet_events"][asset].extra = call_task(event, {"made": made}, context, self.log.info)
 
 
+@disk_errors()
 def call_task(function: Callable[..., Any], inputs: Mapping[str, Any], context: Context, log: Log) -> Any:  # noqa: ANN401
     """Calls a function of `include.tasks` with a `TaskContext`, the inputs, and the run's params if it takes them."""
     arguments = dict(inputs)
