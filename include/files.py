@@ -35,6 +35,7 @@ _FIXES = {
     errno.ENAMETOOLONG: "use a shorter name",
     errno.ESTALE: "mount the network file system anew",
     errno.ELOOP: "replace the link with a file",
+    errno.ENOENT: "put it back, or check the path",
     errno.EISDIR: "move the directory out of the way",
     errno.ENOTDIR: "move the file out of the way",
 }
@@ -76,18 +77,22 @@ def telling(log: Log) -> Skip:
 def host_error(error: OSError, where: str | os.PathLike[str]) -> HostError:
     """The failure for an error of the file system: its path, its reason and the remedy."""
     fix = _FIXES.get(error.errno or 0, "check the disk")
-    return HostError(f"writing failed: {error.strerror or error}", where=str(where), fix=fix)
+    return HostError(f"a file cannot be used: {error.strerror or error}", where=str(where), fix=fix)
 
 
 @contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turns the errors of the file system while ``where`` is written into `HostError`."""
+def disk_errors(where: Path | None = None) -> Iterator[None]:
+    """Turns the errors of the file system into `HostError`; ``where`` is the path of those that name none.
+
+    Without ``where`` these pass, and so do errors of the network, which name no path.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # huggingface_hub's own errors are without a number
+        path = error.filename if isinstance(error.filename, str | Path) else where
+        if error.errno is None or path is None:  # huggingface_hub's own errors are without a number
             raise
-        raise host_error(error, error.filename if isinstance(error.filename, str) else where) from error
+        raise host_error(error, path) from error
 
 
 def read_record(path: Path, kind: type[M]) -> M:

@@ -112,6 +112,14 @@ def test_a_fifo_at_the_path_of_a_write_is_replaced(tmp_path: Path) -> None:
     assert stat.S_ISREG(path.lstat().st_mode)
 
 
+def test_errors_of_the_network_are_not_of_the_file_system() -> None:
+    with pytest.raises(ConnectionRefusedError), disk_errors():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    with pytest.raises(HostError, match="Read-only") as caught, disk_errors():
+        raise OSError(errno.EROFS, "Read-only file system", "/store/file")
+    assert (caught.value.where, "writable" in caught.value.fix) == ("/store/file", True)
+
+
 def test_errors_without_a_number_are_not_of_the_file_system(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="offline") as caught, disk_errors(tmp_path):
         raise OSError("offline")

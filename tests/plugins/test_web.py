@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -156,3 +157,37 @@ def test_the_form_links_to_the_presets(user: TestClient) -> None:
     description = request_params()["model"].schema["description_md"]
     (link,) = re.findall(r"\[presets\]\((.*?)\)", description)
     assert user.get(f"/{link}").is_success
+
+
+def test_a_damaged_file_is_named_and_the_others_are_listed(user: TestClient, root: Path, release: Release) -> None:
+    releases = ReleaseStore(root)
+    second = releases.open("org--model", target="openvino", repository="other", chain={}, request={})
+    (releases.path(second) / "release.json").write_text('<b>"no record"</b>')
+    (releases.path(release) / "report.json").write_text("[" * 100_000)
+    engine = root.parent / "engines" / "key"
+    engine.mkdir(parents=True)
+    os.mkfifo(engine / "manifest.json")
+    page = user.get("/hf2triton/releases").text
+    assert "<strong>1</strong>" in page
+    damage = page[page.index("Damaged files") :]
+    for path in (
+        releases.path(second) / "release.json",
+        releases.path(release) / "report.json",
+        engine / "manifest.json",
+    ):
+        assert damage.count(str(path)) == 1
+    assert "Damaged files" not in user.get("/hf2triton/presets").text
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json"])
+def test_a_report_that_leads_elsewhere_is_not_shown(
+    user: TestClient, root: Path, release: Release, tmp_path: Path, name: str
+) -> None:
+    path = ReleaseStore(root).path(release) / name
+    path.unlink()
+    (tmp_path / "secret").write_text("secret")
+    path.symlink_to(tmp_path / "secret")
+    assert user.get(f"/hf2triton/reports/org--model/1/{name}").status_code == 404
+    path.unlink()
+    os.mkfifo(path)
+    assert user.get(f"/hf2triton/reports/org--model/1/{name}").status_code == 404

@@ -10,6 +10,7 @@ from airflow.sdk import BaseOperator
 from pydantic import TypeAdapter, validate_call
 
 from hf2triton.context import task_context
+from include.files import disk_errors
 from include.redaction import call_redacted, own_secrets
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ class TaskOperator(BaseOperator):
             context["outlet_events"][asset].extra = call_task(event, {"made": made}, context, self.log.info)
 
 
+@disk_errors()
 def call_task(function: Callable[..., Any], inputs: Mapping[str, Any], context: Context, log: Log) -> Any:  # noqa: ANN401
     """Calls a function of `include.tasks` with a `TaskContext`, the inputs, and the run's params if it takes them."""
     arguments = dict(inputs)
     if "params" in inspect.signature(function).parameters:
         arguments["params"] = dict(context["params"])
     call = validate_call(config={"arbitrary_types_allowed": True})(function)
-    return call_redacted(lambda: call(task_context(context, log), **arguments), own_secrets())
+    with disk_errors():
+        return call_redacted(lambda: call(task_context(context, log), **arguments), own_secrets())

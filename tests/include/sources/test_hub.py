@@ -412,7 +412,7 @@ class TestFetch:
     def test_a_directory_that_cannot_be_made_is_the_hosts_matter(self, hub: HubServer, tmp_path: Path) -> None:
         add_model(hub)
         (tmp_path / "into").write_text("a file is in the way")
-        with pytest.raises(HostError, match="writing failed: File exists") as caught:
+        with pytest.raises(HostError, match="cannot be used: File exists") as caught:
             get(hub, ask(hub), tmp_path / "into")
         assert caught.value.where == str(tmp_path / "into")
 
