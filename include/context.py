@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from include.artifacts.pins import Pins, run_slug
 from include.artifacts.store import ArtifactStore
-from include.files import Log
+from include.files import Log, Skip, telling
 from include.host import services
 from include.host.docker.containers import Containers
 from include.host.docker.registry import FindLogin, no_login
-from include.releases.records import LIVE_LINK, ReleaseStore
+from include.releases.records import ReleaseStore
 from include.releases.run import RunRecord
 from include.settings import Settings
 from include.targets.base import Target
@@ -51,12 +51,17 @@ class Context:
     @property
     def pins(self) -> Pins:
         """The pins: the artifacts that each run uses."""
-        return Pins(self.settings.artifacts / "pins")
+        return Pins(self.settings.artifacts / "pins", self.skip)
 
     @property
     def releases(self) -> ReleaseStore:
         """The deployment's releases."""
-        return ReleaseStore(self.settings.artifacts / "releases")
+        return ReleaseStore(self.settings.artifacts / "releases", self.skip)
+
+    @cached_property
+    def skip(self) -> Skip:
+        """Names in the log, once, what is damaged in the store."""
+        return telling(self.log)
 
     @property
     def token(self) -> str | None:
@@ -90,8 +95,8 @@ class Context:
 
 def live_record(artifacts: Path) -> Path:
     """The path of the record of the live release's server, for the store at ``artifacts``."""
-    link = artifacts / "releases" / LIVE_LINK
-    return servers.release_record(artifacts, str(link.readlink()) if link.is_symlink() else "none")
+    live = ReleaseStore(artifacts / "releases").live_id()
+    return servers.release_record(artifacts, str(live) if live else "none")
 
 
 def gpus_in_use(containers: Containers, artifacts: Path) -> set[str]:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,9 @@ _FIXES = {
     errno.ENOTDIR: "move the file out of the way",
 }
 
+_NO_FILE = (errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO, errno.ENODEV, errno.ENAMETOOLONG)
+"""Errors of reading that say what lies there, and not that the system fails."""
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -45,12 +49,28 @@ class Damaged(HostError):
     """A file that is there but cannot be used; ``where`` is its path. Lists skip it and name it."""
 
 
+class Unreadable(Damaged):
+    """A file that the system refuses to read: it may be whole, so nothing takes its place."""
+
+
 Skip = Callable[[Damaged], None]
-"""Takes the damage that a list has skipped."""
+"""Takes a damage that was passed over."""
 
 
 def ignore(damage: Damaged) -> None:
     """The `Skip` of those who do not tell about damage."""
+
+
+def telling(log: Log) -> Skip:
+    """The `Skip` that logs each damage once."""
+    told: set[str] = set()
+
+    def tell(damage: Damaged) -> None:
+        if damage.where not in told:
+            told.add(damage.where)
+            log(f"skipped: {damage}")
+
+    return tell
 
 
 def host_error(error: OSError, where: str | os.PathLike[str]) -> HostError:
@@ -75,7 +95,7 @@ def read_record(path: Path, kind: type[M]) -> M:
 
     Raises:
         FileNotFoundError: there is nothing of that name.
-        Damaged: it is a link or no file, is too large, cannot be read, or does not fit the model.
+        Damaged: it is a link or no file, is too large, or does not fit the model; `Unreadable` if the system refuses.
     """
     try:
         return kind.model_validate_json(reading.read_bytes(path, Limit.RECORD, follow=False))
@@ -84,6 +104,9 @@ def read_record(path: Path, kind: type[M]) -> M:
     except NotADirectoryError as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except (OSError, ValueError, RecursionError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_FILE:
+            what, fix = f"{path} cannot be read: {error.strerror}", _FIXES.get(error.errno or 0, "check the disk")
+            raise Unreadable(what, where=str(path), fix=fix) from error
         raise damaged(path, _reason(error)) from error
 
 
@@ -131,7 +154,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Replaces ``path`` so that a reader, or a crash, sees the old text or the new, never a part.
 
     Raises:
-        HostError: the disk is full, cannot be written, or has a directory of that name; the old text stays.
+        HostError: the disk is full or cannot be written; the old text stays.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,11 +162,27 @@ def write_atomic(path: Path, text: str) -> None:
         try:
             draft.write_text(text, encoding="utf-8")
             sync(draft)
-            draft.replace(path)
+            replace(draft, path)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
         sync(path.parent)
+
+
+def replace(draft: Path, path: Path) -> None:
+    """Renames ``draft`` to ``path`` in one step. A directory that lies there instead is moved aside."""
+    if path.is_dir() and not path.is_symlink():
+        path.rename(path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
+    draft.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a directory with all that is in it, or a file. Of a link only the link goes, wherever it points."""
+    with disk_errors(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -161,17 +200,18 @@ def try_lock(path: Path, mode: int = -1) -> FileLock | None:
     ``mode`` is the file's, -1 for what the umask leaves.
     """
     lock = FileLock(path, mode=mode)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
     return lock
 
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] = lambda: None, mode: int = -1) -> Iterator[None]:
     """Holds a file's lock within the block; calls ``waiting`` first if another has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = try_lock(path, mode)
     if lock is None:
         waiting()

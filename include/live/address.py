@@ -9,15 +9,13 @@ the link moves, reconciling undoes the promotion, and from then on it completes 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
-from include.files import locked, write_atomic
+from include.files import Damaged, find_record, locked, write_atomic
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
@@ -131,9 +129,11 @@ class LiveAddress:
 
     def suspended(self) -> Suspension | None:
         """The suspension of the live server; None if it is not suspended."""
-        with suppress(FileNotFoundError, ValidationError):
-            return Suspension.model_validate_json(self._note.read_text())
-        return None
+        try:
+            return find_record(self._note, Suspension)
+        except Damaged as damage:
+            self._context.skip(damage)
+            return None
 
     @contextmanager
     def held(self) -> Iterator[frozenset[Path]]:
@@ -155,7 +155,8 @@ class LiveAddress:
         if live is None:
             return
         if not self.suspended():
-            write_atomic(self._note, Suspension(run=run, since=datetime.now(UTC)).model_dump_json())
+            note = Suspension(run=run, since=datetime.now(UTC), live_since=self._releases.live_since())
+            write_atomic(self._note, note.model_dump_json())
         self._log(f"release {live.name} is stopped to make room: {self.url} refuses requests until the next promotion")
         self._servers.stop(live)
 
@@ -180,7 +181,7 @@ class LiveAddress:
             live_since=self._releases.live_since(),
             suspension=self.suspended(),
             runs=frozenset(self._context.pins.runs()),
-            keep=frozenset(path for path in keep if path),
+            keep=frozenset(path for path in keep if path) | self._servers.of_unknown_runs(),
         )
         proxy_runs, upstream = self._proxy.is_running(), self._proxy.upstream()
         actual = Actual(tuple(running), record is not None, proxy_runs, upstream is not None)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from include import gates
 from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact, ArtifactStore
-from include.files import write_atomic
+from include.files import Damaged, Skip, find_record, ignore, write_atomic
 from include.releases.records import Release
 from include.releases.run import RunRecord
 from include.report.model import ReleaseReport, Stage, Subject
@@ -95,21 +93,22 @@ def record_promotions(directory: Path, release: Release) -> None:
         write(directory, known.model_copy(update={"promotions": release.promotions}))
 
 
-def read(directory: Path) -> ReleaseReport | None:
-    """The report in a release's directory, None if it has none, or one of another schema version."""
+def read(directory: Path, skip: Skip = ignore) -> ReleaseReport | None:
+    """The report in a release's directory, None if it has none, or one that is damaged or of another schema version."""
     try:
-        return ReleaseReport.model_validate_json((directory / JSON_FILE).read_text())
-    except (FileNotFoundError, ValidationError):
+        return find_record(directory / JSON_FILE, ReleaseReport)
+    except Damaged as damage:
+        skip(damage)
         return None
 
 
 def find_by_run(releases: Path, run_id: str) -> Path | None:
-    """The directory of the release that a DAG run validated last, if it came so far."""
-    written = sorted(releases.glob(f"*/[0-9]*/{JSON_FILE}"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for path in written:
-        report = read(path.parent)
+    """The directory of the release that a DAG run validated last, if it came so far: that of the highest number."""
+    written = (path.parent for path in releases.glob(f"*/[1-9]*/{JSON_FILE}") if path.parent.name.isdecimal())
+    for directory in sorted(written, key=lambda path: int(path.name), reverse=True):
+        report = read(directory)
         if report and run_id in report.runs:
-            return path.parent
+            return directory
     return None
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from include import gates
 from include.artifacts.kind import Kind
-from include.frozen import Frozen
+from include.frozen import Frozen, Moment
 from include.releases.records import Promotion, ReleaseId
 from include.releases.run import RunRecord
 
@@ -30,8 +30,8 @@ class Stage(Frozen):
     content: str = Field(description="sha256 over the names and hashes of its files.")
     files: int
     size_bytes: int
-    started_at: datetime | None = Field(default=None, description="When the attempt that made it began.")
-    created_at: datetime = Field(description="When it was complete.")
+    started_at: Moment | None = Field(default=None, description="When the attempt that made it began.")
+    created_at: Moment = Field(description="When it was complete.")
     host: str
     gpu: str | None = None
     timings_s: dict[str, float] = Field(default_factory=dict, description="Seconds of each part of the stage.")
@@ -63,7 +63,7 @@ class ReleaseReport(gates.Report):
     """The gates' report on a candidate, with the candidate's origin and its promotions."""
 
     subject: Subject
-    made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    made_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
     runs: tuple[str, ...] = Field((), description="Ids of the DAG runs that came to this release, newest last.")
     run: RunRecord | None = Field(default=None, description="The run that tried the gates.")
     request: dict[str, Any]

@@ -6,14 +6,14 @@ import hashlib
 import shutil
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, computed_field
+from pydantic import Field, computed_field
 
 from include.errors import HostError, UserError
 from include.files import sha256_of
-from include.frozen import Frozen
+from include.frozen import Frozen, InsidePath
 from include.model.files import CONFIG_FILE, INDEX_FILE, SMALL_FILES, TOKENIZER_FILES, WEIGHTS_FILE
 from include.model.weights import promised_tensors
 from include.reading import open_regular
@@ -22,15 +22,6 @@ _HASH_WORKERS = 4
 # At most more than any disk has: sums of sizes stay numbers that can be told in megabytes.
 Size = Annotated[int, Field(ge=0, le=1 << 50)]
 
-
-def _inside(path: str) -> str:
-    """Refuses a path that would leave the directory it is joined to."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or not path.isprintable():
-        raise ValueError(f"{path!r} is not a path inside the source")
-    return path
-
-
 Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|git-sha1:[0-9a-f]{40})$")]
 """A hash with its kind: sha256 of large (LFS) and local files, git's blob sha1 of small files of the Hub."""
 
@@ -38,7 +29,7 @@ Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|git-sha1:[0-9a-f]{
 class SourceFile(Frozen):
     """One file: path relative to the source, size in bytes, hash."""
 
-    path: Annotated[str, AfterValidator(_inside)]
+    path: InsidePath
     size: Size
     digest: Digest
 

@@ -29,7 +29,7 @@ def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
 
 def _choose(context: Context, request: RollbackRequest) -> Release:
     releases = context.releases
-    model = request.slug or _live_model(context)
+    model = releases.name_of(request.model) if request.model else _live_model(context)
     if request.to != "previous":
         return releases.get(model, int(request.to))
     if previous := releases.previous(model):

@@ -31,7 +31,7 @@ def run(
         GateFailure: a gate failed; the release is kept, marked rejected, with its report.
     """
     release = context.releases.open(
-        checked.request.slug,
+        context.releases.name_of(checked.request.model),
         target=checked.request.target,
         repository=repository.name,
         chain={ref.kind: ref.name for ref in (checkpoint, engine, repository)}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from include.errors import ToolError
-from include.files import Log
+from include.files import Log, Skip, ignore
 from include.frozen import Frozen
 from include.host import services
 from include.host.docker.containers import Containers, ContainerSpec
@@ -19,7 +19,7 @@ from include.host.docker.engine import local_engine
 from include.host.ports import check_port_free, free_ports, http_url
 from include.host.services import ServiceRecord, ServiceSpec
 from include.host.services.container import ContainerBackend
-from include.host.services.process import GRACE_S, ProcessBackend
+from include.host.services.process import GRACE_S, ProcessBackend, token_by_arguments
 
 if TYPE_CHECKING:
     from include.host.services import Backend
@@ -32,12 +32,15 @@ _HARMLESS = ("NVML", "DCGM", "CUDA driver version")  # messages of every server 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the shared memory of the kernel
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class Ports(Frozen):
     """The three ports of a server."""
 
-    http: int
-    grpc: int
-    metrics: int
+    http: Port
+    grpc: Port
+    metrics: Port
 
     @property
     def all(self) -> tuple[int, int, int]:
@@ -57,8 +60,8 @@ class ServerPlan(ServiceSpec):
     repository: Path
     ports: Ports
     address: str = "127.0.0.1"
-    shared_memory: str = ""
-    gpus: int = 0
+    shared_memory: str = Field(default="", pattern=r"^\w*$")
+    gpus: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -143,14 +146,24 @@ def launch(
     return record
 
 
-def find(record_path: Path) -> ServerRecord | None:
+def find(record_path: Path, skip: Skip = ignore) -> ServerRecord | None:
     """The record at ``record_path`` if its server runs; the remains of a server that has ended are removed.
 
     Raises:
         TransientError: its Docker engine does not answer.
+        Unreadable: the system refuses to read the record.
     """
-    record = services.read(record_path, ServerRecord)
+    record = services.read(record_path, ServerRecord, skip)
     return record and _backend(record.plan).find(record, record_path)
+
+
+def recover(record_path: Path, plan: ServerPlan) -> ServerRecord | None:
+    """The server of a plan that runs as a process though its record is damaged; the record is written anew."""
+    token = None if plan.container else token_by_arguments(plan.argv[1:])
+    if token is None:
+        return None
+    record = ServerRecord(plan=plan, log=record_path.with_suffix(".log"), token=token)
+    return _backend(plan).find(record, record_path)
 
 
 def is_ready(record: ServerRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -11,11 +12,12 @@ from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Request, status
 from fastapi import Path as PathParam
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
-from include import report
+from include import reading, report
+from include.reading import Limit
 from include.releases.records import ReleaseId, ReleaseStore
 from include.report.page import render_message, render_presets, render_releases
 from include.requests.presets import PRESETS
@@ -30,7 +32,7 @@ _HEADERS = {
 }
 
 Model = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
-Number = Annotated[int, PathParam(ge=1)]
+Number = Annotated[int, PathParam(ge=1, lt=10**9)]
 ReportFile = Literal["report.html", "report.json"]
 
 app = FastAPI(
@@ -70,13 +72,14 @@ def presets_data() -> list[dict[str, Any]]:
 
 
 @app.get("/reports/{model}/{number}/{name}")
-def release_report(model: Model, number: Number, name: ReportFile) -> FileResponse:
-    """The report of a release, as a page or as data."""
+def release_report(model: Model, number: Number, name: ReportFile) -> Response:
+    """The report of a release, as a page or as data; a link in its place is not followed."""
     release = ReleaseId(model=model, number=number)
-    path = ReleaseStore(_root()).path(release) / name
-    if not path.is_file():
-        raise HTTPException(status.HTTP_404_NOT_FOUND, f"release {release} has no {name}")
-    return FileResponse(path, headers=_HEADERS)
+    try:
+        content = reading.read_bytes(ReleaseStore(_root()).path(release) / name, Limit.RECORD, follow=False)
+    except OSError:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"release {release} has no {name}") from None
+    return Response(content, headers=_HEADERS, media_type=mimetypes.guess_type(name)[0])
 
 
 @app.get("/runs/{dag_id}/{run_id}")

@@ -10,11 +10,12 @@ from include.demo import run
 from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
 from include.releases.records import ReleaseStore
+from include.requests.release import slug_of
 from tests.e2e.conftest import MODEL
 from tests.support.live import load_on
 from tests.support.wait import wait_for
 
-SLUG = f"local--{MODEL.name}"
+SLUG = slug_of(str(MODEL))
 
 
 def release_and_roll_back(api: AirflowApi, artifacts: Path, live: str) -> None:

@@ -16,13 +16,14 @@ from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, SEED_REQUEST
 from include.releases.records import ReleaseStore
+from include.requests.release import slug_of
 from tests.e2e.conftest import OWN, Deployment
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.story
 
 MODEL = OWN / "approval"
-SLUG = f"local--{MODEL.name}"
+SLUG = slug_of(str(MODEL))
 TIMEOUT_S = 300
 # The first run makes what the store does not have yet.
 FIRST_TIMEOUT_S = 1800

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from include.errors import HostError
-from include.files import Damaged, disk_errors, find_record, read_record, write_atomic
+from include.files import Damaged, Unreadable, disk_errors, find_record, read_record, write_atomic
 from include.frozen import Frozen
 from tests.support.damage import NOT_A_FILE, NOT_A_RECORD, Make
 
@@ -58,15 +58,18 @@ def test_nothing_there_is_no_damage(tmp_path: Path) -> None:
     assert find_record(tmp_path / "no" / "note.json", Note) is None
 
 
-def test_a_file_that_the_user_cannot_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_file_that_the_system_refuses_may_be_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     path = tmp_path / "note.json"
     path.write_text("{}")
 
     def refuse(*args: object) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(Damaged, match="Permission denied"):
+    with pytest.raises(Unreadable, match=os.strerror(number)):
         find_record(path, Note)
 
 
@@ -90,15 +93,16 @@ def test_a_write_that_fails_names_path_and_remedy_and_keeps_the_old_text(
 
 
 def test_a_write_over_a_directory_and_under_a_file(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(HostError, match="directory"):
-        write_atomic(tmp_path / "taken", "text")
+    (tmp_path / "taken" / "in").mkdir(parents=True)
+    write_atomic(tmp_path / "taken", "text")
+    assert (tmp_path / "taken").read_text() == "text"
+    assert [path.name for path in tmp_path.glob(".taken.*/*")] == ["in"], "nothing is lost"
     (tmp_path / "file").touch()
     with pytest.raises(HostError, match="file"):
         write_atomic(tmp_path / "file" / "below", "text")
     with pytest.raises(HostError, match="too long"):
         write_atomic(tmp_path / ("x" * 300), "text")
-    assert sorted(left.name for left in tmp_path.iterdir()) == ["file", "taken"]
+    assert sorted(left.name for left in tmp_path.iterdir() if left.name[0] != ".") == ["file", "taken"]
 
 
 def test_a_fifo_at_the_path_of_a_write_is_replaced(tmp_path: Path) -> None:

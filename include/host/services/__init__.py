@@ -11,9 +11,9 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from include.files import write_atomic
+from include.files import Damaged, Skip, Unreadable, find_record, ignore, write_atomic
 from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
 
@@ -34,7 +34,7 @@ class ServiceSpec(Frozen):
     the service sets: its program, environment, label and GPUs.
     """
 
-    argv: tuple[str, ...]
+    argv: tuple[str, ...] = Field(min_length=1)
     env: dict[str, str] = Field(default_factory=dict)
     container: ContainerSpec | None = None
 
@@ -52,8 +52,8 @@ class ServiceRecord(Frozen):
     """
 
     log: Path
-    token: str = Field(default_factory=lambda: secrets.token_hex(16))
-    pid: int = 0
+    token: str = Field(default_factory=lambda: secrets.token_hex(16), min_length=1)
+    pid: int = Field(default=0, ge=0, lt=2**31)
     container_id: str = ""
     gpus: tuple[str, ...] = ()
 
@@ -64,14 +64,18 @@ class ServiceRecord(Frozen):
 R = TypeVar("R", bound=ServiceRecord)
 
 
-def read(path: Path, kind: type[R]) -> R | None:
-    """The record at ``path``, even if its service has ended; an unreadable record is removed."""
+def read(path: Path, kind: type[R], skip: Skip = ignore) -> R | None:
+    """The record at ``path``, even if its service has ended; a damaged one goes to ``skip``, and stays.
+
+    Raises:
+        Unreadable: the system refuses to read it, so its service may well run.
+    """
     try:
-        return kind.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValidationError:
-        path.unlink(missing_ok=True)
+        return find_record(path, kind)
+    except Unreadable:
+        raise
+    except Damaged as damage:
+        skip(damage)
         return None
 
 

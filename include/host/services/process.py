@@ -121,6 +121,17 @@ def token_of(process: psutil.Process) -> str | None:
         return None
 
 
+def token_by_arguments(arguments: Sequence[str]) -> str | None:
+    """The token of the running service with these arguments in a row: it is found so if its record is damaged."""
+    wanted, size = list(arguments), len(arguments)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            given = process.cmdline()
+            if any(given[at : at + size] == wanted for at in range(1, len(given))) and (token := token_of(process)):
+                return token
+    return None
+
+
 def _wait_until_ended(processes: Sequence[psutil.Process], limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while any(_runs(process) for process in processes) and time.monotonic() < deadline:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from include.files import write_atomic
+from include import reading
+from include.files import Damaged, disk_errors, find_record, remove, replace, write_atomic
 from include.frozen import Frozen
 from include.host.ports import reachable
+from include.reading import Limit
 from include.triton.servers import Ports
 
 Health = Literal["HEALTHY", "DRAINING"]
@@ -119,8 +120,11 @@ def bootstrap(files: Files, address: str, ports: Ports) -> str:
 
 def listening(files: Files) -> set[int]:
     """The ports in the bootstrap that was used last."""
-    listeners = json.loads(files.bootstrap.read_text())["static_resources"]["listeners"]
-    return {one["address"]["socket_address"]["port_value"] for one in listeners}
+    try:
+        listeners = reading.read_json(files.bootstrap, Limit.RECORD)["static_resources"]["listeners"]
+        return {one["address"]["socket_address"]["port_value"] for one in listeners}
+    except (OSError, ValueError, LookupError, TypeError):  # damaged: no port is known to be its own
+        return set()
 
 
 def publish(files: Files, routing: Routing) -> None:
@@ -130,18 +134,19 @@ def publish(files: Files, routing: Routing) -> None:
         write_atomic(directory / f"{cluster}.json", _endpoints(cluster, routing))
     write_atomic(directory / _STATE, routing.model_dump_json(indent=1))
     link = files.config / f".{directory.name}"
-    link.symlink_to(directory.name)
-    link.replace(files.routing)
+    with disk_errors(files.routing):
+        link.symlink_to(directory.name)
+        replace(link, files.routing)
     for old in files.config.glob("routing.*"):
         if old != directory:
-            shutil.rmtree(old)
+            remove(old)
 
 
 def published(files: Files) -> Routing | None:
-    """The routing that was published last."""
+    """The routing that was published last; None if there is none, or if it is damaged."""
     try:
-        return Routing.model_validate_json((files.routing / _STATE).read_text())
-    except FileNotFoundError:
+        return find_record(files.routing / _STATE, Routing)
+    except Damaged:
         return None
 
 
