@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from enum import IntEnum
 from io import BufferedReader
 from pathlib import Path
@@ -75,6 +76,23 @@ def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
 def read_text(path: Path, limit: int) -> str:
     """The text of a file; OSError as for `read_bytes`, ValueError where it is not UTF-8."""
     return read_bytes(path, limit).decode("utf-8")
+
+
+def read_lines(path: Path, limit: int = Limit.TEXT_FILE, line_limit: int = Limit.TEXT_LINE) -> Iterator[str]:
+    """The lines of a text file, one after another; OSError as for `read_bytes`, also for a line beyond its limit.
+
+    Raises:
+        ValueError: a line is not UTF-8, or has a zero byte, as programs and pictures have.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"It is larger than {limit:,} bytes", str(path))
+        while line := file.readline(line_limit + 1):
+            if len(line) > line_limit:
+                raise OSError(errno.EFBIG, f"It has a line of more than {line_limit:,} bytes", str(path))
+            if b"\0" in line:
+                raise ValueError("it has a zero byte, so it is no text")
+            yield line.decode("utf-8")
 
 
 def read_json(path: Path, limit: int) -> Any:  # noqa: ANN401

@@ -13,13 +13,12 @@ from include.errors import UserError
 from include.host.ports import check_port_free
 from include.live.address import LiveAddress
 from include.model.config import ModelConfig
+from include.reading import read_lines
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.targets.estimates import pipeline_disk_bytes
 from include.tasks import Checked
 from include.tasks.approve_release import rule_of
-
-_BLOCK = 1 << 20
 
 
 def run(context: Context, params: Mapping[str, Any]) -> Checked:
@@ -102,18 +101,18 @@ def check_calibration_file(request: ReleaseRequest) -> None:
 def _has_text(path: Path) -> bool:
     found = False
     try:
-        with path.open(encoding="utf-8") as file:
-            while block := file.read(_BLOCK):
-                found = bool(block.strip()) or found
+        for line in read_lines(path):
+            found = bool(line.strip()) or found
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text: {error.reason}",
             where="field calib_data",
             fix="convert it, e.g. `iconv -t UTF-8`",
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f"{path} cannot be read: {error.strerror}", where="field calib_data", fix="check its permissions"
+            f"{path} cannot be read: {reason}", where="field calib_data", fix="give a text file, with its permissions"
         ) from error
     return found
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from include.reading import open_regular, parse_json, read_bytes, read_json, read_text
+from include.reading import Limit, open_regular, parse_json, read_bytes, read_json, read_lines, read_text
+from include.settings import PROJECT
 
 
 def _socket(path: Path) -> None:
@@ -86,3 +87,25 @@ def test_data_may_have_nan() -> None:
 def test_reads_a_json_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_text('{"a": [1, 2.5, null]}')
     assert read_json(tmp_path / "x", 100) == {"a": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param(b"1\n" * 100, "larger than 99 bytes", id="large"),
+        pytest.param(b"1\n" + b"2" * 50, "a line of more than 20 bytes", id="long line"),
+        pytest.param(b"a\nb\0c\n", "zero byte", id="binary"),
+        pytest.param(b"a\n\xff\n", "utf-8", id="latin"),
+    ],
+)
+def test_lines_are_of_text_and_bounded(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises((OSError, ValueError), match=words):
+        list(read_lines(tmp_path / "x", limit=99, line_limit=20))
+
+
+def test_the_docs_have_every_limit() -> None:
+    page = (PROJECT / "docs" / "how-it-works.md").read_text().partition("## Limits")[2]
+    for limit in Limit:
+        told = f"{limit >> 20} MiB" if limit % (1 << 20) == 0 else f"{limit >> 10} KiB"
+        assert f"| {told if limit != Limit.TEXT_FILE else '512 MB'} |" in page

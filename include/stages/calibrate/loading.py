@@ -87,9 +87,9 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers.PreTrain
         if facts.of_transformers_5:
             return _of_transformers_5(folder, facts)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # tokenizers has no class of its own, transformers fails as it goes through the fields
         raise UserError(
-            f"the tokenizer cannot be read: {error}",
+            f"the tokenizer cannot be read: {error.what if isinstance(error, UserError) else error}",
             where=f"field model: {folder}",
             fix=f"the model directory needs {TOKENIZER_FILE} and {TOKENIZER_CONFIG_FILE}",
         ) from error
