@@ -22,6 +22,8 @@ import grpc
 import httpx
 
 GENERATE = "/v2/models/ensemble/generate"
+# Kinds that are not refused, or that take their time.
+SLOW = ("5 bad words", "1,000 MB", "500 half-sent", "6 clients", "600 requests")
 INFER = "/v2/models/ensemble/infer"
 ASKED = {"text_input": "How do I count to nine?", "max_tokens": 8}
 LONG_NAME = b"\x0a\xa0\xf7\x36" + b"m" * 900_000  # ModelInferRequest.model_name, in protobuf's form
