@@ -1,8 +1,8 @@
 """Hostile requests against a deployment on this host, one kind after the other, while another client asks.
 
-``python benchmarks/abuse.py [http://127.0.0.1:8000]`` prints a line for each kind: how it was answered, whether the
-server is alive after it, and the slowest answer of the other client meanwhile. Every kind is bounded in count and time.
-Use a deployment that may be lost: where a kind is not mended, it ends the server.
+``python benchmarks/abuse.py [http://127.0.0.1:8000 [8001]]`` prints a line for each kind: how it was answered, whether
+the server is alive after it, and the slowest answer of the other client meanwhile. The number is the gRPC port. Every
+kind is bounded in count and time. Use a deployment that may be lost: a kind that is not mended ends the server.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from collections import Counter
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+import grpc
 import httpx
 
 GENERATE = "/v2/models/ensemble/generate"
+# Kinds that are not refused, or that take their time.
+SLOW = ("5 bad words", "1,000 MB", "500 half-sent", "6 clients", "600 requests")
 INFER = "/v2/models/ensemble/infer"
 ASKED = {"text_input": "How do I count to nine?", "max_tokens": 8}
+LONG_NAME = b"\x0a\xa0\xf7\x36" + b"m" * 900_000  # ModelInferRequest.model_name, in protobuf's form
 LIMIT_S = 30.0
 USUAL_S = 10.0
 
@@ -59,8 +63,9 @@ class Other(threading.Thread):
 class Attacker:
     """Sends what no user would."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, grpc_port: int) -> None:
         self._url = url
+        self._grpc = f"{urlsplit(url).hostname}:{grpc_port}"
         self._address = (urlsplit(url).hostname or "127.0.0.1", urlsplit(url).port or 80)
 
     def send(self, content: str | bytes, path: str = GENERATE, **headers: str) -> str:
@@ -74,6 +79,26 @@ class Attacker:
     def ask(self, **options: object) -> str:
         """One request to generate with other options."""
         return self.send(json.dumps(ASKED | options))
+
+    def ask_stream(self, **options: object) -> str:
+        """One request to generate_stream with other options."""
+        return self.send(json.dumps(ASKED | {"stream": True} | options), f"{GENERATE}_stream")
+
+    def tensor(self, name: str, datatype: str, data: object) -> str:
+        """One request to infer with one tensor."""
+        return self.send(
+            json.dumps({"inputs": [{"name": name, "datatype": datatype, "shape": [1], "data": data}]}), INFER
+        )
+
+    def call(self, method: str, *messages: bytes) -> str:
+        """One gRPC call, of a stream if the method is one; returns its status."""
+        with grpc.insecure_channel(self._grpc) as channel:
+            call = channel.stream_stream(f"/inference.GRPCInferenceService/{method}")
+            try:
+                list(call(iter(messages), timeout=LIMIT_S))
+            except grpc.RpcError as error:
+                return str(error.code().name)
+        return "OK"
 
     def half_sent(self, count: int) -> str:
         """Headers without an end, until they are answered."""
@@ -128,9 +153,28 @@ def kinds(attacker: Attacker) -> dict[str, Callable[[], str]]:
         "200 bad words": lambda: ask(bad_words=words),
         "bad word of 5,000 letters": lambda: ask(bad_words=["x" * 5000]),
         "5 bad words": lambda: ask(bad_words=["while", "never", "maybe", "quite", "rather"]),
+        "5,000 words, 1 letter": lambda: ask(stop_words=["a"] * 5000),
+        "80,000 names to generate": lambda: send(json.dumps(ASKED | dict.fromkeys(map(str, range(80_000)), 1))),
+        "80,000 names to infer": lambda: send(
+            json.dumps({"parameters": dict.fromkeys(map(str, range(80_000)), 1)}), INFER
+        ),
+        "200,000 values": lambda: ask(bad_words=[1] * 200_000),
         "max_tokens as text": lambda: ask(max_tokens="8"),
         "max_tokens 4294967300": lambda: ask(max_tokens=4294967300),
         "temperature -1": lambda: ask(temperature=-1),
+        "temperature null": lambda: ask(temperature=None),
+        "top_k as an object": lambda: ask(top_k={"a": 1}),
+        "bad_words with a number": lambda: ask(bad_words=["a", 1]),
+        "stream to generate": lambda: ask(stream=True),
+        "refused stream": lambda: attacker.ask_stream(max_tokens=10**6),
+        "INT32 4294967300 to infer": lambda: attacker.tensor("max_tokens", "INT32", [4294967300]),
+        "INT32 null to infer": lambda: attacker.tensor("max_tokens", "INT32", [None]),
+        "shared memory by gRPC": lambda: attacker.call("SystemSharedMemoryStatus", b""),
+        "log settings by gRPC": lambda: attacker.call("LogSettings", b""),
+        "message of 9 MB by gRPC": lambda: attacker.call("ModelInfer", b"x" * 9_000_000),
+        "message of 100 MB in a gRPC stream": lambda: attacker.call("ModelStreamInfer", b"x" * 100_000_000),
+        "1,000 MB in a gRPC stream": lambda: attacker.call("ModelStreamInfer", *[b"x" * 1_000_000] * 1000),
+        "model with a long name by gRPC": lambda: attacker.call("ModelInfer", LONG_NAME),
         "shared memory": lambda: send(
             '{"key":"/x","offset":0,"byte_size":64}', "/v2/systemsharedmemory/region/x/register"
         ),
@@ -155,7 +199,7 @@ def main() -> int:
     print(f"usual p99 {usual:.2f} s, goal {goal:.2f} s\n")
     print(f"{'request':34} {'answered':44} {'alive':6} slowest other")
     missed = 0
-    for name, attack in kinds(Attacker(url)).items():
+    for name, attack in kinds(Attacker(url, int(sys.argv[2]) if len(sys.argv) > 2 else 8001)).items():
         before = len(other.took)
         answered = attack()
         slowest = other.slowest_since(before)

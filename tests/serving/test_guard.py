@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -16,8 +16,10 @@ import pytest
 import tritonclient.http as triton  # noqa: TID253
 from tritonclient.grpc import service_pb2, service_pb2_grpc  # noqa: TID253
 
+from benchmarks import abuse
 from include.live.proxy import Proxy, Upstream, proxy_of
 from include.settings import PROJECT
+from include.triton import servers
 from tests.support.proxied import settings_of, some_ports
 from tests.support.wait import wait_for
 
@@ -66,13 +68,17 @@ def test_a_request_whose_client_has_gone_ends(proxy: Proxy, plain: Endpoint) -> 
     def cancelled() -> int:
         return Path(plain.record.log).read_text().count("cancelled after")
 
-    before = cancelled()
+    def begun() -> int:
+        stats = httpx.get(f"{plain.record.url}/v2/models/preprocessing/stats").json()["model_stats"][0]
+        return int(stats["inference_count"])
+
+    before, begun_before = cancelled(), begun()
     body = json.dumps(ENDLESS).encode()
     clients = [socket.create_connection(("127.0.0.1", proxy.ports.http)) for _ in range(6)]
     for client in clients:
         head = f"POST {GENERATE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
-    time.sleep(0.5)
+    wait_for(lambda: begun() == begun_before + 6)
     assert cancelled() == before
     for client in clients:
         client.close()
@@ -80,7 +86,7 @@ def test_a_request_whose_client_has_gone_ends(proxy: Proxy, plain: Endpoint) -> 
 
 
 def test_a_request_of_a_client_that_waits_does_not_end(proxy: Proxy, plain: Endpoint) -> None:
-    body = ENDLESS | {"max_tokens": 3000}
+    body = ENDLESS | {"max_tokens": 500}
     assert httpx.post(f"{proxy.url}{GENERATE}", json=body, timeout=120).is_success
 
 
@@ -162,6 +168,20 @@ def test_hostile_bodies_cost_their_senders_only(proxy: Proxy, body: str, status:
     infer = httpx.post(f"{proxy.url}/v2/models/ensemble/infer", content=body, timeout=20)
     assert infer.status_code >= 400
     assert httpx.get(f"{proxy.url}/v2/health/ready", timeout=5).is_success
+
+
+FAST = [name for name in abuse.kinds(abuse.Attacker("http://127.0.0.1:1", 1)) if not name.startswith(abuse.SLOW)]
+REFUSED_AS = {*map(str, (400, 404, 413, 415)), "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_what_the_benchmark_sends_is_refused_and_costs_nobody_else(proxy: Proxy, plain: Endpoint, name: str) -> None:
+    attack = abuse.kinds(abuse.Attacker(proxy.url, proxy.ports.grpc))[name]
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(httpx.post, f"{proxy.url}{GENERATE}", json=abuse.ASKED, timeout=60)
+        assert attack() in REFUSED_AS
+        assert other.result().is_success
+    assert servers.is_ready(plain.record)
 
 
 @pytest.mark.parametrize("words", [50, 200])

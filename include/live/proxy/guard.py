@@ -36,6 +36,7 @@ _HEALTH = "/grpc.health.v1.Health"
 _CONNECTION = "x-hf2triton-connection"
 _CODE = Path(__file__).with_name("guard.lua")
 _BODIES_OF_A_STREAM = 16
+_RESOURCE_EXHAUSTED = "8"
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,12 @@ def filters(name: str, limits: Limits) -> list[dict[str, Any]]:
 def replies(name: str, limits: Limits) -> dict[str, Any]:
     """Envoy's own errors with the limit's name, in Triton's form: a JSON object, or a gRPC status."""
     longest = f"the body has more than {limits.body_bytes} bytes (HF2TRITON_MAX_BODY_BYTES)"
+    too_long = _reworded(413, longest)
     if name == "grpc":
-        longest += f", or those of one stream more than {_stream_bytes(limits)}"
+        too_long = _reworded(413, f"{longest}, or those of one stream more than {_stream_bytes(limits)}")
+        too_long["headers_to_add"] = [_set_header("grpc-status", _RESOURCE_EXHAUSTED)]
     mappers = [
-        _reworded(413, longest),
+        too_long,
         _reworded(
             408,
             f"the request did not arrive in time: its headers within {limits.header_s:g} s "
@@ -163,13 +166,15 @@ def _text(said: str) -> dict[str, str]:
     return {"inline_string": said}
 
 
+def _set_header(key: str, value: str) -> dict[str, Any]:
+    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
 def _headers() -> dict[str, Any]:
     """Says that a body is JSON, whatever the client said: Triton would take a form apart, curl's default."""
-    set_to = {"content-type": "application/json", _CONNECTION: "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"}
-    mutations = [
-        {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-        for key, value in set_to.items()
-    ]
+    connection = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS%"
+    set_to = {"content-type": "application/json", _CONNECTION: connection}
+    mutations = [{"append": _set_header(key, value)} for key, value in set_to.items()]
     return _filter(
         "envoy.filters.http.header_mutation",
         "header_mutation.v3.HeaderMutation",

@@ -274,6 +274,7 @@ def test_a_long_grpc_message_is_refused(proxy: Proxy) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{proxy.ports.grpc}") as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"x" * 9_000_000, timeout=10)
     assert "HF2TRITON_MAX_BODY_BYTES" in str(caught.value.details())
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize("messages", [[9_000_000], [BODY_BYTES] * 20], ids=["one long message", "many together"])

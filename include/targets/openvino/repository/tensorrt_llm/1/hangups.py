@@ -27,12 +27,15 @@ _LOOKED_UP_S = 0.1
 
 
 def connection_of(parameters: str) -> str:
-    """The client's address and port, out of a request's parameters; empty without a proxy."""
+    """Both ends of the client's connection to the proxy, out of a request's parameters; empty without a proxy."""
     return str(json.loads(parameters or "{}").get(_CONNECTION, ""))
 
 
 class Connections:
-    """The TCP connections of this host, by their other ends."""
+    """The TCP connections of this host, by their other end and their own.
+
+    A server in a container of its own network sees none of the proxy, and so takes every client for waiting.
+    """
 
     def __init__(self) -> None:
         self._open: frozenset[str] = frozenset()
@@ -57,10 +60,10 @@ def _established() -> Iterator[str]:
         lines = table.read_text().splitlines()[1:] if table.exists() else []
         for fields in map(str.split, lines):
             if fields[3] == _ESTABLISHED:
-                yield _other_end(fields[2], family)
+                yield f"{_end(fields[2], family)} {_end(fields[1], family)}"
 
 
-def _other_end(written: str, family: socket.AddressFamily) -> str:
+def _end(written: str, family: socket.AddressFamily) -> str:
     """The kernel's form of an address, words of this machine's byte order in hexadecimal, as the proxy writes it."""
     address, _, port = written.partition(":")
     words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
