@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from hf2triton import web
 from hf2triton.form import request_params
 from include import report
+from include.releases.approval import Approval
 from include.releases.records import Release, ReleaseStore
 from include.requests.presets import PRESETS
 from include.settings import settings
@@ -156,3 +157,13 @@ def test_the_form_links_to_the_presets(user: TestClient) -> None:
     description = request_params()["model"].schema["description_md"]
     (link,) = re.findall(r"\[presets\]\((.*?)\)", description)
     assert user.get(f"/{link}").is_success
+
+
+def test_a_rollback_that_asks_leads_to_the_report_of_the_release_it_asks_about(
+    user: TestClient, root: Path, release: Release
+) -> None:
+    asked = Approval(question="q", dag="rollback_release", run="manual__7", content="c", promotions=0)
+    ReleaseStore(root).record_question(release, asked)
+    answer = user.get("/hf2triton/runs/rollback_release/manual__7", follow_redirects=True)
+    assert answer.url.path == "/hf2triton/reports/org--model/1/report.html"
+    assert answer.is_success
