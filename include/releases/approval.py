@@ -47,4 +47,4 @@ class Approval(Frozen):
     def __str__(self) -> str:
         if self.answer:
             return self.answer.line
-        return f"{', '.join(self.approvers) or 'everyone'} asked at {self.asked_at:%Y-%m-%d %H:%M}, not answered yet"
+        return f"{', '.join(self.approvers) or 'everyone'}, asked at {self.asked_at:%Y-%m-%d %H:%M}, has not answered"

@@ -48,8 +48,10 @@ class Rule:
         """Raises `UserError` if the release may not go live. One that is live may stay."""
         if not self.required or releases.state(release) == "live" or self.approval(releases, release):
             return
-        last = _decision(release) or next(reversed(release.approvals), None)
-        known = f"its last approval does not hold for this promotion ({last})" if last else "nobody was asked"
+        last = release.approvals[-1] if release.approvals else None
+        known = str(last) if last else "nobody was asked"
+        if last and last.answer and last.answer.approved:
+            known += ", which does not hold for this promotion, these contents or these approvers"
         raise UserError(
             f"release {release.name} has not been approved: {known}",
             where=str(releases.path(release)),

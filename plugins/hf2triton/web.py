@@ -84,12 +84,18 @@ def release_report(model: Model, number: Number, name: ReportFile) -> Response:
 
 @app.get("/runs/{dag_id}/{run_id}")
 def run_report(dag_id: str, run_id: str) -> Response:
-    """Redirects to the report of the release that a run has validated last."""
-    found = report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else None
+    """Redirects to the report of the release that a run has validated last, or asked about."""
+    found = report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else _asked_about(dag_id, run_id)
     if found is None:
         text = "No release report belongs to this run: it has not come as far as its gates, or it makes no release."
         return HTMLResponse(render_message("No report", text), status.HTTP_404_NOT_FOUND, _HEADERS)
     return RedirectResponse(f"../../reports/{found.relative_to(_root())}/{report.HTML_FILE}")
+
+
+def _asked_about(dag_id: str, run_id: str) -> Path | None:
+    releases = ReleaseStore(_root())
+    asked = releases.asked_by(dag_id, run_id)
+    return releases.path(asked) if asked else None
 
 
 def _root() -> Path:

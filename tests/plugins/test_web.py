@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from hf2triton import web
 from hf2triton.form import request_params
 from include import report
+from include.releases.approval import Approval
 from include.releases.records import Release, ReleaseStore
 from include.requests.presets import PRESETS
 from include.settings import settings
@@ -191,3 +192,13 @@ def test_a_report_that_leads_elsewhere_is_not_shown(
     path.unlink()
     os.mkfifo(path)
     assert user.get(f"/hf2triton/reports/org--model/1/{name}").status_code == 404
+
+
+def test_a_rollback_that_asks_leads_to_the_report_of_the_release_it_asks_about(
+    user: TestClient, root: Path, release: Release
+) -> None:
+    asked = Approval(question="q", dag="rollback_release", run="manual__7", content="c", promotions=0)
+    ReleaseStore(root).record_question(release, asked)
+    answer = user.get("/hf2triton/runs/rollback_release/manual__7", follow_redirects=True)
+    assert answer.url.path == "/hf2triton/reports/org--model/1/report.html"
+    assert answer.is_success
