@@ -81,10 +81,10 @@ init: ## .env for docker-compose.yaml, with random secrets; one that is there st
 
 images: ## The image of Airflow, and that of the openvino target if it is not there
 	tar -c --exclude=__pycache__ requirements.txt dags plugins include $(if $(BUILD_EXTRA),-C $(BUILD_EXTRA) extra) \
-	    | docker build -t $(AIRFLOW_IMAGE) --build-arg PIP_INDEX_URL \
+	    | docker build -t $(AIRFLOW_IMAGE) --build-arg PIP_INDEX_URL --build-arg BASE_IMAGE \
 	        -f include/deploy/Dockerfile -
 	docker image inspect $(OPENVINO_IMAGE) >/dev/null 2>&1 || docker build -t $(OPENVINO_IMAGE) \
-	    --build-arg PIP_INDEX_URL --build-arg TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) include/targets/openvino
+	    --build-arg PIP_INDEX_URL --build-arg BASE_IMAGE --build-arg TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) include/targets/openvino
 
 up: init images ## Airflow on Celery, all of it in containers (docker-compose.yaml)
 	docker compose up --detach --wait

@@ -46,6 +46,7 @@ def release(root: Path) -> Release:
     releases = ReleaseStore(root)
     made = releases.open("org--model", target="openvino", repository="r", chain={}, request={})
     report.write(releases.path(made), example())
+    (releases.path(made) / report.SBOM_FILE).write_text("{}")
     return made
 
 
@@ -77,7 +78,7 @@ def test_a_browser_without_a_login_is_sent_to_the_login_page(visitor: TestClient
     assert answer.headers["Location"].endswith(f"/auth/login?next={quote(f'http://airflow/hf2triton{page}', safe='')}")
 
 
-@pytest.mark.parametrize("name", ["report.html", "report.json"])
+@pytest.mark.parametrize("name", ["report.html", "report.json", "sbom.cdx.json"])
 def test_a_report_is_served_as_it_stands_in_the_store(
     user: TestClient, root: Path, release: Release, name: str
 ) -> None:

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 LOCK = HERE / "requirements.txt"
+TORCH_LOCK = HERE / "requirements-torch.txt"
 
 _LIST_VERSIONS = """
 import importlib.metadata as m, json, platform
@@ -101,7 +102,7 @@ class OpenVinoTarget(Target):
     def packages(self) -> dict[str, str]:
         """The installed packages, or those that the image was built from."""
         if self._in_containers:
-            return dict(_PINNED.findall("".join(path.read_text() for path in sorted(HERE.glob("requirements*.txt")))))
+            return dict(_PINNED.findall(LOCK.read_text() + TORCH_LOCK.read_text()))
         return {name: version for name, version in self._installed.items() if name != "python"}
 
     def image_id(self) -> ImageId | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from include.errors import HostError
 from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
+from include.runners.job import inherited
 from include.triton.servers import Ports, ServerPlan
 
 STUB = "triton_python_backend_stub"
@@ -140,7 +141,8 @@ def _argv(environment: Environment, repository: Path, ports: Ports, shared_memor
 def ask(python: Path) -> Environment:
     """Asks ``python``, which need not be the interpreter that runs this, about itself."""
     try:
-        asked = subprocess.run([str(python), "-I", "-c", _ASK], capture_output=True, text=True, check=True)
+        argv = [str(python), "-I", "-c", _ASK]
+        asked = subprocess.run(argv, env=inherited(), capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise HostError(f"{python} does not run: {error}", fix="run `make setup`") from error
     return Environment.model_validate(json.loads(asked.stdout))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import subprocess
 import sys
@@ -87,15 +86,29 @@ def test_a_changed_byte_is_refused_by_the_files_name(
 def test_a_file_that_was_added_or_removed_is_refused_by_its_name(
     repository: Path, engine: Path, signatures: Signatures
 ) -> None:
-    added = repository / "engine" / "1" / "__pycache__" / "model.pyc"
-    added.parent.mkdir()
+    added = repository / "engine" / "1" / "sitecustomize.py"
     added.touch()
-    with pytest.raises(HostError, match=r"Extra files.*model\.pyc"):
+    with pytest.raises(HostError, match=r"Extra files.*sitecustomize\.py"):
         signatures.verify(repository)
-    shutil.rmtree(added.parent)
+    added.unlink()
     (engine / "model.xml").unlink()
     with pytest.raises(HostError, match=r"Missing files.*model\.xml"):
         signatures.verify(repository)
+
+
+def test_bytecode_is_never_taken_for_a_source(repository: Path, signatures: Signatures, tmp_path: Path) -> None:
+    cache = repository / "engine" / "1" / "__pycache__"
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").write_bytes(b"planted")
+    assert signatures.verify(repository)
+    assert not cache.exists()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    cache.symlink_to(elsewhere)
+    with pytest.raises(HostError, match="not as it was signed"):
+        signatures.verify(repository)
+    assert (elsewhere / "kept").exists()
 
 
 def test_an_engine_that_was_changed_before_the_signature_is_not_signed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from include.errors import HostError
-from include.host.docker.containers import Containers
+from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.images import ImageId
 from include.settings import settings
 
@@ -57,3 +57,17 @@ def test_an_image_that_was_built_on_the_host_has_no_digest_and_needs_none():
 
 def test_without_the_setting_any_digest_is_taken():
     assert ensure(f"sha256:{'e' * 64}").digest == f"sha256:{'e' * 64}"
+
+
+def test_a_container_gets_no_proxy_of_the_docker_client(monkeypatch, tmp_path):
+    """Its configuration may hold proxies with passwords, which docker-py would put into each container."""
+    from docker import APIClient
+
+    (tmp_path / "config.json").write_text('{"proxies": {"default": {"httpProxy": "http://user:secret@proxy:3128"}}}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    client = APIClient("unix:///nowhere", version="1.44")
+    sent = []
+    monkeypatch.setattr(client, "inspect_image", Engine(DIGEST).inspect_image)
+    monkeypatch.setattr(client, "create_container_from_config", lambda config, *_: sent.append(config) or {"Id": "1"})
+    Containers(lambda: client, print).create(ContainerSpec(image="image", env={"OWN": "1"}))
+    assert sorted(sent[0]["Env"]) == ["HOME=/tmp", "OWN=1", "USER=hf2triton"]
