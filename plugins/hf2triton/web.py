@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
 from include import report
+from include.live.last_answer import LastAnswer
 from include.releases.records import ReleaseId, ReleaseStore
 from include.report.page import render_message, render_presets, render_releases
 from include.requests.presets import PRESETS
@@ -53,8 +54,9 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
 
 @app.get("/releases")
 def releases() -> HTMLResponse:
-    """All releases, newest first, with their states and reports."""
-    return HTMLResponse(render_releases(ReleaseStore(_root())), headers=_HEADERS)
+    """All releases, newest first, with their states, reports and outages; the live one is asked whether it answers."""
+    answers = LastAnswer(settings()).is_now
+    return HTMLResponse(render_releases(ReleaseStore(_root()), answers), headers=_HEADERS)
 
 
 @app.get("/presets")
