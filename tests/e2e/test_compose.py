@@ -169,7 +169,7 @@ def test_nothing_listens_on_other_addresses(stack: Stack, engine: Any) -> None:
     for line in stack.compose("ps", "--format", "json").splitlines():
         for published in json.loads(line)["Publishers"] or ():
             assert not published["PublishedPort"] or published["URL"] == "127.0.0.1", line
-    for service, addresses in {"gpu-worker": set(), "gpu-metrics": {"127.0.0.1"}}.items():
+    for service, addresses in {"gpu-worker": set(), "supervisor": set(), "gpu-metrics": {"127.0.0.1"}}.items():
         on_the_host = stack.container(service)
         assert engine.inspect_container(on_the_host)["HostConfig"]["NetworkMode"] == "host"
         assert listening(engine, on_the_host) == addresses
@@ -177,7 +177,7 @@ def test_nothing_listens_on_other_addresses(stack: Stack, engine: Any) -> None:
 
 def test_no_service_runs_as_root(stack: Stack, engine: Any) -> None:
     services = stack.compose("config", "--services").split()
-    assert len(services) == 11
+    assert len(services) == 12
     for service in set(services) - {"airflow-init"}:
         users = {words[0] for words in engine.top(stack.container(service), "-eo user,pid")["Processes"]}
         assert users, service
