@@ -92,15 +92,7 @@ class LiveAddress:
             return False
         try:
             live = self._releases.live()
-            if live is None or self.answers() is not False:
-                return False
-            self._note_outage(live)
-            if (record := self._servers.find(live)) and self._proxy.is_running():
-                self._note_silence(live, record, silent_s)
-                return False
-            self._releases.begin_outage(live, "the server or the proxy does not run")
-            self._reconcile()
-            return True
+            return live is not None and self.answers() is False and self._restore(live, silent_s)
         finally:
             lock.release()
 
@@ -168,9 +160,9 @@ class LiveAddress:
             PipelineError: the restart did not help.
         """
         with self._lock():
+            self._note_outage()
             live = self._releases.live()
             if live and not self.suspended():
-                self._note_outage(live)
                 self._stop_if_wrong(live)
             self._reconcile()
             if live and not self.suspended():
@@ -199,6 +191,7 @@ class LiveAddress:
     def held(self) -> Iterator[frozenset[Path]]:
         """Keeps releases from going live within the block; gives the repositories that servers use."""
         with self._lock():
+            self._note_outage()
             yield frozenset(record.repository for _, record in self._servers.running())
 
     def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
@@ -233,8 +226,8 @@ class LiveAddress:
     def _reconcile(self, keep: Collection[Path | None] = ()) -> Release | None:
         """Observes, decides and acts."""
         live = self._releases.live()
+        self._note_outage()
         if live:
-            self._note_outage(live)
             self._supervisor.ensure_running()
         record = self._servers.ready(live) if live else None
         running = dict(self._servers.running())
@@ -293,9 +286,23 @@ class LiveAddress:
         if self._proxy.upstream() != upstream:
             self._proxy.point_to(upstream)
 
-    def _note_outage(self, live: Release) -> None:
+    def _restore(self, live: Release, silent_s: float) -> bool:
+        try:
+            self._note_outage()
+            if (record := self._servers.find(live)) and self._proxy.is_running():
+                self._note_silence(live, record, silent_s)
+                return False
+            self._releases.begin_outage(live, "the server or the proxy does not run")
+            self._reconcile()
+        except PipelineError as error:
+            self._releases.begin_outage(live, str(error))  # the first cause counts, so only if none was found
+            raise
+        return True
+
+    def _note_outage(self) -> None:
         """Records an outage if the live server or the proxy has ended by itself, while its remains tell how."""
-        if self.suspended():
+        live = self._releases.live()
+        if live is None or self.suspended():
             return
         if why := servers.obituary(self._servers.record_of(live)):
             self._releases.begin_outage(live, f"the server ended: {why}")

@@ -18,6 +18,7 @@ from include.settings import PROJECT, Settings
 _BACKEND = ProcessBackend()
 _GRACE_S = 5.0
 _PREFIX = "HF2TRITON_"
+_SECRETS = ("PASSWORD", "SECRET", "KEY", "TOKEN")
 _NEEDED = ("PATH", "DOCKER_HOST")  # programs, and the engine
 
 
@@ -67,7 +68,7 @@ class Supervisor:
 
 def _variables(settings: Settings) -> dict[str, str]:
     """The deployment's settings as environment variables; a supervisor starts no other."""
-    ours = {name: value for name, value in os.environ.items() if name.startswith(_PREFIX)}
+    ours = {k: v for k, v in os.environ.items() if k.startswith(_PREFIX) and not k.endswith(_SECRETS)}
     fields = settings.model_dump(mode="json", exclude_none=True)
     named = {name: field for name, field in type(settings).model_fields.items() if not field.validation_alias}
     texts = {name: fields[name] for name in named if name in fields} | {"start_supervisor": False}

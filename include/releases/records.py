@@ -34,6 +34,7 @@ RELEASE_FILE = "release.json"
 LIVE_LINK = "live"
 CURRENT_LINK = "current"
 _MOST_OUTAGES = 50
+_LONGEST_CAUSE = 4000
 _RESERVED = (LIVE_LINK, "index.json")  # earlier versions kept an index there
 
 
@@ -264,7 +265,7 @@ class ReleaseStore:
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             if known.outage is None:
-                outage = Outage(since=datetime.now(UTC), cause=cause)
+                outage = Outage(since=datetime.now(UTC), cause=cause[:_LONGEST_CAUSE])
                 self._write(known.model_copy(update={"outages": (*known.outages, outage)[-_MOST_OUTAGES:]}))
 
     def end_outage(self, release: Release, by: str) -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,9 +28,14 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
+from include.context import live_record
 from include.demo import run
+from include.live.proxy.envoy import LABEL_PROXY
+from include.releases.records import ReleaseStore
 from include.settings import PROJECT
+from include.triton import servers
 from tests.e2e import test_browser as web
+from tests.e2e.outage import comes_back
 from tests.e2e.stack import AIRFLOW_IMAGE, TINY, Stack, replacing, stack_in
 from tests.support import wait as waiting
 from tests.support.engine import client_or_skip, frozen
@@ -224,6 +230,16 @@ def test_the_whole_dag_ran_on_two_workers(stack: Stack, interrupted: str) -> Non
     }
     assert {i["task_id"] for i in instances(stack, interrupted, pool="gpu")} >= {CALIBRATE, BUILD}
     assert run.ask(stack.endpoint)
+
+
+def test_a_killed_live_server_and_a_killed_proxy_come_back_by_themselves(
+    stack: Stack, interrupted: str, engine: Any
+) -> None:
+    """By the service that supervises: the engine leaves a container alone that was killed through it."""
+    releases, store = ReleaseStore(stack.store.root / "releases"), stack.store.root
+    (proxy,) = engine.containers(filters={"label": f"{LABEL_PROXY}={store}/servers/proxy"})
+    for container in (servers.find(live_record(store)).container_id, proxy["Id"]):
+        comes_back(stack.api, releases, stack.endpoint, partial(engine.kill, container))
 
 
 def test_what_it_made_belongs_to_its_user(stack: Stack) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Backend: TypeAlias = ContainerBackend | ProcessBackend
 
 LAST_LINES = 15
+_LONGEST_LINE = 500
 LOG_BYTES = 64 << 20
 """The size at which a log is moved to ``.1`` while its service writes on."""
 
@@ -106,7 +107,8 @@ def rotate(log: Path, most_bytes: int = LOG_BYTES) -> bool:
 
 def last_lines(log: Path) -> str:
     """The last lines of a service's log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:]) if log.exists() else ""
+    lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:] if log.exists() else []
+    return "\n".join(line[:_LONGEST_LINE].rstrip() for line in lines)
 
 
 def obituary(record: ServiceRecord, backend: Backend) -> str | None:

@@ -15,6 +15,7 @@ import pytest
 
 from include.errors import PipelineError
 from include.files import locked
+from include.host.docker.engine import EngineAway
 from include.host.services import ServiceRecord, read
 from include.live.last_answer import LastAnswer
 from include.live.supervise import NAME, Supervision
@@ -237,3 +238,19 @@ def test_a_promotion_starts_the_supervisor_and_the_check_starts_it_again(
     assert whole.live().stop()[0] == SUPERVISOR
     wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
     assert [*(whole.settings.artifacts / "servers").glob("*.json")] == [whole.settings.artifacts / "servers/away.json"]
+
+
+def test_an_engine_that_is_away_is_the_cause_of_an_outage(
+    deployment: Deployment, supervision: Supervision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(record_path: Path) -> str:
+        raise EngineAway("the Docker engine does not answer")
+
+    kill(deployment, SERVER)
+    with monkeypatch.context() as patch, pytest.raises(EngineAway):
+        patch.setattr(servers, "obituary", away)
+        supervision.step(0)
+    supervision.step(1e6)
+    (outage,) = outages(deployment)
+    assert outage.cause == "the Docker engine does not answer"
+    assert outage.ended_by == NAME
