@@ -119,6 +119,17 @@ class Settings(BaseSettings):
         description='Accepted digests of images from a registry, a JSON list: ["sha256:..."]. Empty: any.',
     )
     launch_timeout_s: float = Field(default=600, description="Longest time a server may take to be ready.")
+    server_logs: Path | None = Field(
+        default=None, description="Directory of the logs of servers, proxy and supervisor. None: beside the store."
+    )
+    start_supervisor: bool = Field(
+        default=True, description="Whether tasks start the supervisor; not where it is a service of its own."
+    )
+
+    @property
+    def log_directory(self) -> Path:
+        """The directory of the logs of servers; by default ``<artifacts>-logs``."""
+        return self.server_logs or self.artifacts.with_name(f"{self.artifacts.name}-logs")
 
 
 @cache

@@ -30,8 +30,14 @@ def launch(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecor
     check_signature(context, plan.repository)
     if box := plan.container:
         Containers(local_engine, context.log, context.find_login).ensure_image(box.image, box.build)
-    timeout_s = context.settings.launch_timeout_s
-    return servers.launch(plan, record_path, timeout_s=timeout_s, log=context.log, gpus=leased_gpus(context, plan))
+    return servers.launch(
+        plan,
+        record_path,
+        timeout_s=context.settings.launch_timeout_s,
+        log=context.log,
+        log_path=context.settings.log_directory / f"{record_path.stem}.log",
+        gpus=leased_gpus(context, plan),
+    )
 
 
 def launch_on_free_ports(

@@ -55,6 +55,8 @@ LIVE_LINK = "live"
 CURRENT_LINK = "current"
 _MODEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _NUMBER = r"[1-9][0-9]{0,8}"
+_MOST_OUTAGES = 50
+_LONGEST_CAUSE = 4000
 _RESERVED = (LIVE_LINK, "index.json")  # earlier versions kept an index there
 
 
@@ -67,6 +69,24 @@ class Promotion(Frozen):
     at: Moment
     downtime_s: float = 0
     order: int = Field(default=0, ge=0)
+
+
+class Outage(Frozen):
+    """A time in which the live release did not answer, though nobody had stopped it. ``until`` is None while it lasts.
+
+    ``ended_by`` names the run that brought the release back. ``announced`` is true once Airflow has an event for it;
+    its end is announced again.
+    """
+
+    since: Moment
+    until: Moment | None = None
+    cause: str
+    ended_by: str = ""
+    announced: bool = False
+
+    def end(self, by: str) -> Self:
+        """The outage, ended now."""
+        return self.model_copy(update={"until": datetime.now(UTC), "ended_by": by, "announced": False})
 
 
 class ReleaseId(Frozen):
@@ -91,7 +111,7 @@ class Release(ReleaseId):
     """One release. ``repository`` is the key of the artifact that it serves.
 
     ``server`` is the plan of its server. ``answer`` is the server's greedy answer to the seed's prompt at the first
-    promotion. ``promoted_by`` is the DAG run that made the release live last.
+    promotion. ``promoted_by`` is the DAG run that made the release live last. ``outages`` are its last ones.
     """
 
     schema_version: int = 2
@@ -105,6 +125,7 @@ class Release(ReleaseId):
     answer: str | None = None
     server: ServerPlan | None = None
     promoted_by: str | None = None
+    outages: tuple[Outage, ...] = ()
     created_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
 
     @model_validator(mode="before")
@@ -125,6 +146,11 @@ class Release(ReleaseId):
             "verdict": "accepted" if promoted else state,
             "promotions": [{"at": fields.get("changed_at")}] if promoted else [],
         }
+
+    @property
+    def outage(self) -> Outage | None:
+        """The outage that lasts."""
+        return self.outages[-1] if self.outages and self.outages[-1].until is None else None
 
     @property
     def id(self) -> ReleaseId:
@@ -342,6 +368,9 @@ class ReleaseStore:
         at = self.live_since()
         if at and at not in (promotion.at for promotion in live.promotions[-1:]):
             downtime = max((at - suspended_since).total_seconds(), 0) if suspended_since else 0
+            for other in self.every():
+                if other.id != live.id:
+                    self.end_outage(other, f"the promotion of release {live.name}")
             with self._lock():
                 live = self._record(live, at, downtime)
         current = self.root / live.model / CURRENT_LINK
@@ -356,6 +385,36 @@ class ReleaseStore:
         last = max((p.order for release in self.every() for p in release.promotions), default=0)
         promotions = (*known.promotions, Promotion(at=at, downtime_s=downtime_s, order=last + 1))
         return self._write(known.model_copy(update={"verdict": "accepted", "promotions": promotions}))
+
+    def begin_outage(self, release: Release, cause: str) -> None:
+        """Records that an outage begins, unless one lasts already."""
+        with self._lock():
+            known = self._read_or_note(self.path(release))
+            if known and known.outage is None:
+                outage = Outage(since=datetime.now(UTC), cause=cause[:_LONGEST_CAUSE])
+                self._write(known.model_copy(update={"outages": (*known.outages, outage)[-_MOST_OUTAGES:]}))
+
+    def end_outage(self, release: Release, by: str) -> None:
+        """Records the end of the outage that lasts, if there is one."""
+        if release.outage is None:
+            return
+        with self._lock():
+            known = self._read_or_note(self.path(release))
+            if known and (outage := known.outage):
+                self._write(known.model_copy(update={"outages": (*known.outages[:-1], outage.end(by))}))
+
+    def announce_outages(self) -> list[tuple[Release, Outage]]:
+        """The outages that Airflow has no event for yet, with their releases; they count as announced from now on."""
+        news = []
+        for release in self.every():
+            if all(outage.announced for outage in release.outages):
+                continue
+            with self._lock():
+                known = _read(self.path(release) / RELEASE_FILE)
+                told = tuple(outage.model_copy(update={"announced": True}) for outage in known.outages)
+                self._write(known.model_copy(update={"outages": told}))
+            news += [(known, outage) for outage in known.outages if not outage.announced]
+        return news
 
     def _directories(self) -> list[str]:
         """The names of the models' directories."""

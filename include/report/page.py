@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -49,14 +49,17 @@ def render_report(report: ReleaseReport) -> str:
     )
 
 
-def render_releases(releases: ReleaseStore) -> str:
-    """The list of all releases, newest first, with their states and reports."""
-    models = {model: reversed(releases.all(model)) for model in releases.models()}
+def render_releases(releases: ReleaseStore, answers: Callable[[], bool]) -> str:
+    """The list of all releases, newest first, with their states, reports and outages.
+
+    ``answers`` tells if the live release answers now; it is called if there is one.
+    """
+    models = {model: releases.all(model)[::-1] for model in releases.models()}
     known = partial(read, skip=releases.note)
     return (
         _environment()
         .get_template("releases.html.jinja")
-        .render(models=models, releases=releases, read=known, damage=lambda: _damage(releases))
+        .render(models=models, releases=releases, read=known, damage=lambda: _damage(releases), answers=answers)
     )
 
 
@@ -91,7 +94,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_bytes, _change, _figure, _number, _parted, _seconds, _when)
+    filters = (_bytes, _change, _figure, _number, _parted, _second, _seconds, _when)
     environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
     environment.filters["json"] = partial(json.dumps, indent=2)
     return environment
@@ -138,6 +141,10 @@ def _figure(value: float) -> str:
 
 def _when(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _second(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _parted(text: str, other: str) -> tuple[str, str]:

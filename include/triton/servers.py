@@ -16,7 +16,7 @@ from include.frozen import Frozen
 from include.host import services
 from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import local_engine
-from include.host.ports import check_port_free, free_ports, http_url
+from include.host.ports import PLAIN_HTTP, check_port_free, free_ports, http_url
 from include.host.services import ServiceRecord, ServiceSpec
 from include.host.services.container import ContainerBackend
 from include.host.services.process import GRACE_S, ProcessBackend, token_by_arguments
@@ -127,9 +127,10 @@ def launch(
     *,
     timeout_s: float,
     log: Log = print,
+    log_path: Path | None = None,
     gpus: AbstractContextManager[tuple[str, ...]] | None = None,
 ) -> ServerRecord:
-    """Starts a server and waits until it is ready. Its log is beside the record, as ``.log``.
+    """Starts a server and waits until it is ready. Its log is ``log_path``, else beside the record, as ``.log``.
 
     ``gpus`` gives the device ids for a plan that needs GPUs, and holds them until the server does; see
     `include.live.launch.launch`.
@@ -145,7 +146,7 @@ def launch(
     with gpus or nullcontext(()) as devices:
         # The record keeps the plan without the key and limits of this start; it says where the server really listens.
         listening = plan.model_copy(update={"address": LOOPBACK})
-        record = ServerRecord(plan=listening, log=record_path.with_suffix(".log"), gpus=devices)
+        record = ServerRecord(plan=listening, log=log_path or record_path.with_suffix(".log"), gpus=devices)
         try:
             record = backend.start(plan.hardened(), record, record_path)
             log(f"started {Path(plan.argv[0]).name}, {record}, log {record.log}")
@@ -166,7 +167,23 @@ def find(record_path: Path, skip: Skip = ignore) -> ServerRecord | None:
         Unreadable: the system refuses to read the record.
     """
     record = services.read(record_path, ServerRecord, skip)
-    return record and _backend(record.plan).find(record, record_path)
+    if record is None:
+        return None
+    found = _backend(record.plan).find(record, record_path)
+    if found is None:
+        _free_shared_memory(record.plan)
+    return found
+
+
+def obituary(record_path: Path) -> str | None:
+    """The way in which a recorded server ended, with its last lines; None if it runs, or has no record."""
+    record = services.read(record_path, ServerRecord)
+    return services.obituary(record, _backend(record.plan)) if record else None
+
+
+def why_restarted(record: ServerRecord, since: float) -> str | None:
+    """The way in which a server ended that its engine has started again since a time, in seconds since 1970."""
+    return _backend(record.plan).why_restarted(record, since)
 
 
 def recover(record_path: Path, plan: ServerPlan) -> ServerRecord | None:
@@ -186,8 +203,12 @@ def is_ready(record: ServerRecord) -> bool:
 def stop(record: ServerRecord, record_path: Path, *, grace_s: float = GRACE_S) -> None:
     """Stops a server and its model processes, and kills them after ``grace_s`` seconds. Its ports are free then."""
     _backend(record.plan).stop(record, record_path, grace_s)
-    if prefix := record.plan.shared_memory:
-        for segment in _MEMORY.glob(f"{prefix}*"):
+    _free_shared_memory(record.plan)
+
+
+def _free_shared_memory(plan: ServerPlan) -> None:
+    if plan.shared_memory:
+        for segment in _MEMORY.glob(f"{plan.shared_memory}*"):
             segment.unlink(missing_ok=True)
 
 
@@ -197,7 +218,7 @@ def _backend(plan: ServerPlan, log: Log = print) -> Backend:
 
 def _is_ready(record: ServerRecord, backend: Backend) -> bool:
     try:
-        answer = httpx.get(f"{record.url}/v2/health/ready", timeout=5, trust_env=False)
+        answer = httpx.get(f"{record.url}/v2/health/ready", timeout=5, trust_env=False, verify=PLAIN_HTTP)
     except httpx.TransportError:
         return False
     return answer.status_code == httpx.codes.OK and backend.is_up(record, record.ports.http)

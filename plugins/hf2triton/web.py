@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
 from include import reading, report
+from include.live.last_answer import LastAnswer
 from include.reading import Limit
 from include.releases.records import ReleaseId, ReleaseStore
 from include.report.page import render_message, render_presets, render_releases
@@ -55,8 +56,9 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
 
 @app.get("/releases")
 def releases() -> HTMLResponse:
-    """All releases, newest first, with their states and reports."""
-    return HTMLResponse(render_releases(ReleaseStore(_root())), headers=_HEADERS)
+    """All releases, newest first, with their states, reports and outages; the live one is asked whether it answers."""
+    answers = LastAnswer(settings()).is_now
+    return HTMLResponse(render_releases(ReleaseStore(_root()), answers), headers=_HEADERS)
 
 
 @app.get("/presets")

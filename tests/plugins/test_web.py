@@ -17,11 +17,14 @@ from fastapi.testclient import TestClient
 from hf2triton import web
 from hf2triton.form import request_params
 from include import report
+from include.host.ports import free_ports
+from include.live.last_answer import LastAnswer
 from include.releases.approval import Approval
 from include.releases.records import Release, ReleaseStore
 from include.requests.presets import PRESETS
 from include.settings import settings
 from tests.support.report import report as example
+from tests.support.web import Handler, serving
 
 PAGES = [
     "/presets",
@@ -35,7 +38,9 @@ PAGES = [
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (port,) = free_ports(1)
     monkeypatch.setenv("HF2TRITON_ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv("HF2TRITON_LIVE_HTTP_PORT", str(port))
     settings.cache_clear()
     yield tmp_path / "releases"
     settings.cache_clear()
@@ -137,6 +142,40 @@ def test_the_list_has_every_release_newest_first(user: TestClient, root: Path, r
     assert page.index("<strong>2</strong>") < page.index(">rejected<") < page.index("<strong>1</strong>")
     assert 'href="reports/org--model/1/report.html"' in page
     assert 'href="reports/org--model/2/report.html"' not in page
+
+
+def test_the_live_release_is_asked_whether_it_answers(user: TestClient, root: Path, release: Release) -> None:
+    releases = ReleaseStore(root)
+    releases.make_live(release)
+    assert "live, does not answer" in user.get("/hf2triton/releases").text
+    (root.parent / "servers").mkdir()
+    LastAnswer(settings()).record()
+    assert ">live, answers<" in user.get("/hf2triton/releases").text, "it answered the supervisor a moment ago"
+    os.utime(root.parent / "servers" / "answered", (0, 0))
+    assert "live, does not answer" in user.get("/hf2triton/releases").text
+    with serving(Ready, settings().live_http_port):
+        assert ">live, answers<" in user.get("/hf2triton/releases").text
+
+
+class Ready(Handler):
+    """Listens at the live address, and is ready."""
+
+    def do_GET(self) -> None:
+        self.reply(status=200 if self.path == "/v2/health/ready" else 404)
+
+
+def test_outages_are_listed_with_their_cause_and_end(user: TestClient, root: Path, release: Release) -> None:
+    releases = ReleaseStore(root)
+    assert "Outages" not in user.get("/hf2triton/releases").text
+    releases.make_live(release)
+    releases.begin_outage(release, "the server ended: it was killed\n<script>")
+    assert ">lasts<" in user.get("/hf2triton/releases").text
+    releases.end_outage(releases.live(), "supervisor")
+    page = user.get("/hf2triton/releases").text
+    assert "<summary>the server ended: it was killed</summary>" in page
+    assert ">supervisor<" in page
+    assert ">lasts<" not in page
+    assert "<script>" not in page
 
 
 def test_a_store_without_releases_has_a_list(user: TestClient, root: Path, release: Release) -> None:

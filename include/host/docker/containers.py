@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -177,6 +178,13 @@ class Containers:
         with engine_errors(f"container {container_id[:12]}"):
             self._client.update_container(container_id, restart_policy={"Name": "unless-stopped"})
 
+    def exit_codes(self, container_id: str, since: float) -> list[int]:
+        """The exit codes with which its program has ended since a time, as far as the engine remembers them."""
+        filters = {"container": container_id, "event": "die"}
+        with engine_errors(f"container {container_id[:12]}"):
+            events = self._client.events(since=int(since), until=int(time.time()) + 1, filters=filters, decode=True)
+            return [int(event["Actor"]["Attributes"]["exitCode"]) for event in events]
+
     def inspect(self, container_id: str) -> Container | None:
         """The state of a container; None if the engine has none with that id."""
         with _unless_gone(container_id):
@@ -224,6 +232,7 @@ class Containers:
         """Writes the container's whole output into a file; writes nothing if the container is gone."""
         with _unless_gone(container_id):
             output = self._client.logs(container_id, stream=True, follow=False)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.writelines(output)
 

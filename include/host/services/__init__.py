@@ -7,7 +7,9 @@ also finds a service whose starter was killed, at whatever moment.
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     Backend: TypeAlias = ContainerBackend | ProcessBackend
 
 LAST_LINES = 15
+_LONGEST_LINE = 500
+LOG_BYTES = 64 << 20
+"""The size at which a log is moved to ``.1`` while its service writes on."""
+
 _LOG_OPTIONS = {"max-size": "64m", "max-file": "4"}  # without a limit, a service's log would grow as long as it runs
 
 
@@ -86,16 +92,42 @@ def write(record: ServiceRecord, path: Path) -> None:
 
 def keep_last(log: Path) -> None:
     """Renames an existing log to ``.1``, to make room for a new one."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
-        log.replace(log.with_suffix(f"{log.suffix}.1"))
+        log.replace(_before(log))
+
+
+def rotate(log: Path, most_bytes: int = LOG_BYTES) -> bool:
+    """Moves the text of a log that has grown beyond a size to ``.1``; its service, which appends to it, goes on.
+
+    Lines that are written at this moment are lost, as with logrotate's ``copytruncate``.
+    """
+    if log.stat().st_size <= most_bytes:
+        return False
+    shutil.copyfile(log, _before(log))
+    os.truncate(log, 0)
+    return True
 
 
 def last_lines(log: Path) -> str:
     """The last lines of a service's log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:]) if log.exists() else ""
+    lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:] if log.exists() else []
+    return "\n".join(line[:_LONGEST_LINE].rstrip() for line in lines)
+
+
+def obituary(record: ServiceRecord, backend: Backend) -> str | None:
+    """The way in which a service ended, with its last lines; None if it still runs."""
+    if why := backend.why_gone(record):
+        backend.collect_log(record)
+        return f"{why}\n{last_lines(record.log)}".strip()
+    return None
 
 
 def find(path: Path, kind: type[R], backend: Backend) -> R | None:
     """The record at ``path`` if its service runs; the remains of a service that has ended are removed."""
     record = read(path, kind)
     return record and backend.find(record, path)
+
+
+def _before(log: Path) -> Path:
+    return log.with_suffix(f"{log.suffix}.1")

@@ -83,7 +83,7 @@ class Proxy:
         digest = hashlib.sha256(wanted.encode()).hexdigest()
         with self._lock():
             found = self._envoy.find()
-            if found != digest or not self._answers():
+            if found != digest or not self._answers_soon():
                 self._check_ports(config.listening(self._files) if found else ())
                 if found:
                     self._log("the proxy runs with another configuration, or does not answer: it is started anew")
@@ -94,6 +94,14 @@ class Proxy:
     def is_running(self) -> bool:
         """True if Envoy runs and takes requests."""
         return self._envoy.find() is not None and self._admin.is_live()
+
+    def answers(self) -> bool:
+        """True if an Envoy takes requests; changes nothing, and needs no lock."""
+        return self._admin.is_live()
+
+    def obituary(self) -> str | None:
+        """The way in which Envoy ended, with its last lines; None if it runs, or was stopped."""
+        return self._envoy.obituary()
 
     def upstream(self) -> Upstream | None:
         """The upstream of new requests; kept when Envoy ends, forgotten by `stop`."""
@@ -158,7 +166,7 @@ class Proxy:
             raise
         self._log(f"the proxy listens on {self._address}, ports {', '.join(map(str, self.ports.all))}")
 
-    def _answers(self) -> bool:
+    def _answers_soon(self) -> bool:
         """True if Envoy takes requests; waits a moment, because it may have just started."""
         with suppress(ToolError):
             self._await(self._admin.is_live, _ANSWER_S, "did not answer")
@@ -236,7 +244,7 @@ def proxy_of(settings: Settings, log: Log = print, image: str | None = None, bui
 
     Its record is ``<artifacts>/servers/proxy.json``.
     """
-    files = Files(settings.artifacts / "servers" / "proxy")
+    files = Files(settings.artifacts / "servers" / "proxy", settings.log_directory / "proxy.log")
     ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
     envoy = Envoy(files, log, image, build)
     limits = Limits.of(settings)

@@ -44,14 +44,14 @@ _STATE = "routing.json"
 class Files:
     """The files of a proxy.
 
-    ``record`` is the record of Envoy's process or container, ``log`` its output. Envoy only reads ``config``:
-    the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It writes to
-    ``run``, the directory of ``admin``, the unix socket of its admin interface.
+    ``record`` is the record of Envoy's process or container, ``log`` its output, by default beside it. Envoy only
+    reads ``config``: the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It
+    writes to ``run``, the directory of ``admin``, the unix socket of its admin interface.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, log: Path | None = None) -> None:
         self.root = root
-        self.record, self.log = root.with_suffix(".json"), root.with_suffix(".log")
+        self.record, self.log = root.with_suffix(".json"), log or root.with_suffix(".log")
         self.config, self.run = root / "config", root / "run"
         self.bootstrap, self.routing = self.config / "bootstrap.json", self.config / "routing"
         self.admin = self.run / "admin.sock"

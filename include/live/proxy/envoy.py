@@ -84,7 +84,13 @@ class Envoy:
         """The last lines of Envoy's log."""
         if record := self._find():
             self._backend.collect_log(record)
+            return services.last_lines(record.log)
         return services.last_lines(self._files.log)
+
+    def obituary(self) -> str | None:
+        """The way in which Envoy ended, with its last lines; None if it runs, or has no record."""
+        record = services.read(self._files.record, ProxyRecord)
+        return services.obituary(record, self._backend) if record else None
 
     def _find(self) -> ProxyRecord | None:
         if record := services.read(self._files.record, ProxyRecord) or self._unrecorded():

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import AssetAlias, BaseOperator
 from pydantic import TypeAdapter, validate_call
 
 from hf2triton.context import task_context
@@ -24,7 +24,8 @@ class TaskOperator(BaseOperator):
 
     ``inputs`` are the function's arguments by name: values, or outputs of other tasks. They and the
     result travel as JSON, and are validated against the function's annotations. ``events`` are the task's outlets,
-    each with the function that makes the ``extra`` of its event from the result.
+    each with the function that makes the ``extra`` of its event from the result. ``news`` is an asset that has an event
+    for each item of the result, which is a list, and none if the list is empty.
     """
 
     template_fields: Sequence[str] = ("inputs",)
@@ -35,9 +36,13 @@ class TaskOperator(BaseOperator):
         call: Callable[..., Any],
         inputs: Mapping[str, Any] | None = None,
         events: Mapping[Asset, Callable[..., dict[str, Any]]] | None = None,
+        news: Asset | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(outlets=list(events or ()), **kwargs)
+        # An asset among the outlets would have an event each time. Through an alias it has those that are added.
+        self.news = news
+        self.alias = news and AssetAlias(name=news.name, group=news.group)
+        super().__init__(outlets=[*(events or ()), *([self.alias] if self.alias else [])], **kwargs)
         self.call = call
         self.inputs = dict(inputs or {})
         self.events = dict(events or {})
@@ -46,7 +51,11 @@ class TaskOperator(BaseOperator):
         """Runs the task; the result is its XCom."""
         result = call_task(self.call, self.inputs, context, self.log.info)
         self.describe(result, context)
-        return TypeAdapter(type(result)).dump_python(result, mode="json")
+        told = TypeAdapter(type(result)).dump_python(result, mode="json")
+        if self.news and self.alias:
+            for extra in told:
+                context["outlet_events"][self.alias].add(self.news, extra=extra)
+        return told
 
     def describe(self, made: Any, context: Context) -> None:  # noqa: ANN401
         """Gives the events of the task's assets their ``extra``."""
