@@ -106,7 +106,7 @@ class LiveAddress:
         with self._lock():
             supervised = self._supervisor.stop() or supervised
             if self._releases.live() and not self.suspended():
-                self._suspend(run="")
+                self._record_suspension(run="")
             listening = self.is_listening()
             self._proxy.stop()
             stopped = [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
@@ -197,7 +197,7 @@ class LiveAddress:
             self._context.skip(damage)
             return None
 
-    def _suspend(self, run: str) -> None:
+    def _record_suspension(self, run: str) -> None:
         note = Suspension(run=run, since=datetime.now(UTC), live_since=self._releases.live_since())
         write_atomic(self._note, note.model_dump_json())
 
@@ -222,7 +222,7 @@ class LiveAddress:
         if live is None:
             return
         if not (note := self.suspended()) or not note.run:
-            self._suspend(run)
+            self._record_suspension(run)
         self._log(f"release {live.name} is stopped to make room: {self.url} refuses requests until the next promotion")
         self._servers.stop(live)
 
