@@ -20,7 +20,8 @@ STACK_BYTES = 512 << 20
 
 _PROGRAM = "tritonserver"
 _SERVICES = ("http", "grpc", "metrics")
-_CLOSED = "shared-memory,model-repository,logging,trace"
+# The index of the model repository stays open to the gates: it cannot be changed, as the control mode is none.
+_CLOSED = "shared-memory,logging,trace"
 _RESTRICTIONS = ("--http-restricted-api=", "--grpc-restricted-protocol=")
 
 

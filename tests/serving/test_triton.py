@@ -11,6 +11,8 @@ from tritonclient.utils import InferenceServerException  # noqa: TID253
 from include.errors import HostError
 from include.targets.openvino import triton
 from include.targets.openvino.triton import Environment
+from include.triton.client import Client
+from include.triton.client import Endpoint as GateEndpoint
 
 from .conftest import PYTHON, Endpoint
 
@@ -82,14 +84,26 @@ def test_threads_of_the_server_have_a_stack_that_no_body_fills(plain: Endpoint) 
         ("GET", "v2/cudasharedmemory/status"),
         ("POST", "v2/logging"),
         ("GET", "v2/trace/setting"),
-        ("POST", "v2/repository/index"),
-        ("POST", "v2/repository/models/ensemble/unload"),
     ],
 )
 def test_what_changes_a_server_is_restricted(plain: Endpoint, method: str, path: str) -> None:
     answer = httpx.request(method, f"{plain.record.url}/{path}", json={} if method == "POST" else None)
     assert answer.status_code == httpx.codes.FORBIDDEN
     assert "restricted" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("change", ["load", "unload"])
+def test_the_model_repository_cannot_be_changed(plain: Endpoint, change: str) -> None:
+    answer = httpx.post(f"{plain.record.url}/v2/repository/models/ensemble/{change}", json={})
+    assert answer.is_error
+    assert "not allowed" in answer.json()["error"]
+    assert plain.text("hello", 2)
+
+
+def test_the_gates_see_what_is_served(plain: Endpoint) -> None:
+    ports = plain.record.ports
+    with Client.open(GateEndpoint(host="127.0.0.1", http_port=ports.http, grpc_port=ports.grpc)) as client:
+        assert client.models() == {"ensemble", "preprocessing", "postprocessing", "tensorrt_llm"}
 
 
 @pytest.mark.parametrize("asked", ["get_log_settings", "get_system_shared_memory_status", "get_trace_settings"])

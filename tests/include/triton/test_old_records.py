@@ -95,7 +95,7 @@ def assert_closed_off(argv: tuple[str, ...] | list[str], address: str) -> None:
     flags = dict(word.removeprefix("--").split("=", 1) for word in argv[1:])
     assert [flags[f"{service}-address"] for service in ("http", "grpc", "metrics")] == [address] * 3
     for flag in ("http-restricted-api", "grpc-restricted-protocol"):
-        assert re.fullmatch("shared-memory,model-repository,logging,trace:hf2triton-key=[0-9a-f]{32}", flags[flag])
+        assert re.fullmatch("shared-memory,logging,trace:hf2triton-key=[0-9a-f]{32}", flags[flag])
 
 
 def test_on_the_hosts_network_nothing_is_published() -> None:
