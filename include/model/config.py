@@ -67,6 +67,7 @@ class _HfConfig(_Shared):
 
     num_key_value_heads: Count | None = None
     head_dim: Count | None = None
+    rms_norm_eps: Positive | None = None
     rope_theta: Positive | None = None
     rope_scaling: dict[str, JsonValue] | None = None
     rope_parameters: dict[str, JsonValue] | None = None

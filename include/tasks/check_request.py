@@ -10,6 +10,7 @@ from include import sources
 from include.artifacts.store import make_directory
 from include.context import Context
 from include.errors import UserError
+from include.files import sha256_of
 from include.host.ports import check_port_free
 from include.live.address import LiveAddress
 from include.model.config import ModelConfig
@@ -96,6 +97,17 @@ def check_calibration_file(request: ReleaseRequest) -> None:
         )
     if not _has_text(path):
         raise UserError(f"{path} is empty", where="field calib_data", fix="give a file with text")
+
+
+def calibration_file_digest(request: ReleaseRequest) -> str:
+    """The sha256 of the calibration file that the request names; raises as `check_calibration_file`."""
+    check_calibration_file(request)
+    try:
+        return sha256_of(Path(request.calib_data))
+    except OSError as error:
+        raise UserError(
+            f"{request.calib_data} cannot be read: {error.strerror}", where="field calib_data", fix="put the file back"
+        ) from error
 
 
 def _has_text(path: Path) -> bool:

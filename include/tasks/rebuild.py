@@ -13,7 +13,7 @@ from typing import Any
 from include import sources
 from include.artifacts.store import differences
 from include.context import Context
-from include.files import Damaged, digest_of_tree, find_record, sha256_of, write_atomic
+from include.files import Damaged, digest_of_tree, find_record, write_atomic
 from include.frozen import Frozen
 from include.requests.catalogue import Entry
 from include.requests.release import ReleaseRequest, Section
@@ -131,7 +131,6 @@ def changes(wanted: Desired, last: LastRun) -> str:
 
 def _calibration_data(context: Context, request: ReleaseRequest) -> str:
     if request.calib_data.startswith("/"):
-        check_request.check_calibration_file(request)
-        return sha256_of(Path(request.calib_data))
+        return check_request.calibration_file_digest(request)
     dataset = check_request.resolve_dataset(context, request)
     return dataset.commit if dataset else request.calib_data

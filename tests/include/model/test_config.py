@@ -142,6 +142,7 @@ class TestRefused:
             pytest.param({"num_hidden_layers": 20_000}, "num_hidden_layers: ", id="20,000 layers"),
             pytest.param({"num_attention_heads": 5000}, "head_dim: ", id="more heads than width"),
             pytest.param({"num_key_value_heads": 5}, "cannot share 5 key-value heads", id="heads do not share"),
+            pytest.param({"rms_norm_eps": "small"}, "rms_norm_eps: ", id="text for a number"),
             pytest.param({"tie_word_embeddings": "yes"}, "tie_word_embeddings: ", id="word for truth"),
             pytest.param({"quantization_config": [1]}, "quantization_config: ", id="list for object"),
         ],

@@ -101,3 +101,17 @@ def test_a_hostile_tokenizer_is_the_users_matter(llama: Path, name: str, content
     (llama / name).write_bytes(content)
     with pytest.raises(UserError, match="tokenizer cannot be read"):
         load_tokenizer(llama)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"intermediate_size": 64}, id="shapes"),
+        pytest.param({"hidden_act": "evil"}, id="unknown activation"),
+        pytest.param({"pad_token_id": 10**6}, id="padding beyond the vocabulary"),
+    ],
+)
+def test_what_only_transformers_reads_is_the_users_matter(llama: Path, fields: dict[str, object]) -> None:
+    tiny.change_config(llama, **fields)
+    with pytest.raises(UserError, match="transformers cannot load the model"):
+        load_model(SourceModel.read(llama), "cpu", torch.float32)
