@@ -59,7 +59,4 @@ def call_task(function: Callable[..., Any], inputs: Mapping[str, Any], context: 
     arguments = dict(inputs)
     if "params" in inspect.signature(function).parameters:
         arguments["params"] = dict(context["params"])
-    with disk_errors():
-        return validate_call(config={"arbitrary_types_allowed": True})(function)(
-            task_context(context, log), **arguments
-        )
+    return validate_call(config={"arbitrary_types_allowed": True})(function)(task_context(context, log), **arguments)
