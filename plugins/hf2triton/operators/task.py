@@ -70,5 +70,4 @@ def call_task(function: Callable[..., Any], inputs: Mapping[str, Any], context: 
     if "params" in inspect.signature(function).parameters:
         arguments["params"] = dict(context["params"])
     call = validate_call(config={"arbitrary_types_allowed": True})(function)
-    with disk_errors():
-        return call_redacted(lambda: call(task_context(context, log), **arguments), own_secrets())
+    return call_redacted(lambda: call(task_context(context, log), **arguments), own_secrets())
