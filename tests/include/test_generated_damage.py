@@ -93,10 +93,10 @@ RECORDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def root(template: Path, tmp_path: Path) -> Path:
-    (tmp_path / "outside" / "1").mkdir(parents=True)
-    (tmp_path / "outside" / "precious").write_text("text")
-    return tmp_path / "store"
+def root(template: Path, short_path: Path) -> Path:
+    (short_path / "outside" / "1").mkdir(parents=True)
+    (short_path / "outside" / "precious").write_text("text")
+    return short_path / "store"
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -115,7 +115,7 @@ def use(context: Context) -> None:
         lambda: releases.record_promotion(),
         lambda: [store.all(kind) for kind in Kind],
         lambda: [store.get(kind, name) for r in releases.every() for kind, name in r.chain.items() if kind in [*Kind]],
-        lambda: render_releases(ReleaseStore(releases.root)),
+        lambda: render_releases(ReleaseStore(releases.root), lambda: True),
         lambda: report.find_by_run(releases.root, "unknown"),
         lambda: context.pins.drop_stale(lambda run: run != RUN),
         lambda: [servers.find(path) for path in sorted((store.root / "servers").glob("*-*.json"))],

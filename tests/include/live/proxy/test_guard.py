@@ -330,5 +330,5 @@ def test_beyond_it_grpc_is_unavailable(proxy: Proxy) -> None:
 
 
 def test_the_log_of_a_refused_request_is_short(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> None:
-    log = next(Path(tmp_path_factory.getbasetemp()).glob("guard*/servers/proxy.log"))
+    log = next(Path(tmp_path_factory.getbasetemp()).glob("guard*-logs/proxy.log"))
     assert log.stat().st_size < 1_000_000
