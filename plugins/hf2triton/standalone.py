@@ -26,4 +26,4 @@ class Component(standalone_command.SubCommand):
 if __name__ == "__main__":
     standalone_command.SubCommand = Component  # type: ignore[misc]
     sys.argv = ["airflow", "standalone"]
-    main()
+    main()  # type: ignore[no-untyped-call]
