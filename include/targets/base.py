@@ -54,6 +54,10 @@ class Target(StageTarget, Protocol):
         """
         return
 
+    def calibrate_options(self) -> dict[str, str]:
+        """The options of the calibrate program that this target's engine needs; the checkpoint's key has them."""
+        return {}
+
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """The options that change the engine, out of the request."""
 
