@@ -48,6 +48,14 @@ class Settings(BaseSettings):
         default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
         description="Interpreter of the openvino target's own environment.",
     )
+    vllm_python: Path = Field(
+        default=PROJECT / ".venvs" / "vllm" / "bin" / "python",
+        description="Interpreter of the vllm target's own environment, for runner process.",
+    )
+    vllm_modelopt: Path = Field(
+        default=PROJECT / ".local" / "modelopt",
+        description="The folder of ModelOpt, by which target vllm calibrates; make setup-vllm fills it.",
+    )
     bind_address: str = Field(default="127.0.0.1", description="Address that Triton and Airflow listen on.")
     live_http_port: int = Field(default=8000, description="Triton's HTTP port of the live release.")
     live_grpc_port: int = Field(default=8001, description="Its gRPC port.")

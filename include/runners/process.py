@@ -8,7 +8,9 @@ import shlex
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, ClassVar
 
@@ -24,14 +26,24 @@ STOP_GRACE_S = 10
 _OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or a host with more memory"
 
 
+LeaseGpus = Callable[[StageJob], AbstractContextManager[tuple[str, ...]]]
+
+
+def no_gpus(job: StageJob) -> AbstractContextManager[tuple[str, ...]]:
+    """The lease of a program that needs no GPU."""
+    return nullcontext(())
+
+
 class ProcessRunner:
     """The `Runner` that starts a process of this host; its output goes to ``log`` line by line."""
 
     resumes: ClassVar[bool] = False
 
-    def __init__(self, find_target: FindTarget, log: Log) -> None:
+    def __init__(self, find_target: FindTarget, log: Log, lease: LeaseGpus = no_gpus) -> None:
+        """``lease`` holds the GPUs that a program uses."""
         self._find_target = find_target
         self._log = log
+        self._lease = lease
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, job: StageJob, claim: Claim) -> None:
@@ -40,7 +52,9 @@ class ProcessRunner:
             return
         command = self._find_target(job.target).command(job.module, job.args)
         self._log(f"running {shlex.join(command.argv)}")
-        self.execute(command, claim.partial)
+        with self._lease(job) as devices:
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
+            self.execute(replace(command, env={**command.env, **visible}), claim.partial)
         claim.commit()
 
     def execute(self, command: Command, out: Path) -> None:

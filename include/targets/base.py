@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+from include.files import digest_of_tree
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageTarget
@@ -67,6 +68,14 @@ class Target(StageTarget, Protocol):
 
     def templates(self) -> Path:
         """The pristine model repository."""
+
+    def overlay(self) -> Path | None:
+        """The target's own files of models whose templates other targets have, too."""
+        return None
+
+    def template_code(self) -> str:
+        """The digest of all that a repository is made from."""
+        return digest_of_tree(*filter(None, (self.templates(), self.overlay())))
 
     def repository_values(
         self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path

@@ -14,7 +14,7 @@ from include.context import Context
 from include.host.ports import free_ports
 from include.releases.records import Release
 from include.settings import Settings
-from include.targets.openvino import triton
+from include.targets import pytriton
 from include.triton import repository
 from tests.serving.conftest import PYTHON, TEMPLATES, values
 from tests.support.live import Deployment
@@ -30,7 +30,7 @@ def deployment() -> Iterator[Deployment]:
     root = Path(tempfile.mkdtemp(prefix="swap-"))
     http, grpc, metrics = free_ports(3)
     settings = Settings(artifacts=root, live_http_port=http, live_grpc_port=grpc, live_metrics_port=metrics)
-    triton.prepare(PYTHON)
+    pytriton.prepare(PYTHON)
     one = Deployment(settings, Context)
     yield one
     one.close()

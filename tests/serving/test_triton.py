@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from include.errors import HostError
-from include.targets.openvino import triton
-from include.targets.openvino.triton import Environment
+from include.targets import pytriton
+from include.targets.pytriton import Environment
 from include.triton.servers import Ports
 
 from .conftest import PYTHON
@@ -24,22 +24,23 @@ GOOD = Environment(
 
 
 def test_stub_of_the_environments_own_python_is_put_beside_the_backend() -> None:
-    root = triton.ask(PYTHON).server_root
-    put = root / "backends" / "python" / triton.STUB
+    environment = pytriton.ask(PYTHON)
+    root = environment.server_root
+    put = root / "backends" / "python" / pytriton.STUB
     put.unlink(missing_ok=True)
-    triton.prepare(PYTHON)
-    assert put.read_bytes() == (root / "python_backend_stubs" / triton.ask(PYTHON).python / triton.STUB).read_bytes()
+    pytriton.prepare(PYTHON)
+    assert put.read_bytes() == (root / "python_backend_stubs" / environment.python / pytriton.STUB).read_bytes()
     assert put.stat().st_mode & 0o111
 
 
 def test_environment_without_a_server_is_refused() -> None:
     with pytest.raises(HostError, match="nvidia-pytriton.*not installed"):
-        triton.prepare(Path(sys.executable))
+        pytriton.prepare(Path(sys.executable))
 
 
 def test_interpreter_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="does not run"):
-        triton.prepare(tmp_path / "python")
+        pytriton.prepare(tmp_path / "python")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_interpreter_that_is_not_there_is_refused(tmp_path: Path) -> None:
 )
 def test_libraries_that_would_crash_the_stub_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(HostError, match=message) as caught:
-        triton._check_libraries(GOOD.model_copy(update=change))
+        pytriton._check_libraries(GOOD.model_copy(update=change))
     assert caught.value.fix
 
 
@@ -62,11 +63,11 @@ def test_libraries_that_would_crash_the_stub_are_refused(change: dict[str, objec
     ids=["another build's", "the system's"],
 )
 def test_library_path_is_set_only_where_the_loader_would_not_look(library_dir: str, expected: str | None) -> None:
-    variables = triton._variables(GOOD.model_copy(update={"library_dir": Path(library_dir)}))
+    variables = pytriton._variables(GOOD.model_copy(update={"library_dir": Path(library_dir)}))
     assert variables.get("LD_LIBRARY_PATH") == expected
 
 
 def test_server_binds_where_it_is_told() -> None:
-    plan = triton.server(triton.ask(PYTHON), Path("/r"), Ports(http=1, grpc=2, metrics=3), "127.0.0.2")
+    plan = pytriton.server("openvino", pytriton.ask(PYTHON), Path("/r"), Ports(http=1, grpc=2, metrics=3), "127.0.0.2")
     for service in ("http", "grpc", "metrics"):
         assert f"--{service}-address=127.0.0.2" in plan.argv

@@ -37,10 +37,11 @@ class ProcessBackend:
         write(record, path)
         keep_last(record.log)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        devices = {"CUDA_VISIBLE_DEVICES": ",".join(record.gpus)} if record.gpus else {}
         with record.log.open("wb") as log:
             subprocess.run(
                 ["setsid", "--fork", *spec.argv],
-                env={**inherited, **spec.env, TOKEN_VARIABLE: record.token},
+                env={**inherited, **spec.env, **devices, TOKEN_VARIABLE: record.token},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,

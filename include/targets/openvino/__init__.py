@@ -23,11 +23,11 @@ from include.requests.release import ReleaseRequest
 from include.runners.job import Command
 from include.settings import Settings
 from include.stages.common import has_native_bfloat16
-from include.targets import estimates
+from include.targets import estimates, pytriton
 from include.targets.base import Target
-from include.targets.openvino import image, triton
+from include.targets.openvino import image
 from include.triton.repository import paths
-from include.triton.servers import Ports, ServerPlan
+from include.triton.servers import EVERYWHERE, Ports, ServerPlan
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,24 @@ _TOOLS = (
     "optimum-intel",
     "nvidia-pytriton",
 )
+
+NO_TELEMETRY = {"CI": "true"}
+"""Importing openvino would report to Google Analytics, and so would each conversion. openvino_telemetry 2025.2 has no
+variable of its own to stop that, but keeps silent where it takes itself to be in a CI job."""
+
+SHM_BYTES = 1 << 30
+"""Upper limit of the tensors between Triton and its models' stubs; only what is in use takes memory."""
+
+IN_IMAGE = pytriton.Environment(
+    python="3.11",
+    site_packages=Path("/opt/venv/lib/python3.11/site-packages"),
+    scripts=Path("/opt/venv/bin"),
+    library="libpython3.11.so.1.0",
+    library_dir=Path("/usr/lib"),
+    pytriton=Path("/opt/venv/lib/python3.11/site-packages/pytriton"),
+    numpy="1",
+)
+"""The target's image, as its Dockerfile makes it: the stub is in place."""
 
 _LIMITS = ("tp_size", "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
@@ -83,7 +101,7 @@ class OpenVinoTarget(Target):
                 fix="run `make setup`, or set HF2TRITON_OPENVINO_PYTHON",
             )
         else:
-            triton.prepare(self._python)
+            pytriton.prepare(self._python)
 
     def environment(self) -> dict[str, str]:
         """Versions of the tools as installed, and the digest of the lock they came from; or the image, whose tag is."""
@@ -104,7 +122,7 @@ class OpenVinoTarget(Target):
     def command(self, module: str, args: tuple[str, ...]) -> Command:
         """The stage program in the target's environment."""
         python = "python" if self._in_containers else str(self._python)
-        return Command.python(python, module, args, **triton.NO_TELEMETRY)
+        return Command.python(python, module, args, **NO_TELEMETRY)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """No field of today: lengths and batch are limits of the server, not of an IR."""
@@ -144,6 +162,7 @@ class OpenVinoTarget(Target):
                 "max_seq_len": str(request.max_seq_len),
                 "max_num_tokens": str(request.max_num_tokens),
                 "kv_cache_bytes": str(min(needed, allowed)),
+                "kv_cache_free_gpu_mem_fraction": "0",
             },
         }
 
@@ -151,8 +170,21 @@ class OpenVinoTarget(Target):
         """Triton out of the nvidia-pytriton wheel, of the local environment or of the image."""
         address = self._settings.bind_address
         if self._in_containers:
-            return triton.server_in_container(self.stage_image(), repository, ports, address, reads=paths(repository))
-        return triton.server(triton.ask(self._python), repository, ports, address)
+            return self._server_in_container(repository, ports, address)
+        return pytriton.server(self.name, pytriton.ask(self._python), repository, ports, address, NO_TELEMETRY)
+
+    def _server_in_container(self, repository: Path, ports: Ports, address: str) -> ServerPlan:
+        """The same in the target's image, where the models' files are where they are here."""
+        image = self.stage_image()
+        container = ContainerSpec(
+            image=image.image,
+            build=image.build,
+            reads=(repository, *sorted(paths(repository))),
+            network="bridge",
+            shm_bytes=SHM_BYTES,
+        )
+        plan = pytriton.server(self.name, IN_IMAGE, repository, ports, EVERYWHERE, NO_TELEMETRY)
+        return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
 
     @property
     def _in_containers(self) -> bool:

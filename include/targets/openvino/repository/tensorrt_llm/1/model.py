@@ -1,4 +1,4 @@
-"""Triton model `tensorrt_llm` of target openvino: token ids in, token ids out."""
+"""Triton model `tensorrt_llm`: token ids in, token ids out. Its `engine`, `options` and `pipeline` are the target's."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TritonPythonModel:
         engine_dir = Path(values["gpt_model_path"])
         engine_config = EngineConfig.read(engine_dir)
         self._vocab_size = engine_config.vocab_size
-        pipeline = load_pipeline(engine_dir, tokenizer, engine_config, _capacity(values))
+        pipeline = load_pipeline(engine_dir, tokenizer, engine_config, Capacity.of(values))
         self._engine = Engine(pipeline, int(values["max_queue_size"]), on_failure=_stop_server)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
@@ -158,15 +158,6 @@ def _wishes(inputs: Inputs) -> Wishes:
 def _stop_server() -> None:
     """Ends the Triton server, whose health would go on to say ready with an engine that cannot answer."""
     os.kill(os.getppid(), signal.SIGTERM)
-
-
-def _capacity(values: dict[str, str]) -> Capacity:
-    return Capacity(
-        max_num_sequences=int(values["max_num_sequences"]),
-        max_num_tokens=int(values["max_num_tokens"]),
-        kv_cache_bytes=int(values["kv_cache_bytes"]),
-        reuse_kv_cache=_flag(values["enable_kv_cache_reuse"]),
-    )
 
 
 def _flag(value: str) -> bool:

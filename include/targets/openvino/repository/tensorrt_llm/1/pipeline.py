@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +41,16 @@ class Capacity:
     max_num_tokens: int
     kv_cache_bytes: int
     reuse_kv_cache: bool
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Capacity:
+        """Reads the model's parameters."""
+        return cls(
+            max_num_sequences=int(values["max_num_sequences"]),
+            max_num_tokens=int(values["max_num_tokens"]),
+            kv_cache_bytes=int(values["kv_cache_bytes"]),
+            reuse_kv_cache=values["enable_kv_cache_reuse"] == "true",
+        )
 
     def scheduler_config(self) -> genai.SchedulerConfig:
         """GenAI's form, which counts the cache in whole GiB, taken from the host as it fills."""
