@@ -74,10 +74,6 @@ def pack(ints: torch.Tensor) -> torch.Tensor:
 
 def hf_config(checkpoint: Checkpoint, group: int, tied: bool) -> dict[str, Any]:
     """``config.json`` as transformers 4 writes it for a model that compressed-tensors quantized."""
-    weights = {
-        "num_bits": _BITS, "type": "int", "symmetric": True, "strategy": "group", "group_size": group,
-        "dynamic": False, "observer": "minmax", "actorder": None,
-    }  # fmt: skip
     fields = checkpoint.hf_fields()
     return {
         **fields,
@@ -85,21 +81,24 @@ def hf_config(checkpoint: Checkpoint, group: int, tied: bool) -> dict[str, Any]:
         "torch_dtype": checkpoint.config["dtype"],
         "tie_word_embeddings": tied,
         "use_sliding_window": False,
-        "quantization_config": {
-            "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
-            "quantization_status": "compressed",
-            "config_groups": {
-                "group_0": {
-                    "targets": ["Linear"],
-                    "weights": weights,
-                    "input_activations": None,
-                    "output_activations": None,
-                }
-            },
-            "ignore": ["lm_head"],
-            "kv_cache_scheme": None,
-        },
+        "quantization_config": quantization_config(group),
+    }
+
+
+def quantization_config(group: int) -> dict[str, Any]:
+    """The part of it that names the layout: int4, symmetric, a scale for each ``group`` of inputs."""
+    weights = {
+        "num_bits": _BITS, "type": "int", "symmetric": True, "strategy": "group", "group_size": group,
+        "dynamic": False, "observer": "minmax", "actorder": None,
+    }  # fmt: skip
+    group_0 = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group_0},
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
     }
 
 
