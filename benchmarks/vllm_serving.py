@@ -66,6 +66,7 @@ def make(tokenizer: Path, out: Path, attention: str | None) -> None:
 
 
 def show(kind: str, at_once: int, runs: list[tuple[float, list[float]]]) -> None:
+    """Prints the median run."""
     speed, firsts = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
     facts = {"tokens/s": round(speed, 1), "first token p50 ms": round(1000 * statistics.median(firsts), 1)}
     print("SPEED", json.dumps({"kind": kind, "at once": at_once, **facts}), flush=True)
@@ -105,6 +106,7 @@ async def bare(engine_dir: Path, share: float) -> None:
 
 
 def words() -> Iterator[str]:
+    """Words without end."""
     while True:
         yield random.choice(["the", "cat", "river", "walks", "over", "green", "under", "house", "sings", "far"])
 
@@ -126,6 +128,7 @@ def ask(port: int, stream: bool, _: int) -> float:
 
 
 def some(port: int, stream: bool, count: int) -> list[float]:
+    """As many requests at once."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(partial(ask, port, stream), range(count)))
 
@@ -171,6 +174,7 @@ def serve(engine: Path, tokenizer: Path, work: Path) -> Any:  # noqa: ANN401
 
 
 def main() -> None:
+    """The program."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("make", "bare", "served"))
     parser.add_argument("--engine", type=Path, required=True)
