@@ -154,6 +154,7 @@ def serve(engine: Path, tokenizer: Path, work: Path) -> Any:  # noqa: ANN401
     from include.model.config import ModelConfig
     from include.requests.release import ReleaseRequest
     from include.settings import settings
+    from include.targets import pytriton
     from include.targets.registry import get_target
     from include.triton import repository, servers
 
@@ -165,6 +166,7 @@ def serve(engine: Path, tokenizer: Path, work: Path) -> Any:  # noqa: ANN401
     (work / "checkpoint" / "tokenizer").symlink_to(tokenizer)
     values = target.repository_values(request, config, work / "checkpoint", engine)
     repository.assemble(target.templates(), values, work / "repository", target.overlay())
+    pytriton.prepare(settings().vllm_python)
     begun = time.monotonic()
     record = servers.launch(
         target.server(work / "repository", servers.some_ports()), work / "server.json", timeout_s=300

@@ -21,7 +21,6 @@ from typing import Any
 
 import psutil
 
-from include import report
 from include.context import Context, stage_gpus
 from include.errors import GateFailure
 from include.runners.job import StageJob
@@ -85,9 +84,6 @@ def release(context: Context, params: dict[str, Any]) -> ServerRecord:
             facts["accepted"] = True
         except GateFailure as failure:
             facts |= {"accepted": False, "why": str(failure)}
-    found = [report.read(path.parent) for path in (context.settings.artifacts / "releases").glob("*/*/report.json")]
-    for gate in found[0].gates if found and found[0] else ():
-        say("gate", name=gate.gate, outcome=gate.outcome, found=" ".join(str(gate.found).split())[:200])
     return candidate
 
 

@@ -57,6 +57,8 @@ _ENV = {
     "VLLM_DO_NOT_TRACK": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # It is part of the key of vLLM's compile cache, and a worker may have another one than a server.
+    "CUDA_HOME": "/usr/local/cuda",
     "HF_HUB_OFFLINE": "1",
 }
 _LIST_VERSIONS = """

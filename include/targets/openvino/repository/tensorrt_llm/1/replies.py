@@ -116,7 +116,11 @@ class Answer:
 
     def token(self, token_id: int) -> bool:
         """Takes the answer's next token; returns whether a stop word ends the answer with it."""
-        if self.transcript.add(token_id):
+        return self.tokens([token_id])
+
+    def tokens(self, token_ids: Sequence[int]) -> bool:
+        """Takes the answer's next tokens, which make one piece of a stream."""
+        if any(self.transcript.add(token_id) for token_id in token_ids):
             return True
         self.reply.progressed(self)
         return False

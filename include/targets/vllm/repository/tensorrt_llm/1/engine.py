@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 _CHECK_S = 0.1
+_PIECES_PER_S = 2000
+"""What postprocessing, which decodes one piece after the other, can take of all streams together."""
 
 
 class EngineFailure(Exception):
@@ -22,8 +25,8 @@ class Listener(Protocol):
     def cancelled(self) -> bool:
         """Whether nobody waits any more."""
 
-    def token(self, token_id: int) -> bool:
-        """Takes the answer's next token; returns whether the answer ends with it."""
+    def tokens(self, token_ids: Sequence[int]) -> bool:
+        """Takes the answer's next tokens; returns whether the answer ends with one of them."""
 
     def end(self) -> None:
         """No token follows."""
@@ -100,14 +103,18 @@ class Engine:
     async def _pass_on(self, task: Task) -> None:
         stream = self._llm.generate({"prompt_token_ids": list(task.ids)}, task.config, str(next(self._numbers)))
         async for output in stream:
+            taken = time.monotonic()
             answer = output.outputs[0]
             if answer.finish_reason not in (None, "stop", "length"):
                 raise EngineFailure(answer.finish_reason)
             # vLLM gives the end token, too, which is not the answer's.
             ids = answer.token_ids[:-1] if answer.finish_reason == "stop" else answer.token_ids
-            if any(task.listener.token(token_id) for token_id in ids):
+            if task.listener.tokens(ids):
                 await stream.aclose()  # and vLLM stops working on it
                 break
+            # Meanwhile vLLM gathers the answer's next tokens, and hands them over together.
+            if (pause := taken + len(self._running) / _PIECES_PER_S - time.monotonic()) > 0 and not output.finished:
+                await asyncio.sleep(pause)
         task.listener.end()
 
     async def _watch(self) -> None:
