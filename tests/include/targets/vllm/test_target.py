@@ -67,7 +67,7 @@ def request(**fields: Any) -> ReleaseRequest:
     return ReleaseRequest(target="vllm", **fields)
 
 
-@pytest.mark.parametrize("sm", [75, 80, 86, 89, 90, 100, 103, 120, 121])
+@pytest.mark.parametrize("sm", [75, 80, 86, 89, 90, 100, 103, 120])
 def test_turing_to_blackwell_will_do(settings: Settings, sm: int) -> None:
     target(settings, replace(B200, sm=sm)).check_host(request())
 
