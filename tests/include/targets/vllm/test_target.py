@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,21 @@ def test_the_repository_is_the_shared_ensemble_with_its_own_engine(settings: Set
     parameters = repository.read(filled)["tensorrt_llm"].parameters
     assert parameters["kv_cache_free_gpu_mem_fraction"].string_value == "0.8"
     assert int(parameters["kv_cache_bytes"].string_value) > 2 << 30
+
+
+def test_the_shared_files_of_the_slot_find_what_they_import_from_its_own(settings: Settings, filled: Path) -> None:
+    own = {path.stem for path in (target(settings).overlay() / "tensorrt_llm" / "1").glob("*.py")}
+    trees = {path.stem: ast.parse(path.read_text()) for path in (filled / "tensorrt_llm" / "1").glob("*.py")}
+    imports = [node for name in {"model", "replies", "hangups", "text"} & set(trees) for node in ast.walk(trees[name])]
+    wanted = {
+        (node.module, alias.name)
+        for node in imports
+        if isinstance(node, ast.ImportFrom) and node.module in own
+        for alias in node.names
+    }
+    assert wanted
+    given = {(name, getattr(node, "name", "")) for name in own for node in trees[name].body}
+    assert wanted <= given
 
 
 def test_the_server_takes_the_engines_gpus_in_the_image(settings: Settings, filled: Path) -> None:
