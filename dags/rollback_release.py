@@ -6,6 +6,7 @@ two runs end where they began. For an older release, give its number (page *Rele
 
 | task | does |
 |---|---|
+| `approve_release` | lets a person decide, if the deployment requires approval; otherwise it is skipped |
 | `rollback_release` | launches the release's server, asks it, moves the live address to it, stops the server that was live |
 
 ## When it fails
@@ -15,6 +16,7 @@ The release that was live stays live.
 | problem | what to do |
 |---|---|
 | the release does not exist, or was rejected or pruned | the message names the available ones |
+| the rollback is not approved | clear `approve_release` with its downstream task, and let an approver answer; after *Reject*, trigger a new run |
 | the server does not start | the error has its own last lines; the usual cause is too little memory for two servers, which *swap: recreate* avoids |
 | its answer differs from the one at its promotion | the error shows both answers; see the release's report, or choose another release |
 """
@@ -25,11 +27,11 @@ from airflow.sdk import DAG
 
 from hf2triton.assets import LIVE_RELEASE
 from hf2triton.form import request_params
-from hf2triton.operators import TaskOperator
+from hf2triton.operators import ReleaseApprovalOperator, TaskOperator
 from hf2triton.retries import default_args
 from include.requests.operations import RollbackRequest
 from include.settings import settings
-from include.tasks import promote_release, rollback_release
+from include.tasks import approve_release, promote_release, rollback_release
 
 with DAG(
     dag_id="rollback_release",
@@ -40,9 +42,14 @@ with DAG(
     tags=["hf2triton"],
     default_args=default_args(),
 ):
-    TaskOperator(
+    approve = ReleaseApprovalOperator(
+        task_id="approve_release", question=rollback_release.question, answer=approve_release.answer
+    )
+    rollback = TaskOperator(
         task_id="rollback_release",
         call=rollback_release.run,
         events={LIVE_RELEASE: promote_release.event},
+        trigger_rule="none_failed",
         queue=settings().serve_queue,
     )
+    approve >> rollback

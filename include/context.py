@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from include.artifacts.pins import Pins, run_slug
 from include.artifacts.store import ArtifactStore
-from include.files import Log
+from include.files import Log, Skip, telling
 from include.host import services
 from include.host.docker.containers import Containers
 from include.host.docker.registry import FindLogin, no_login
 from include.host.leases import lease
-from include.releases.records import LIVE_LINK, ReleaseStore
+from include.releases.records import ReleaseStore
 from include.releases.run import RunRecord
 from include.runners.job import StageJob
 from include.settings import Settings
@@ -23,6 +23,7 @@ from include.targets.base import Target
 from include.targets.registry import get_target
 from include.triton import servers
 from include.triton.servers import ServerRecord
+from include.triton.signatures import Signatures
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Context:
     """The context of one task: settings, log, and the functions that look up the Hub token and the registry's login.
 
     ``run_state`` gives the state of a run of `release_awq_engine` in Airflow's words, None if Airflow does not know it;
-    ``find_run`` gives the record of this run so far.
+    ``find_run`` gives the record of this run so far. ``find_requester`` gives the name of the user who triggered it, if
+    one did; ``find_users`` the ids of the users who may answer questions, None if Airflow cannot say.
     """
 
     settings: Settings
@@ -41,6 +43,8 @@ class Context:
     find_login: FindLogin = field(default=no_login, repr=False)
     run_state: Callable[[str], str | None] = field(default=lambda run_id: "running", repr=False)
     find_run: Callable[[], RunRecord | None] = field(default=lambda: None, repr=False)
+    find_requester: Callable[[], str | None] = field(default=lambda: None, repr=False)
+    find_users: Callable[[], frozenset[str] | None] = field(default=lambda: None, repr=False)
 
     def is_over(self, run_id: str) -> bool:
         """True if a run of `release_awq_engine` is neither queued nor running; a deleted run is over, too."""
@@ -54,12 +58,23 @@ class Context:
     @property
     def pins(self) -> Pins:
         """The pins: the artifacts that each run uses."""
-        return Pins(self.settings.artifacts / "pins")
+        return Pins(self.settings.artifacts / "pins", self.skip)
 
     @property
     def releases(self) -> ReleaseStore:
         """The deployment's releases."""
-        return ReleaseStore(self.settings.artifacts / "releases")
+        return ReleaseStore(self.settings.artifacts / "releases", self.skip)
+
+    @cached_property
+    def skip(self) -> Skip:
+        """Names in the log, once, what is damaged in the store."""
+        return telling(self.log)
+
+    @property
+    def signatures(self) -> Signatures:
+        """The signatures of model repositories."""
+        key = self.settings.signing_key or self.settings.artifacts / "keys" / "signing.pem"
+        return Signatures(self.settings.artifacts, key)
 
     @property
     def token(self) -> str | None:
@@ -93,8 +108,8 @@ class Context:
 
 def live_record(artifacts: Path) -> Path:
     """The path of the record of the live release's server, for the store at ``artifacts``."""
-    link = artifacts / "releases" / LIVE_LINK
-    return servers.release_record(artifacts, str(link.readlink()) if link.is_symlink() else "none")
+    live = ReleaseStore(artifacts / "releases").live_id()
+    return servers.release_record(artifacts, str(live) if live else "none")
 
 
 def gpus_of_processes(artifacts: Path) -> set[str]:

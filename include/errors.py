@@ -7,6 +7,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+_LONGEST = 10_000
+
+
+def printable(text: str) -> str:
+    """``text`` as every log, page and database can hold it: control characters escaped, a long one without its middle.
+
+    Models, data and servers put names of their own into messages.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
 
 class PipelineError(Exception):
     """A failure that names its cause. ``retry`` says whether the same again can end well.
@@ -18,10 +30,8 @@ class PipelineError(Exception):
     retry: ClassVar[bool] = False
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.fix = fix
+        self.what, self.where, self.fix = map(printable, (what, where, fix))
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -5,12 +5,20 @@ from __future__ import annotations
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def _names(value: object) -> object:
+    """The names in a text, with commas between them."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
 class Settings(BaseSettings):
@@ -56,10 +64,27 @@ class Settings(BaseSettings):
         default=PROJECT / ".local" / "modelopt",
         description="The folder of ModelOpt, by which target vllm calibrates; make setup-vllm fills it.",
     )
-    bind_address: str = Field(default="127.0.0.1", description="Address that Triton and Airflow listen on.")
+    bind_address: str = Field(
+        default="127.0.0.1",
+        description="Address that the live endpoint and Airflow listen on; Triton itself is on loopback only.",
+    )
     live_http_port: int = Field(default=8000, description="Triton's HTTP port of the live release.")
     live_grpc_port: int = Field(default=8001, description="Its gRPC port.")
     live_metrics_port: int = Field(default=8002, description="Its Prometheus metrics.")
+    max_body_bytes: int = Field(
+        default=1_000_000, gt=0, description="Longest body of a request to the live endpoint; more is answered by 413."
+    )
+    max_requests_in_flight: int = Field(
+        default=512, gt=0, description="Requests that the live endpoint works on at once; more are answered by 429."
+    )
+    header_timeout_s: float = Field(
+        default=10, gt=0, description="Longest time that a request's headers may take to arrive."
+    )
+    request_timeout_s: float = Field(
+        default=60,
+        gt=0,
+        description="Longest time that a whole request may take to arrive; its answer may take longer.",
+    )
     airflow_home: Path = Field(
         default=PROJECT / ".local" / "airflow", description="Database, logs and password of the embedded Airflow."
     )
@@ -74,13 +99,45 @@ class Settings(BaseSettings):
         default=PROJECT / "include" / "requests" / "catalogue.yaml",
         description="The models that are followed: a YAML file, or a directory of them. See schedules.md.",
     )
+    require_approval: bool = Field(
+        default=False, description="Whether a person must approve every release and rollback, whatever a request says."
+    )
+    approvers: Names = Field(
+        default=(), description="Ids of the users who may approve. Naming them requires approval. Empty: no limit."
+    )
+    four_eyes: bool = Field(
+        default=False, description="Whether the user who triggered a run may not be the one who approves it."
+    )
     drain_timeout_s: float = Field(
         default=120, description="Longest time that a server's last requests may take before it is stopped."
     )
     prune_dry_run: bool = Field(
         default=True, description="Whether the scheduled pruning only tells what it would remove."
     )
+    signing_key: Path | None = Field(
+        default=None,
+        description="Private EC key (PEM) that signs model repositories. None: keys/signing.pem in the store, made "
+        "at first use.",
+    )
+    require_signature: bool = Field(
+        default=False, description="Whether a model repository without a signature is refused."
+    )
+    image_digests: tuple[str, ...] = Field(
+        default=(),
+        description='Accepted digests of images from a registry, a JSON list: ["sha256:..."]. Empty: any.',
+    )
     launch_timeout_s: float = Field(default=600, description="Longest time a server may take to be ready.")
+    server_logs: Path | None = Field(
+        default=None, description="Directory of the logs of servers, proxy and supervisor. None: beside the store."
+    )
+    start_supervisor: bool = Field(
+        default=True, description="Whether tasks start the supervisor; not where it is a service of its own."
+    )
+
+    @property
+    def log_directory(self) -> Path:
+        """The directory of the logs of servers; by default ``<artifacts>-logs``."""
+        return self.server_logs or self.artifacts.with_name(f"{self.artifacts.name}-logs")
 
 
 @cache

@@ -1,8 +1,11 @@
-"""The kinds of artifacts."""
+"""The kinds of artifacts, and the names that an artifact can have."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
 
 
 class Kind(StrEnum):
@@ -13,3 +16,9 @@ class Kind(StrEnum):
     CHECKPOINT = "checkpoints"
     ENGINE = "engines"
     REPOSITORY = "repositories"
+
+
+NAME_PATTERN = r"^[^./\x00][^/\x00]*$"
+"""One element of a path, and not a hidden one."""
+
+ArtifactName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=255)]

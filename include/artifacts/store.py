@@ -4,6 +4,9 @@ A stage writes into ``<name>.partial-<attempt>``; `Claim.commit` hashes the file
 syncs and renames. A directory with a manifest is complete and is never written again; without one it does
 not exist. A lock per name lets one run build while others wait. The lock is the kernel's: it goes with its
 process, however that ends.
+
+Where an artifact is, and what it is called, follows from its place alone. A manifest that says otherwise is damaged:
+lists skip it, and a claim moves what lies there to ``.trash``.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import platform
 import re
 import secrets
@@ -22,21 +26,38 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
-from include.artifacts.kind import Kind
+from include.artifacts.kind import NAME_PATTERN, Kind
 from include.errors import HostError
-from include.files import Log, locked, sha256_of, sync, try_lock
-from include.frozen import Frozen
+from include.files import (
+    Damaged,
+    Log,
+    Skip,
+    Unreadable,
+    damaged,
+    disk_errors,
+    find_record,
+    ignore,
+    locked,
+    remove,
+    sha256_of,
+    sync,
+    telling,
+    try_lock,
+)
+from include.frozen import Frozen, InsidePath, Moment
 from include.stages.common import REPORT_FILE
 
 MANIFEST_FILE = "manifest.json"
+TRASH = ".trash"
+PARTIAL = ".partial-"
 
 
 class OutputFile(Frozen):
     """One file of an artifact: path relative to the artifact, size in bytes."""
 
-    path: str
+    path: InsidePath
     size: int
     sha256: str
 
@@ -51,8 +72,8 @@ class Manifest(Frozen):
     outputs: list[OutputFile]
     report: dict[str, Any] = Field(default_factory=dict, description="The stage's own record (stage.json).")
     host: str = Field(default_factory=platform.node)
-    started_at: datetime | None = Field(default=None, description="When the attempt that made it began.")
-    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    started_at: Moment | None = Field(default=None, description="When the attempt that made it began.")
+    created_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ class Artifact:
     @property
     def name(self) -> str:
         """The directory's name: the key, or for a model ``<org>--<name>@<commit>``."""
-        return self.manifest.name
+        return self.path.name
 
     @property
     def content(self) -> str:
@@ -101,7 +122,7 @@ class Claim:
         self._kind = kind
         self._inputs = dict(inputs)
         self._started_at = datetime.now(UTC)
-        self.artifact = _read(self._final)
+        self.artifact = _whole(self._final)
         self.hit = self.artifact is not None
         self.resumed = False
         self.partial = self._new_partial()
@@ -113,13 +134,16 @@ class Claim:
 
     def prepare(self, resume: bool) -> None:
         """Makes the partial directory, or takes that of an attempt that died; removes those of all others."""
-        leftovers = sorted(self._final.parent.glob(f"{glob.escape(self.name)}.partial-*"))
-        if resume and leftovers:
-            self.partial = leftovers.pop()
+        leftovers = sorted(self._final.parent.glob(f"{glob.escape(self.name)}{PARTIAL}*"))
+        usable = [path for path in leftovers if path.is_dir() and not path.is_symlink()]
+        if resume and usable:
+            self.partial = usable.pop()
             self.resumed = True
         for path in leftovers:
-            shutil.rmtree(path)
-        self.partial.mkdir(exist_ok=True)
+            if path != self.partial:
+                remove(path)
+        with disk_errors(self.partial):
+            self.partial.mkdir(exist_ok=True)
 
     def start_over(self) -> None:
         """Leaves the partial directory of an earlier attempt for a new, empty one.
@@ -132,7 +156,16 @@ class Claim:
         self.partial.mkdir()
 
     def commit(self) -> Artifact:
-        """Turns the partial directory into the artifact: manifest, sync, rename."""
+        """Turns the partial directory into the artifact: manifest, sync, rename.
+
+        Raises:
+            HostError: the disk is full or cannot be written.
+        """
+        with disk_errors(self.partial):
+            self.artifact = self._commit()
+        return self.artifact
+
+    def _commit(self) -> Artifact:
         report = self._take_report()
         manifest = Manifest(
             kind=self._kind,
@@ -148,21 +181,19 @@ class Claim:
         (self.partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1))
         for path in [*_files(self.partial), self.partial]:
             sync(path)
+        set_aside(self._final)
         self.partial.rename(self._final)
         sync(self._final.parent)
-        self.artifact = Artifact(self._final, manifest)
-        return self.artifact
+        return Artifact(self._final, manifest)
 
     def _new_partial(self) -> Path:
-        return self._final.parent / f"{self._final.name}.partial-{secrets.token_hex(4)}"
+        return self._final.parent / f"{self._final.name}{PARTIAL}{secrets.token_hex(4)}"
 
     def _take_report(self) -> dict[str, Any]:
         path = self.partial / REPORT_FILE
-        if not path.exists():
-            return {}
-        report: dict[str, Any] = json.loads(path.read_text())
-        path.unlink()
-        return report
+        report = find_record(path, RootModel[dict[str, Any]])
+        path.unlink(missing_ok=True)
+        return report.root if report else {}
 
 
 class ArtifactStore:
@@ -179,12 +210,13 @@ class ArtifactStore:
         """The artifact, or None if it does not exist (a partial directory does not).
 
         Raises:
-            HostError: a file of it is missing or has another size than its manifest says.
+            HostError: its manifest is damaged, or a file of it is missing or has another size than that says.
         """
-        return _read(self.root / kind / name)
+        return _read(self._path(kind, name))
 
     def get(self, kind: Kind, name: str) -> Artifact:
         """Like `find`, for an artifact that an earlier stage made."""
+        self._path(kind, name)
         self._pin(kind, name)
         artifact = self.find(kind, name)
         if artifact is None:
@@ -195,15 +227,23 @@ class ArtifactStore:
             )
         return artifact
 
-    def all(self, kind: Kind) -> list[Artifact]:
-        """Every complete artifact of a kind, oldest first."""
-        found = [_manifest_of(path.parent) for path in (self.root / kind).glob(f"*/{MANIFEST_FILE}")]
-        artifacts = [Artifact(self.root / kind / m.name, m) for m in found if m]
-        return sorted(artifacts, key=lambda a: a.manifest.created_at)
+    def all(self, kind: Kind, skip: Skip = ignore) -> list[Artifact]:
+        """Every complete artifact of a kind, oldest first; ``skip`` gets whatever else lies there."""
+        found = [artifact for path in self._listing(kind, skip) if (artifact := _or_skip(path, skip))]
+        return sorted(found, key=lambda artifact: artifact.manifest.created_at)
 
-    def explain_miss(self, kind: Kind, inputs: Mapping[str, Any]) -> str:
+    def _listing(self, kind: Kind, skip: Skip) -> list[Path]:
+        try:
+            return [path for path in sorted((self.root / kind).iterdir()) if PARTIAL not in path.name]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            skip(damaged(self.root / kind, error.strerror or str(error)))
+            return []
+
+    def explain_miss(self, kind: Kind, inputs: Mapping[str, Any], skip: Skip = ignore) -> str:
         """The reason of a miss: the fields in which ``inputs`` differ from those of the nearest artifact."""
-        candidates = [(differences(inputs, a.manifest.inputs), a) for a in self.all(kind)]
+        candidates = [(differences(inputs, a.manifest.inputs), a) for a in self.all(kind, skip)]
         if not candidates:
             return f"miss: the store has no {kind} yet"
         fields, nearest = min(candidates, key=lambda c: len(c[0]))
@@ -222,7 +262,7 @@ class ArtifactStore:
         ``resume``: then it stays, and the next claim that resumes goes on with it.
         """
         name = name or key_of(inputs)
-        directory = self.root / kind
+        directory = self._path(kind, name).parent
         make_directory(directory)
         with locked(
             self._lock_path(kind, name), lambda: log(f"another run is building {kind}/{name[:12]}: waiting for it")
@@ -233,7 +273,9 @@ class ArtifactStore:
                 log(f"hit: {claim.artifact.summary}: nothing to do")
                 yield claim
                 return
-            log(self.explain_miss(kind, inputs))
+            if moved := set_aside(directory / name):
+                log(f"{directory / name} is no complete artifact: it is moved to {moved}, until the next pruning")
+            log(self.explain_miss(kind, inputs, telling(log)))
             claim.prepare(resume)
             try:
                 yield claim
@@ -257,10 +299,55 @@ class ArtifactStore:
             if lock:
                 lock.release()
 
+    def _path(self, kind: Kind, name: str) -> Path:
+        """The place of an artifact. A name that a damaged record or a request has must not lead elsewhere."""
+        if not re.match(NAME_PATTERN, name) or PARTIAL in name or len(os.fsencode(name)) > _LONGEST_NAME:
+            raise HostError(f"{name[:80]!r} is no name of an artifact", where=str(self.root / kind), fix=_NAME_FIX)
+        return self.root / kind / name
+
     def _lock_path(self, kind: Kind, name: str) -> Path:
         path = self.root / ".locks" / kind / f"{name}.lock"
         make_directory(path.parent)
         return path
+
+
+_LONGEST_NAME = 230
+"""Bytes: there is room for what partial directories and locks append."""
+_NAME_FIX = "the record or the request that has this name is damaged: run the request of its release again"
+
+
+def set_aside(path: Path) -> Path | None:
+    """Moves what lies at an artifact's place to the store's ``.trash``, which pruning empties; returns where it is."""
+    if not os.path.lexists(path):
+        return None
+    trash = path.parent.parent / TRASH / f"{path.name}.{secrets.token_hex(4)}"
+    with disk_errors(path):
+        if trash.parent.is_symlink():
+            trash.parent.unlink()  # what is moved must stay in the store
+        trash.parent.mkdir(exist_ok=True)
+        path.rename(trash)
+    return trash
+
+
+def _or_skip(path: Path, skip: Skip) -> Artifact | None:
+    """The artifact at ``path``, without a look at its files."""
+    try:
+        if manifest := _manifest_of(path):
+            return Artifact(path, manifest)
+        raise damaged(path, f"it has no {MANIFEST_FILE}", "move it away")
+    except Damaged as damage:
+        skip(damage)
+        return None
+
+
+def _whole(path: Path) -> Artifact | None:
+    """The artifact at ``path``; None if there is none, or if its manifest says nothing of it."""
+    try:
+        return _read(path)
+    except Unreadable:
+        raise
+    except Damaged:
+        return None
 
 
 def _read(path: Path) -> Artifact | None:
@@ -281,11 +368,12 @@ def _read(path: Path) -> Artifact | None:
 
 
 def _manifest_of(path: Path) -> Manifest | None:
-    try:
-        text = (path / MANIFEST_FILE).read_text()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return None if ".partial-" in path.name else Manifest.model_validate_json(text)
+    if path.is_symlink():
+        raise damaged(path, "it is a link", "move the directory itself into the store")
+    manifest = find_record(path / MANIFEST_FILE, Manifest)
+    if manifest and (manifest.kind, manifest.name) != (path.parent.name, path.name):
+        raise damaged(path / MANIFEST_FILE, f"it is the manifest of {manifest.kind}/{manifest.name[:80]}")
+    return manifest
 
 
 def _files(root: Path) -> list[Path]:

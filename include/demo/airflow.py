@@ -21,6 +21,8 @@ from include.settings import PROJECT, Settings
 DAG = "release_awq_engine"
 READY_TIMEOUT_S = 240
 USER = "admin"
+_DATABASE = "airflow.db"
+_PASSWORDS = "simple_auth_manager_passwords.json.generated"
 _BACKEND = ProcessBackend(ask=signal.SIGINT)  # makes Airflow stop its components gracefully
 
 
@@ -29,14 +31,14 @@ def environment(settings: Settings) -> dict[str, str]:
     url = url_of(settings)
     return {
         "PATH": f"{_scripts()}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(PROJECT),
+        "PYTHONPATH": os.pathsep.join((str(PROJECT), str(PROJECT / "plugins"))),
         "AIRFLOW_HOME": str(settings.airflow_home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "hf2triton.executor.LocalExecutor",
         # On a busy disk a write takes longer than the default of 5 s: the scheduler would end, and workers ask twice.
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{settings.airflow_home}/airflow.db?timeout=60",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{settings.airflow_home}/{_DATABASE}?timeout=60",
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
@@ -55,8 +57,7 @@ def url_of(settings: Settings) -> str:
 
 def password(settings: Settings) -> str:
     """The password that Airflow generated for its only user."""
-    path = settings.airflow_home / "simple_auth_manager_passwords.json.generated"
-    return str(json.loads(path.read_text())[USER])
+    return str(json.loads((settings.airflow_home / _PASSWORDS).read_text())[USER])
 
 
 def start(settings: Settings) -> AirflowApi:
@@ -69,7 +70,8 @@ def start(settings: Settings) -> AirflowApi:
     record = _record(settings)
     if find(record, ServiceRecord, _BACKEND) is None:
         check_port_free(settings.airflow_port)
-        argv = (str(_scripts() / "airflow"), "standalone")
+        make_private(settings.airflow_home)
+        argv = (sys.executable, "-m", "hf2triton.standalone")
         spec = ServiceSpec(argv=argv, env={**os.environ, **environment(settings)})
         _BACKEND.start(spec, ServiceRecord(log=record.with_suffix(".log")), record)
     deadline = time.monotonic() + READY_TIMEOUT_S
@@ -82,7 +84,22 @@ def start(settings: Settings) -> AirflowApi:
                 fix="its log names the cause",
             )
         time.sleep(1)
+    make_private(settings.airflow_home)
     return _with_dags(AirflowApi(url_of(settings), USER, password(settings)), deadline)
+
+
+def make_private(home: Path) -> None:
+    """Keeps other users of this machine from the files of Airflow's home: passwords, keys, the database, logs.
+
+    The umask, by which Airflow makes them, is left as it is: containers of stages read artifacts as another user.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    for name in (_DATABASE, _PASSWORDS):
+        (home / name).touch(0o600)
+    for path in home.iterdir():
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o600)
 
 
 def stop(settings: Settings) -> bool:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from include.demo.airflow import DAG
 from include.demo.api import AirflowApi, TaskState
-from include.errors import ToolError
+from include.errors import ToolError, UserError
 from include.requests.release import SEED_PROMPT
 
 STAGES = (
@@ -58,7 +58,10 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
         state = failed[0] if failed else tasks["check_request"]
         raise ToolError(f"{state.task} failed: {api.error(DAG, run, state)}", where=f"run {run}")
     reused = frozenset(stage for stage in STAGES if _reused(api.result(DAG, run, stage)))
-    return Outcome(released=api.result(DAG, run, "promote_release"), reused=reused)
+    released = api.result(DAG, run, "promote_release")
+    if released is None:
+        raise UserError("the release was not approved", where=f"run {run}", fix="its report says who decided, and why")
+    return Outcome(released=released, reused=reused)
 
 
 def ask(endpoint: str) -> str:
@@ -81,6 +84,10 @@ def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:
             ended = api.run_state(DAG, run) in {"success", "failed"} and all(
                 task.state in ENDED for task in tasks.values()
             )
+            asking = tasks.get("approve_release")
+            if asking and asking.state == "awaiting_input" and asking.task not in seen:
+                seen[asking.task] = asking.state
+                console.print("  approve_release waits for an answer: Required Actions, in the web UI")
             if console.is_terminal:
                 live.update(_table(tasks))
             else:

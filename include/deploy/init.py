@@ -90,6 +90,9 @@ def main() -> int:
     path = PROJECT / ".env"
     written = write_env(path)
     print(f"{path}: {'written' if written else 'is there, left as it is'}")
+    for secret in (path, path.with_name("settings.env")):
+        if secret.exists():
+            secret.chmod(0o600)
     make_directories(read_env(path))
     return 0
 

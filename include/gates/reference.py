@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
+from include.files import read_record
 from include.frozen import Frozen
 
 REFERENCE_FILE = "reference.json"
@@ -68,8 +69,8 @@ class Reference(Frozen):
 
 
 def read_reference(checkpoint: Path) -> Reference:
-    """The reference that calibration left beside the checkpoint."""
-    reference = Reference.model_validate_json((checkpoint / REFERENCE_FILE).read_text())
+    """The reference that calibration left beside the checkpoint; raises `HostError` if it is damaged."""
+    reference = read_record(checkpoint / REFERENCE_FILE, Reference)
     return reference.model_copy(update={"held_out": _held_out(checkpoint / HELD_OUT_FILE)})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 import socket
+import ssl
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 import psutil
 
 from include.errors import HostError
+
+PLAIN_HTTP = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For requests to http:// of this host: httpx would load all certificates for each of them, which takes 20 ms."""
 
 _CHOSEN_FROM = range(10_000, 60_000)
 # The kernel gives these to outgoing connections: one may take a port between its choice and its server's start.

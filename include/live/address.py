@@ -9,25 +9,32 @@ the link moves, reconciling undoes the promotion, and from then on it completes 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
-from include.files import locked, write_atomic
+from include.files import Damaged, find_record, locked, try_lock, write_atomic
+from include.host import services
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
+from include.live.last_answer import LastAnswer
+from include.live.launch import check_signature
 from include.live.proxy import Proxy, Upstream, proxy_of
 from include.live.servers import ReleaseServers
+from include.live.supervisor import Supervisor
 from include.releases.records import Release
+from include.releases.rule import Rule
 from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
 from include.triton.client import Client, Endpoint, NoAnswer
 from include.triton.servers import Ports, ServerRecord
+
+_LOADS_S = 10.0
+"""A server that runs without being ready for so long counts as an outage; before that it may have been busy."""
 
 # Batched with other requests, a greedy answer may round differently: a mismatch counts only after a second request.
 _TRIES = 3
@@ -42,7 +49,9 @@ class LiveAddress:
         self._releases = context.releases
         self._servers = ReleaseServers(context)
         self._log = context.log
+        self._supervisor = Supervisor(context)
         self._note = context.settings.artifacts / "servers" / "away.json"
+        self._lock_path = context.settings.artifacts / ".locks" / "live.lock"
 
     @property
     def url(self) -> str:
@@ -53,26 +62,76 @@ class LiveAddress:
         """True if the proxy has the address, with or without a server behind it."""
         return self._proxy.is_running()
 
+    def answers(self) -> bool | None:
+        """True if the live server is ready and the proxy runs; None if no release is live, or it was stopped.
+
+        Changes nothing and needs no lock, so it may be asked all the time.
+        """
+        live = self._releases.live()
+        if live is None or self.suspended():
+            return None
+        record = services.read(self._servers.record_of(live), ServerRecord)
+        return record is not None and servers.is_ready(record) and self._proxy.answers()
+
+    def record_answer(self) -> None:
+        """Records that the live release answers now, which ends its outage if one lasts."""
+        LastAnswer(self._context.settings).record()
+        if live := self._releases.live():
+            self._releases.end_outage(live, "itself")
+
+    def restore(self, silent_s: float) -> bool:
+        """Brings back a live server or a proxy that is gone; returns False if there was nothing that it could do.
+
+        That is so while another process changes the live release, and while the server runs but is not ready;
+        ``silent_s`` says for how long that has been so.
+
+        Raises:
+            PipelineError: the server or the proxy cannot be started.
+        """
+        lock = try_lock(self._lock_path)
+        if lock is None:
+            return False
+        try:
+            live = self._releases.live()
+            return live is not None and self.answers() is False and self._restore(live, silent_s)
+        finally:
+            lock.release()
+
     def stop(self) -> list[str]:
-        """Stops the proxy and every server; returns their names. `reconcile` brings the live release back."""
+        """Stops the supervisor, the proxy and every server; returns their names.
+
+        Only `reconcile` brings the live release back: until then it counts as suspended.
+        """
+        supervised = self._supervisor.stop()  # before the lock, which it may hold for as long as a server starts
         with self._lock():
+            supervised = self._supervisor.stop() or supervised
+            if self._releases.live() and not self.suspended():
+                self._record_suspension(run="")
             listening = self.is_listening()
             self._proxy.stop()
-            return ["proxy"] * listening + [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
+            stopped = [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
+        return ["supervisor"] * supervised + ["proxy"] * listening + stopped
 
-    def promote(self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green") -> Release:
+    def promote(
+        self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green", rule: Rule | None = None
+    ) -> Release:
         """Makes a release live, on the server of the ``candidate`` record, else on a new server.
+
+        ``rule`` says whether it has to be approved; without one the deployment's own holds.
 
         If it raises before the release is live, the previous release answers again. Repeating it is harmless.
 
         Raises:
-            UserError: the release has not passed its gates, or its artifacts were pruned.
+            UserError: the release has not passed its gates, is not approved, or its artifacts were pruned.
             GateFailure: the release does not answer as it did at its previous promotion.
             PipelineError: its server or the proxy fails; the message has their last lines.
         """
         with self._lock():
             release = self._releases.get(release.model, release.number)
             _check_accepted(release)
+            (rule or Rule.of(self._context.settings)).check(self._releases, release)
+            if not self._releases.is_pruned(release):
+                check_signature(self._context, self._context.store.root / Kind.REPOSITORY / release.repository)
             self._try_reconcile(keep=(self._servers.record_of(release), candidate))
             try:
                 record = self._server_of(release, candidate, swap)
@@ -109,6 +168,7 @@ class LiveAddress:
             PipelineError: the restart did not help.
         """
         with self._lock():
+            self._note_outage()
             live = self._releases.live()
             if live and not self.suspended():
                 self._stop_if_wrong(live)
@@ -131,14 +191,21 @@ class LiveAddress:
 
     def suspended(self) -> Suspension | None:
         """The suspension of the live server; None if it is not suspended."""
-        with suppress(FileNotFoundError, ValidationError):
-            return Suspension.model_validate_json(self._note.read_text())
-        return None
+        try:
+            return find_record(self._note, Suspension)
+        except Damaged as damage:
+            self._context.skip(damage)
+            return None
+
+    def _record_suspension(self, run: str) -> None:
+        note = Suspension(run=run, since=datetime.now(UTC), live_since=self._releases.live_since())
+        write_atomic(self._note, note.model_dump_json())
 
     @contextmanager
     def held(self) -> Iterator[frozenset[Path]]:
         """Keeps releases from going live within the block; gives the repositories that servers use."""
         with self._lock():
+            self._note_outage()
             yield frozenset(record.repository for _, record in self._servers.running())
 
     def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
@@ -154,8 +221,8 @@ class LiveAddress:
         live = self._releases.live()
         if live is None:
             return
-        if not self.suspended():
-            write_atomic(self._note, Suspension(run=run, since=datetime.now(UTC)).model_dump_json())
+        if not (note := self.suspended()) or not note.run:
+            self._record_suspension(run)
         self._log(f"release {live.name} is stopped to make room: {self.url} refuses requests until the next promotion")
         self._servers.stop(live)
 
@@ -173,6 +240,9 @@ class LiveAddress:
     def _reconcile(self, keep: Collection[Path | None] = ()) -> Release | None:
         """Observes, decides and acts."""
         live = self._releases.live()
+        self._note_outage()
+        if live:
+            self._supervisor.ensure_running()
         record = self._servers.ready(live) if live else None
         running = dict(self._servers.running())
         desired = Desired(
@@ -180,7 +250,7 @@ class LiveAddress:
             live_since=self._releases.live_since(),
             suspension=self.suspended(),
             runs=frozenset(self._context.pins.runs()),
-            keep=frozenset(path for path in keep if path),
+            keep=frozenset(path for path in keep if path) | self._servers.of_unknown_runs(),
         )
         proxy_runs, upstream = self._proxy.is_running(), self._proxy.upstream()
         actual = Actual(tuple(running), record is not None, proxy_runs, upstream is not None)
@@ -196,7 +266,10 @@ class LiveAddress:
                     self._point_to(record)
                 case _:
                     self._do(action)
-        return self._releases.live()
+        live = self._releases.live()
+        if live and record:
+            self._releases.end_outage(live, self._context.run_id)
+        return live
 
     def _do(self, step: Step) -> None:
         match step:
@@ -227,22 +300,55 @@ class LiveAddress:
         if self._proxy.upstream() != upstream:
             self._proxy.point_to(upstream)
 
+    def _restore(self, live: Release, silent_s: float) -> bool:
+        try:
+            self._note_outage()
+            if (record := self._servers.find(live)) and self._proxy.is_running():
+                self._note_silence(live, record, silent_s)
+                return False
+            self._releases.begin_outage(live, "the server or the proxy does not run")
+            self._reconcile()
+        except PipelineError as error:
+            self._releases.begin_outage(live, str(error))  # the first cause counts, so only if none was found
+            raise
+        return True
+
+    def _note_outage(self) -> None:
+        """Records an outage if the live server or the proxy has ended by itself, while its remains tell how."""
+        live = self._releases.live()
+        if live is None or self.suspended():
+            return
+        if why := servers.obituary(self._servers.record_of(live)):
+            self._releases.begin_outage(live, f"the server ended: {why}")
+        elif why := self._proxy.obituary():
+            self._releases.begin_outage(live, f"the proxy ended: {why}")
+
+    def _note_silence(self, live: Release, record: ServerRecord, silent_s: float) -> None:
+        """Records an outage if a server that is not ready was started again by its engine, or has been so for long."""
+        answered = LastAnswer(self._context.settings).at()
+        if answered and (why := servers.why_restarted(record, answered.timestamp())):
+            self._releases.begin_outage(live, f"the server ended: {why}")
+        elif silent_s >= _LOADS_S:
+            self._releases.begin_outage(live, f"the server runs, but is not ready for {silent_s:.0f} s")
+
     def _stop_if_wrong(self, live: Release) -> None:
-        record = self._servers.ready(live)
+        record = self._servers.find(live)
         if record is None:
             return
         try:
+            if not servers.is_ready(record):  # one that hangs would not answer for minutes
+                raise ToolError("the server runs, but is not ready", where=str(record.log))
             _ask(record.plan.address, record.ports, live.answer)
         except PipelineError as error:
             self._log(f"{error}\nrestarting the server of release {live.name}")
+            self._releases.begin_outage(live, str(error))
             self._servers.stop(live)
 
     def _ask_through_proxy(self, expected: str | None) -> None:
         _ask(self._context.settings.bind_address, self._proxy.ports, expected)
 
     def _lock(self) -> AbstractContextManager[None]:
-        path = self._context.settings.artifacts / ".locks" / "live.lock"
-        return locked(path, lambda: self._log("another run is changing the live release: waiting for it"))
+        return locked(self._lock_path, lambda: self._log("another run is changing the live release: waiting for it"))
 
 
 def _proxy_of(context: Context, container: ContainerSpec | None) -> Proxy:

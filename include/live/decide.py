@@ -8,14 +8,18 @@ from enum import Enum, auto
 from pathlib import Path
 
 from include.artifacts.pins import run_slug
-from include.frozen import Frozen
+from include.frozen import Frozen, Moment
 
 
 class Suspension(Frozen):
-    """A deliberate stop of the live server, to make room for a candidate of ``run`` (empty: for a rollback)."""
+    """A deliberate stop of the live server, to make room for a candidate of ``run`` (empty: for a rollback).
+
+    ``live_since`` is the time of the promotion that was the last one then; earlier versions did not write it.
+    """
 
     run: str
-    since: datetime
+    since: Moment
+    live_since: Moment | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,11 @@ def _end_of_suspension(desired: Desired) -> Step | None:
     suspension = desired.suspension
     if suspension is None:
         return None
-    if desired.live_since and desired.live_since > suspension.since:
+    if desired.live_since and _is_new(desired.live_since, suspension):
         return Step.END_SUSPENSION
     return None if suspension.run in desired.runs else Step.DROP_SUSPENSION
+
+
+def _is_new(promotion: datetime, suspension: Suspension) -> bool:
+    """True if the promotion came after the suspension, also if the clock has been set back in between."""
+    return promotion != suspension.live_since if suspension.live_since else promotion > suspension.since

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from include.context import Context, gpus_in_use, gpus_of_processes
-from include.errors import PipelineError
+from include.errors import HostError, PipelineError
 from include.host.docker.containers import Containers
 from include.host.docker.engine import local_engine
 from include.host.leases import lease
@@ -23,13 +23,21 @@ def launch(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecor
     """Starts a server of this deployment, on leased GPUs if it needs any, and waits until it is ready.
 
     Raises:
-        HostError: the host has too few GPUs, or another program keeps their memory.
+        HostError: the host has too few GPUs, or another program keeps their memory; a file that the server would read
+            is not as it was signed.
         PipelineError: as `servers.launch`, or as `include.host.docker.images.ensure_image`.
     """
+    check_signature(context, plan.repository)
     if box := plan.container:
         Containers(local_engine, context.log, context.find_login).ensure_image(box.image, box.build)
-    timeout_s = context.settings.launch_timeout_s
-    return servers.launch(plan, record_path, timeout_s=timeout_s, log=context.log, gpus=leased_gpus(context, plan))
+    return servers.launch(
+        plan,
+        record_path,
+        timeout_s=context.settings.launch_timeout_s,
+        log=context.log,
+        log_path=context.settings.log_directory / f"{record_path.stem}.log",
+        gpus=leased_gpus(context, plan),
+    )
 
 
 def launch_on_free_ports(
@@ -48,6 +56,21 @@ def launch_on_free_ports(
                 raise
             context.log(f"{error}\na port was taken meanwhile: starting it on others")
     return launch(context, plan(servers.some_ports(http)), record_path)
+
+
+def check_signature(context: Context, repository: Path) -> None:
+    """Raises `HostError` if the repository is not as it was signed, or if it is not signed and has to be."""
+    if context.signatures.verify(repository):
+        context.log(f"repository {repository.name[:12]} is as it was signed")
+        return
+    what = f"repository {repository.name[:12]} is not signed: an earlier version made it"
+    if context.settings.require_signature:
+        raise HostError(
+            what,
+            where="HF2TRITON_REQUIRE_SIGNATURE",
+            fix=f"remove {repository} and run its request again, which makes and signs it anew; or accept it",
+        )
+    context.log(what)
 
 
 @contextmanager

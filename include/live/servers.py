@@ -13,6 +13,7 @@ from include.artifacts.kind import Kind
 from include.artifacts.store import ArtifactStore
 from include.context import Context
 from include.errors import PipelineError, UserError
+from include.files import Damaged, Unreadable, damaged
 from include.host.ports import are_free
 from include.live.launch import launch, launch_on_free_ports
 from include.releases.records import Release
@@ -34,8 +35,13 @@ class ReleaseServers:
         return servers.release_record(self._context.settings.artifacts, release.name)
 
     def find(self, release: Release) -> ServerRecord | None:
-        """The record of the release's server, if it runs."""
-        return servers.find(self.record_of(release))
+        """The record of the release's server, if it runs. One whose record is damaged is found by its plan."""
+        path, damage = self.record_of(release), list[Damaged]()
+        record = servers.find(path, damage.append)
+        for one in damage:
+            self._context.skip(one)
+            record = servers.recover(path, release.server) if release.server else None
+        return record
 
     def ready(self, release: Release) -> ServerRecord | None:
         """The record of the release's server, if it runs and is ready."""
@@ -58,6 +64,7 @@ class ReleaseServers:
             UserError: the release's artifacts were pruned.
             PipelineError: as `include.live.launch.launch`.
         """
+        release = self._context.releases.get(release.model, release.number)  # raises if its record is damaged
         if self._context.releases.is_pruned(release):
             raise UserError(
                 f"release {release.name} was pruned: its artifacts are gone",
@@ -93,6 +100,23 @@ class ReleaseServers:
         return found
 
     def running(self) -> list[tuple[Path, ServerRecord]]:
-        """Every server of a release or a run, with its record."""
-        paths = (p for kind in ("release", "candidate") for p in sorted(self._directory.glob(f"{kind}-*.json")))
-        return [(path, record) for path in paths if (record := servers.find(path))]
+        """Every server of a release or a run, with its record; of two records of one server only that of the live."""
+        paths = [p for kind in ("release", "candidate") for p in sorted(self._directory.glob(f"{kind}-*.json"))]
+        found: dict[str, tuple[Path, ServerRecord]] = {}
+        for path in sorted(paths, key=lambda path: path != self._context.live_record):
+            if record := self._find_or_skip(path):
+                first, _ = found.setdefault(record.token, (path, record))
+                if first != path:
+                    self._context.skip(damaged(path, f"it is a copy of {first.name}"))
+        return sorted(found.values(), key=lambda pair: paths.index(pair[0]))
+
+    def of_unknown_runs(self) -> frozenset[Path]:
+        """The records that candidates of runs have whose pins are damaged: these runs may not be over."""
+        return frozenset(self._directory / f"candidate-{slug}.json" for slug in self._context.pins.unknown())
+
+    def _find_or_skip(self, path: Path) -> ServerRecord | None:
+        try:
+            return servers.find(path, self._context.skip)
+        except Unreadable as damage:
+            self._context.skip(damage)
+            return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictStr, ValidationError
 
 from include.errors import UserError
 from include.model.architectures import Architecture, find_architecture
 from include.model.files import CONFIG_FILE
+from include.reading import Limit, parse_json, read_text
 
 GroupSize = Literal[128, 64, 32, 16]
 GROUP_SIZES: tuple[GroupSize, ...] = get_args(GroupSize)
@@ -22,10 +23,10 @@ DTYPE_BYTES: dict[DType, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
 _WHERE = "field model"
 
 
-class _Named(BaseModel):
-    """The classes that ``config.json`` names: read first, since another class has other fields."""
-
-    architectures: JsonValue = None
+# transformers takes no "64" for 64. The kernels count in 32 bits; no known model has more layers than 126.
+Count = Annotated[int, Field(strict=True, gt=0, le=2**31 - 1)]
+Layers = Annotated[int, Field(strict=True, gt=0, le=10_000)]
+Positive = Annotated[float, Field(strict=True, gt=0, le=1e12)]
 
 
 class _Shared(BaseModel):
@@ -33,29 +34,48 @@ class _Shared(BaseModel):
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    layers: PositiveInt = Field(alias="num_hidden_layers")
-    heads: PositiveInt = Field(alias="num_attention_heads")
-    vocab_size: PositiveInt
-    max_position_embeddings: PositiveInt
-    tied_embeddings: bool = Field(False, alias="tie_word_embeddings")
-    mlp_bias: bool = False
+    hidden_size: Count
+    intermediate_size: Count
+    layers: Layers = Field(alias="num_hidden_layers")
+    heads: Count = Field(alias="num_attention_heads")
+    vocab_size: Count
+    max_position_embeddings: Count
+    tied_embeddings: StrictBool = Field(False, alias="tie_word_embeddings")
+    mlp_bias: StrictBool = False
+
+
+class _Base(BaseModel):
+    """The base of the rotary embedding."""
+
+    rope_theta: Positive
+
+
+class _Rope(BaseModel):
+    """The rotary scaling of one of `ROPE_TYPES`: what transformers and TensorRT-LLM compute with."""
+
+    factor: Positive
+    original_max_position_embeddings: Count | None = None
+    low_freq_factor: Positive | None = None
+    high_freq_factor: Positive | None = None
+    attention_factor: Positive | None = None
+    beta_fast: Positive | None = None
+    beta_slow: Positive | None = None
 
 
 class _HfConfig(_Shared):
     """The other fields that count, with the defaults of transformers 4.57 where it has the same."""
 
-    num_key_value_heads: PositiveInt | None = None
-    head_dim: PositiveInt | None = None
-    rope_theta: PositiveFloat | None = None
+    num_key_value_heads: Count | None = None
+    head_dim: Count | None = None
+    rms_norm_eps: Positive | None = None
+    rope_theta: Positive | None = None
     rope_scaling: dict[str, JsonValue] | None = None
     rope_parameters: dict[str, JsonValue] | None = None
-    dtype: str | None = None
-    torch_dtype: str | None = None
-    attention_bias: bool = False
-    use_sliding_window: bool = False
-    sliding_window: PositiveInt | None = None
+    dtype: StrictStr | None = None
+    torch_dtype: StrictStr | None = None
+    attention_bias: StrictBool = False
+    use_sliding_window: StrictBool = False
+    sliding_window: Count | None = None
     quantization_config: dict[str, JsonValue] | None = None
 
 
@@ -66,14 +86,14 @@ class ModelConfig(_Shared):
     """
 
     architecture: str
-    kv_heads: PositiveInt
-    head_dim: PositiveInt
-    rope_theta: PositiveFloat
+    kv_heads: Count
+    head_dim: Count
+    rope_theta: Positive
     rope_scaling: dict[str, JsonValue] | None
     dtype: DType
     qkv_bias: bool
     output_bias: bool
-    sliding_window: PositiveInt | None
+    sliding_window: Count | None
     quantization: str | None
 
     @classmethod
@@ -85,8 +105,8 @@ class ModelConfig(_Shared):
         """
         file = path / CONFIG_FILE if path.is_dir() else path
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(file, Limit.SETTINGS)
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{file} cannot be read: {error}", where=_WHERE, fix="name a complete model directory"
             ) from error
@@ -101,13 +121,24 @@ class ModelConfig(_Shared):
                 wrong, which the message names.
         """
         try:
-            named = _Named.model_validate_json(text).architectures
-            names = [str(name) for name in named] if isinstance(named, list) else []
-            architecture = find_architecture(names, where, _WHERE)
-            raw = _HfConfig.model_validate_json(text)
+            fields = parse_json(text)
+            if not isinstance(fields, dict):
+                raise ValueError("it is not a JSON object")
+            # First of all: another class has other fields.
+            architecture = find_architecture(_names(fields), where, _WHERE)
+            return cls._of(_HfConfig.model_validate(fields), architecture, where)
         except ValidationError as error:
             problems = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
             raise _bad_config(where, "; ".join(problems)) from error
+        except ValueError as error:
+            raise _bad_config(where, str(error)) from error
+
+    @classmethod
+    def _of(cls, raw: _HfConfig, architecture: Architecture, where: str) -> Self:
+        if raw.heads % (raw.num_key_value_heads or raw.heads):
+            raise ValueError(
+                f"{raw.heads} attention heads cannot share {raw.num_key_value_heads} key-value heads equally"
+            )
         theta, scaling = _rope(raw, where)
         quantized = raw.quantization_config
         return cls(
@@ -232,6 +263,12 @@ class ModelConfig(_Shared):
         return norms + self.layers * (qkv + mlp + self.hidden_size * self.output_bias)
 
 
+def _names(fields: dict[str, Any]) -> list[str]:
+    """The classes that ``config.json`` names."""
+    named = fields.get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
 def _bad_config(where: str, reason: str) -> UserError:
     return UserError(
         f"{CONFIG_FILE} of {where} cannot be used: {reason}",
@@ -246,20 +283,19 @@ def _rope(raw: _HfConfig, where: str) -> tuple[float, dict[str, JsonValue] | Non
     ``type`` is the older name of ``rope_type``; version 5 says "default" for no scaling.
     """
     scaling = dict(raw.rope_scaling or {} if raw.rope_parameters is None else raw.rope_parameters)
-    theta = scaling.pop("rope_theta", raw.rope_theta or 10000.0)
-    if not isinstance(theta, int | float) or theta <= 0:
-        raise _bad_config(where, "rope_parameters.rope_theta: not a positive number")
+    theta = _Base.model_validate({"rope_theta": scaling.pop("rope_theta", raw.rope_theta or 10000.0)}).rope_theta
     old = scaling.pop("type", "default")
     kind = scaling.pop("rope_type", old)
     if kind == "default":
-        return float(theta), None
+        return theta, None
     if kind not in ROPE_TYPES:
         raise UserError(
             f"{where}: the rotary scaling {kind} is not supported",
             where=_WHERE,
             fix=f"use a model without one, or with one of these: {', '.join(ROPE_TYPES)}",
         )
-    return float(theta), {"rope_type": kind, **scaling}
+    _Rope.model_validate(scaling)
+    return theta, {"rope_type": kind, **scaling}
 
 
 def _dtype(raw: _HfConfig, where: str) -> DType:

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from include.model.files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationError
 
-_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template", "model_max_length")
+from include.model.files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, bad_file, read_object, read_text
+
+
+def _content(token: Any) -> Any:  # noqa: ANN401
+    """A token is written as its text or, with its properties, as an object."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+_Token = Annotated[StrictStr, BeforeValidator(_content)]
+
+
+class _Template(BaseModel):
+    """One of several chat templates."""
+
+    name: StrictStr
+    template: StrictStr
+
+
+class _Named(BaseModel):
+    """The fields that name a token, the chat template and the length limit."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    bos_token: _Token | None = None
+    eos_token: _Token | None = None
+    unk_token: _Token | None = None
+    pad_token: _Token | None = None
+    chat_template: StrictStr | list[_Template] | None = None
+    # transformers writes 10**30 for no limit.
+    model_max_length: Annotated[int | float, Field(gt=0, le=1e31)] | None = None
+
+
+class _Settings(_Named):
+    tokenizer_class: StrictStr | None = None
+    extra_special_tokens: list[_Token] | dict[str, _Token] | None = None
 
 
 @dataclass(frozen=True)
@@ -23,24 +56,23 @@ class TokenizerFacts:
 
     @classmethod
     def read(cls, folder: Path) -> TokenizerFacts:
-        """The facts of the model in ``folder``; ValueError, KeyError or TypeError for a file that is damaged.
+        """The facts of the model in ``folder``; UserError for a file that is damaged.
 
         Version 5 has a class that 4.57 does not know, and lists extra special tokens where 4.57 names them.
         """
         file, template = folder / TOKENIZER_CONFIG_FILE, folder / CHAT_TEMPLATE_FILE
-        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        extra = settings.get("extra_special_tokens") or []
-        named = {name: _content(settings[name]) for name in _NAMED if settings.get(name) is not None}
-        if template.is_file():
-            named["chat_template"] = template.read_text(encoding="utf-8")
-        listed = isinstance(settings.get("extra_special_tokens"), list)
+        try:
+            settings = _Settings.model_validate(read_object(file) if file.exists() else {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise bad_file(file, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        named = settings.model_dump(include=set(_Named.model_fields), exclude_none=True)
+        if template.exists():
+            named["chat_template"] = read_text(template)
+        extra = settings.extra_special_tokens
+        listed = isinstance(extra, list)
         return cls(
-            of_transformers_5=settings.get("tokenizer_class") == "TokenizersBackend" or listed,
+            of_transformers_5=settings.tokenizer_class == "TokenizersBackend" or listed,
             named=named,
-            extra_special_tokens=tuple(_content(token) for token in extra) if listed else (),
+            extra_special_tokens=tuple(extra or ()) if listed else (),
         )
-
-
-def _content(token: Any) -> Any:  # noqa: ANN401
-    """A token is written as its text or, with its properties, as an object."""
-    return token["content"] if isinstance(token, dict) else token

@@ -6,26 +6,46 @@
 - ``releases/<model>/current -> <n>``: the model's last promoted release; it follows the live link.
 
 A release's state is never stored: it follows from the live link, the verdict and the promotions, so that no crash
-leaves two releases live, or none.
+leaves two releases live, or none. Promotions are numbered over all models, so that no clock decides which was the last.
+
+Which release a record is of follows from its place alone. Lists skip a record that is damaged or says otherwise, and
+whatever else lies there: `ReleaseStore.damage` has it.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from include.artifacts.kind import Kind
-from include.artifacts.store import MANIFEST_FILE
+from include.artifacts.kind import ArtifactName, Kind
+from include.artifacts.store import MANIFEST_FILE, ArtifactStore
 from include.errors import UserError
-from include.files import locked, sync, write_atomic
-from include.frozen import Frozen
-from include.requests.release import swap_of
+from include.files import (
+    Damaged,
+    Skip,
+    Unreadable,
+    damaged,
+    disk_errors,
+    host_error,
+    ignore,
+    locked,
+    read_record,
+    replace,
+    sync,
+    write_atomic,
+)
+from include.frozen import Frozen, Moment
+from include.releases.approval import Answer, Approval
+from include.requests.release import former_slug_of, slug_of, swap_of
 from include.triton.servers import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
@@ -33,26 +53,54 @@ State = Literal["candidate", "rejected", "live", "retired"]
 RELEASE_FILE = "release.json"
 LIVE_LINK = "live"
 CURRENT_LINK = "current"
+_MODEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_NUMBER = r"[1-9][0-9]{0,8}"
+_MOST_OUTAGES = 50
+_LONGEST_CAUSE = 4000
 _RESERVED = (LIVE_LINK, "index.json")  # earlier versions kept an index there
 
 
 class Promotion(Frozen):
-    """One time that a release went live. ``downtime_s``: seconds without a server at the address before that."""
+    """One time that a release went live. ``downtime_s``: seconds without a server at the address before that.
 
-    at: datetime
+    ``order`` counts the promotions of all models. Those of earlier versions have 0; their times order them.
+    """
+
+    at: Moment
     downtime_s: float = 0
+    order: int = Field(default=0, ge=0)
+
+
+class Outage(Frozen):
+    """A time in which the live release did not answer, though nobody had stopped it. ``until`` is None while it lasts.
+
+    ``ended_by`` names the run that brought the release back. ``announced`` is true once Airflow has an event for it;
+    its end is announced again.
+    """
+
+    since: Moment
+    until: Moment | None = None
+    cause: str
+    ended_by: str = ""
+    announced: bool = False
+
+    def end(self, by: str) -> Self:
+        """The outage, ended now."""
+        return self.model_copy(update={"until": datetime.now(UTC), "ended_by": by, "announced": False})
 
 
 class ReleaseId(Frozen):
     """A release by its model and number. As text it is ``<model>/<n>``, the release's path below all releases."""
 
-    model: str
-    number: int
+    model: str = Field(pattern=f"^{_MODEL}$", max_length=255)
+    number: int = Field(ge=1, lt=10**9)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The id that a text such as ``org--name/3`` names."""
+        """The id that a text such as ``org--name/3`` names; raises `ValueError` for any other text."""
         model, _, number = text.rpartition("/")
+        if not re.fullmatch(_NUMBER, number):
+            raise ValueError(f"{number[:20]!r} is no number of a release")
         return cls(model=model, number=int(number))
 
     def __str__(self) -> str:
@@ -63,27 +111,31 @@ class Release(ReleaseId):
     """One release. ``repository`` is the key of the artifact that it serves.
 
     ``server`` is the plan of its server. ``answer`` is the server's greedy answer to the seed's prompt at the first
-    promotion. ``promoted_by`` is the DAG run that made the release live last.
+    promotion. ``promoted_by`` is the DAG run that made the release live last. ``outages`` are its last ones.
     """
 
     schema_version: int = 2
     verdict: Verdict = "candidate"
     target: str
-    repository: str
+    repository: ArtifactName
     chain: dict[str, str] = Field(description="Names of the artifacts it was made from, by kind.")
     request: dict[str, Any]
     promotions: tuple[Promotion, ...] = ()
+    approvals: tuple[Approval, ...] = ()
     answer: str | None = None
     server: ServerPlan | None = None
     promoted_by: str | None = None
-    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    outages: tuple[Outage, ...] = ()
+    created_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
 
     @model_validator(mode="before")
     @classmethod
-    def _from_earlier_versions(cls, fields: dict[str, Any]) -> dict[str, Any]:
+    def _from_earlier_versions(cls, fields: Any) -> Any:  # noqa: ANN401 - any JSON
         """Version 1 stored a state, and no promotions; the swaps had other names."""
-        state, request = fields.get("state"), fields.get("request", {})
-        if "swap" in request:
+        if not isinstance(fields, dict):
+            return fields
+        state, request = fields.get("state"), fields.get("request")
+        if isinstance(request, dict) and "swap" in request:
             fields = {**fields, "request": {**request, "swap": swap_of(request["swap"])}}
         if state is None:
             return fields
@@ -92,8 +144,13 @@ class Release(ReleaseId):
             **{name: value for name, value in fields.items() if name != "state"},
             "schema_version": 2,
             "verdict": "accepted" if promoted else state,
-            "promotions": [{"at": fields["changed_at"]}] if promoted else [],
+            "promotions": [{"at": fields.get("changed_at")}] if promoted else [],
         }
+
+    @property
+    def outage(self) -> Outage | None:
+        """The outage that lasts."""
+        return self.outages[-1] if self.outages and self.outages[-1].until is None else None
 
     @property
     def id(self) -> ReleaseId:
@@ -107,31 +164,53 @@ class Release(ReleaseId):
 
 
 class ReleaseStore:
-    """All releases below one root, a directory for each model, beside the store's ``repositories``."""
+    """All releases below one root, a directory for each model, beside the store's ``repositories``.
 
-    def __init__(self, root: Path) -> None:
+    ``damage`` has what its lists have skipped so far; ``skip`` gets each the first time.
+    """
+
+    def __init__(self, root: Path, skip: Skip = ignore) -> None:
         self.root = root
+        self.damage: dict[str, Damaged] = {}
+        self._skip = skip
+
+    def note(self, damage: Damaged) -> None:
+        """Adds to what was skipped."""
+        if damage.where not in self.damage:
+            self.damage[damage.where] = damage
+            self._skip(damage)
 
     def path(self, release: ReleaseId) -> Path:
         """The directory of a release."""
         return self.root / str(release)
 
+    def name_of(self, model: str) -> str:
+        """The name in paths of the model that a request names.
+
+        Earlier versions called local models by their directories' last names. Such a history stays with the directory
+        whose release was live last, or else is the newest; another directory of that last name gets a history anew.
+        """
+        former = former_slug_of(model)
+        history = self.all(former) if former else []
+        if former and history and _source_of(_owner(history)) == slug_of(model):
+            return former
+        return slug_of(model)
+
     def models(self) -> list[str]:
         """Every model that has a release."""
-        models = {path.parents[1] for path in self.root.glob(f"*/[0-9]*/{RELEASE_FILE}")}
-        return sorted(model.name for model in models if not model.is_symlink())
+        return [model for model in self._directories() if self.all(model)]
 
     def all(self, model: str) -> list[Release]:
         """A model's releases, oldest first."""
-        found = (self.root / model).glob(f"[0-9]*/{RELEASE_FILE}")
-        return sorted((_read(path) for path in found), key=lambda r: r.number)
+        found = (self._read_or_note(number) for number in self._numbers(model))
+        return sorted((release for release in found if release), key=lambda release: release.number)
 
     def every(self) -> list[Release]:
         """The releases of all models, oldest first within a model."""
-        return [release for model in self.models() for release in self.all(model)]
+        return [release for model in self._directories() for release in self.all(model)]
 
     def get(self, model: str, number: int) -> Release:
-        """One release; raises `UserError` if there is none of that number."""
+        """One release; raises `UserError` if there is none of that number, `HostError` if its record is damaged."""
         try:
             return _read(self.root / model / str(number) / RELEASE_FILE)
         except FileNotFoundError as error:
@@ -143,29 +222,54 @@ class ReleaseStore:
             ) from error
 
     def live(self) -> Release | None:
-        """The deployment's live release."""
-        return self._linked(self.root / LIVE_LINK)
+        """The deployment's live release. If its record is damaged, it has what its name alone says."""
+        live = self.live_id()
+        return (self._read_or_note(self.path(live)) or _unknown(live)) if live else None
+
+    def live_id(self) -> ReleaseId | None:
+        """The id in the live link; if that is damaged, the release that was promoted last."""
+        link = self.root / LIVE_LINK
+        try:
+            return ReleaseId.parse(str(link.readlink()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            self.note(damaged(link, "it does not lead to a release", "promote a release, or roll back: that mends it"))
+            last = _promoted_last(self.every())
+            return last and last.id
 
     def live_since(self) -> datetime | None:
         """The time at which the live link was last moved."""
         try:
-            return datetime.fromtimestamp((self.root / LIVE_LINK).lstat().st_mtime, UTC)
+            moved = (self.root / LIVE_LINK).lstat()
         except FileNotFoundError:
             return None
+        return datetime.fromtimestamp(moved.st_mtime, UTC) if stat.S_ISLNK(moved.st_mode) else None
 
     def current(self, model: str) -> Release | None:
         """The model's last promoted release."""
-        return self._linked(self.root / model / CURRENT_LINK)
+        link = self.root / model / CURRENT_LINK
+        try:
+            current = ReleaseId.parse(f"{model}/{link.readlink()}")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            self.note(damaged(link, "it does not lead to a release of this model", "promote one of its releases"))
+            return None
+        return self._read_or_note(self.path(current))
 
     def previous(self, model: str) -> Release | None:
-        """The model's release that was promoted last among those that are not live."""
-        live = self._live_id()
-        promoted = [r for r in self.all(model) if r.promotions and r.id != live]
-        return max(promoted, key=lambda r: r.promotions[-1].at, default=None)
+        """The model's release that was promoted last among those that are not live.
+
+        In a history of an earlier version, releases of another directory with the same last name do not count.
+        """
+        live, history = self.live_id(), self.all(model)
+        source = _source_of(_owner(history)) if history else ""
+        return _promoted_last(r for r in history if r.id != live and _source_of(r) == source)
 
     def state(self, release: Release) -> State:
         """The state of a release: by the live link, then the verdict, then the promotions."""
-        if release.id == self._live_id():
+        if release.id == self.live_id():
             return "live"
         if release.verdict == "rejected":
             return "rejected"
@@ -173,7 +277,15 @@ class ReleaseStore:
 
     def is_pruned(self, release: Release) -> bool:
         """True if the repository of the release is gone. Running its request again brings it back."""
-        return not (self.root.parent / Kind.REPOSITORY / release.repository / MANIFEST_FILE).exists()
+        manifest = self.root.parent / Kind.REPOSITORY / release.repository / MANIFEST_FILE
+        with suppress(OSError):  # one that cannot be looked at is not gone
+            return not manifest.exists()
+        return False
+
+    def content(self, release: Release) -> str | None:
+        """The digest of the files of the release's repository; None if that was pruned."""
+        repository = ArtifactStore(self.root.parent).find(Kind.REPOSITORY, release.repository)
+        return repository.content if repository else None
 
     def open(
         self, model: str, *, target: str, repository: str, chain: Mapping[str, str], request: Mapping[str, Any]
@@ -196,18 +308,52 @@ class ReleaseStore:
             known = _read(self.path(release) / RELEASE_FILE)
             return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
 
+    def record_question(self, release: Release, asked: Approval) -> Release:
+        """Records a question. It replaces one of the same run that nobody has answered."""
+        with self._lock():
+            known = _read(self.path(release) / RELEASE_FILE)
+            others = (a for a in known.approvals if a.answer or (a.dag, a.run) != (asked.dag, asked.run))
+            return self._write(known.model_copy(update={"approvals": (*others, asked)}))
+
+    def record_answer(self, question: str, answer: Answer) -> Release:
+        """Records the answer to a question, by the question's id. A no rejects a release that has never been live."""
+        with self._lock():
+            known, asked = self.asked(question)
+            answered = asked.model_copy(update={"answer": answer})
+            changes: dict[str, Any] = {"approvals": tuple(answered if a is asked else a for a in known.approvals)}
+            if not answer.approved and not known.promotions:
+                changes["verdict"] = "rejected"
+            return self._write(known.model_copy(update=changes))
+
+    def asked(self, question: str) -> tuple[Release, Approval]:
+        """A question by its id, and the release that it is about; raises `UserError` if it was not recorded."""
+        for release in self.every():
+            for one in release.approvals:
+                if one.question == question:
+                    return release, one
+        raise UserError(
+            "no release has a record of this question, so its answer decides nothing",
+            where=str(self.root),
+            fix="clear task approve_release with its downstream tasks: it asks again",
+        )
+
+    def asked_by(self, dag: str, run: str) -> Release | None:
+        """The release that a DAG run has asked about last."""
+        asked = [(a.asked_at, r) for r in self.every() for a in r.approvals if (a.dag, a.run) == (dag, run)]
+        return max(asked, key=lambda pair: pair[0], default=(None, None))[1]
+
     def record_proof(self, release: Release, *, answer: str, server: ServerPlan, by: str) -> Release:
         """Records the server, the answer and the run of a promotion. The first answer of a release stays."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             changes: dict[str, Any] = {"server": server, "answer": answer if known.answer is None else known.answer}
-            if self._live_id() != release.id:
+            if self.live_id() != release.id:
                 changes["promoted_by"] = by
             return self._write(known.model_copy(update=changes))
 
     def make_live(self, release: Release) -> None:
         """Moves the live link to this release, which commits a promotion. `record_promotion` does the rest."""
-        if self._live_id() != release.id:
+        if self.live_id() != release.id:
             _link(self.root / LIVE_LINK, release.name)
 
     def record_promotion(self, *, suspended_since: datetime | None = None) -> Release | None:
@@ -222,26 +368,88 @@ class ReleaseStore:
         at = self.live_since()
         if at and at not in (promotion.at for promotion in live.promotions[-1:]):
             downtime = max((at - suspended_since).total_seconds(), 0) if suspended_since else 0
+            for other in self.every():
+                if other.id != live.id:
+                    self.end_outage(other, f"the promotion of release {live.name}")
             with self._lock():
-                known = _read(self.path(live) / RELEASE_FILE)
-                promotions = (*known.promotions, Promotion(at=at, downtime_s=downtime))
-                live = self._write(known.model_copy(update={"verdict": "accepted", "promotions": promotions}))
+                live = self._record(live, at, downtime)
         current = self.root / live.model / CURRENT_LINK
         if not current.is_symlink() or str(current.readlink()) != str(live.number):
             _link(current, str(live.number))
         return live
 
-    def _linked(self, link: Path) -> Release | None:
-        try:
-            return _read(link / RELEASE_FILE)
-        except FileNotFoundError:
-            return None
+    def _record(self, live: Release, at: datetime, downtime_s: float) -> Release:
+        known = self._read_or_note(self.path(live))
+        if known is None:
+            return live
+        last = max((p.order for release in self.every() for p in release.promotions), default=0)
+        promotions = (*known.promotions, Promotion(at=at, downtime_s=downtime_s, order=last + 1))
+        return self._write(known.model_copy(update={"verdict": "accepted", "promotions": promotions}))
 
-    def _live_id(self) -> ReleaseId | None:
+    def begin_outage(self, release: Release, cause: str) -> None:
+        """Records that an outage begins, unless one lasts already."""
+        with self._lock():
+            known = self._read_or_note(self.path(release))
+            if known and known.outage is None:
+                outage = Outage(since=datetime.now(UTC), cause=cause[:_LONGEST_CAUSE])
+                self._write(known.model_copy(update={"outages": (*known.outages, outage)[-_MOST_OUTAGES:]}))
+
+    def end_outage(self, release: Release, by: str) -> None:
+        """Records the end of the outage that lasts, if there is one."""
+        if release.outage is None:
+            return
+        with self._lock():
+            known = self._read_or_note(self.path(release))
+            if known and (outage := known.outage):
+                self._write(known.model_copy(update={"outages": (*known.outages[:-1], outage.end(by))}))
+
+    def announce_outages(self) -> list[tuple[Release, Outage]]:
+        """The outages that Airflow has no event for yet, with their releases; they count as announced from now on."""
+        news = []
+        for release in self.every():
+            if all(outage.announced for outage in release.outages):
+                continue
+            with self._lock():
+                known = _read(self.path(release) / RELEASE_FILE)
+                told = tuple(outage.model_copy(update={"announced": True}) for outage in known.outages)
+                self._write(known.model_copy(update={"outages": told}))
+            news += [(known, outage) for outage in known.outages if not outage.announced]
+        return news
+
+    def _directories(self) -> list[str]:
+        """The names of the models' directories."""
+        known = (*_RESERVED, ".lock")
+        entries = [path for path in self._entries(self.root) if path.name not in known]
+        return [path.name for path in entries if self._is_directory(path, _MODEL)]
+
+    def _numbers(self, model: str) -> list[Path]:
+        """The directories of a model's releases."""
+        entries = [path for path in self._entries(self.root / model) if path.name != CURRENT_LINK]
+        return [path for path in entries if self._is_directory(path, _NUMBER)]
+
+    def _entries(self, directory: Path) -> list[Path]:
         try:
-            return ReleaseId.parse(str((self.root / LIVE_LINK).readlink()))
+            return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
         except FileNotFoundError:
-            return None
+            return []
+        except OSError as error:
+            self.note(Unreadable(f"{directory} cannot be read: {error.strerror}", where=str(directory)))
+            return []
+
+    def _is_directory(self, path: Path, pattern: str) -> bool:
+        if path.is_dir() and not path.is_symlink() and re.fullmatch(pattern, path.name):
+            return True
+        self.note(damaged(path, "it is no directory of this store", "move it away"))
+        return False
+
+    def _read_or_note(self, directory: Path) -> Release | None:
+        try:
+            return _read(directory / RELEASE_FILE)
+        except FileNotFoundError:
+            self.note(damaged(directory, f"it has no {RELEASE_FILE}", "move it away"))
+        except Damaged as damage:
+            self.note(damage)
+        return None
 
     def _write(self, release: Release) -> Release:
         write_atomic(self.path(release) / RELEASE_FILE, release.model_dump_json(indent=1))
@@ -257,9 +465,9 @@ class ReleaseStore:
         while True:
             try:
                 draft.rename(self.path(release))
-            except OSError:  # another run took the number: a directory that holds files is never replaced
-                if not self.path(release).exists():
-                    raise
+            except OSError as error:  # another run took the number: a directory that holds files is never replaced
+                if not os.path.lexists(self.path(release)):
+                    raise host_error(error, self.path(release)) from error
                 release = release.model_copy(update={"number": release.number + 1})
                 write_atomic(draft / RELEASE_FILE, release.model_dump_json(indent=1))
             else:
@@ -267,12 +475,35 @@ class ReleaseStore:
 
 
 def _read(path: Path) -> Release:
-    return Release.model_validate_json(path.read_text())
+    release = read_record(path, Release)
+    if (release.model, str(release.number)) != (path.parents[1].name, path.parent.name):
+        raise damaged(path, f"it is the record of release {release.name}")
+    return release
+
+
+def _unknown(release: ReleaseId) -> Release:
+    """A release of which only the name is known."""
+    return Release(**dict(release), verdict="accepted", target="", repository="unknown", chain={}, request={})
+
+
+def _owner(history: Sequence[Release]) -> Release:
+    return _promoted_last(history) or history[-1]
+
+
+def _source_of(release: Release) -> str:
+    """The identity of the model that a release was made from."""
+    return slug_of(str(release.request.get("model") or release.chain.get("model", "").rpartition("@")[0]))
+
+
+def _promoted_last(releases: Iterable[Release]) -> Release | None:
+    promoted = (release for release in releases if release.promotions)
+    return max(promoted, key=lambda r: (r.promotions[-1].order, r.promotions[-1].at), default=None)
 
 
 def _link(link: Path, target: str) -> None:
     """Points a link at ``target`` in one step, so that it exists at every moment."""
-    draft = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
-    draft.symlink_to(target)
-    draft.replace(link)
-    sync(link.parent)
+    with disk_errors(link):
+        draft = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+        draft.symlink_to(target)
+        replace(draft, link)
+        sync(link.parent)

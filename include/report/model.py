@@ -9,7 +9,8 @@ from pydantic import Field
 
 from include import gates
 from include.artifacts.kind import Kind
-from include.frozen import Frozen
+from include.frozen import Frozen, Moment
+from include.releases.approval import Approval
 from include.releases.records import Promotion, ReleaseId
 from include.releases.run import RunRecord
 
@@ -30,8 +31,8 @@ class Stage(Frozen):
     content: str = Field(description="sha256 over the names and hashes of its files.")
     files: int
     size_bytes: int
-    started_at: datetime | None = Field(default=None, description="When the attempt that made it began.")
-    created_at: datetime = Field(description="When it was complete.")
+    started_at: Moment | None = Field(default=None, description="When the attempt that made it began.")
+    created_at: Moment = Field(description="When it was complete.")
     host: str
     gpu: str | None = None
     timings_s: dict[str, float] = Field(default_factory=dict, description="Seconds of each part of the stage.")
@@ -44,6 +45,14 @@ class Stage(Frozen):
     def seconds(self) -> float | None:
         """The duration of the stage, None if its program did not measure it."""
         return sum(self.timings_s.values()) if self.timings_s else None
+
+
+class Supply(Frozen):
+    """The origin of what the release runs on."""
+
+    signed: bool = Field(description="The repository and all that its models read have the deployment's signature.")
+    image: str | None = Field(default=None, description="The image by its digest; None without containers.")
+    sbom: str = Field(description="The bill of materials (CycloneDX), a file beside the report.")
 
 
 class Scores(Frozen):
@@ -63,12 +72,14 @@ class ReleaseReport(gates.Report):
     """The gates' report on a candidate, with the candidate's origin and its promotions."""
 
     subject: Subject
-    made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    made_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
     runs: tuple[str, ...] = Field((), description="Ids of the DAG runs that came to this release, newest last.")
     run: RunRecord | None = Field(default=None, description="The run that tried the gates.")
     request: dict[str, Any]
     chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
+    supply: Supply | None = Field(default=None, description="Signature, image and bill of materials.")
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
+    approvals: tuple[Approval, ...] = Field((), description="Each question whether it may go live, with the answer.")
 
     @property
     def outcomes(self) -> dict[str, gates.Outcome]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import takewhile
@@ -12,12 +13,17 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from include.artifacts.kind import Kind
+from include.artifacts.store import ArtifactStore
+from include.files import Damaged, Unreadable
 from include.gates import GateResult
+from include.host import services
 from include.releases.records import ReleaseStore
 from include.report.charts import Axis, speed_plots
 from include.report.files import read
 from include.report.model import ReleaseReport
 from include.requests.presets import Preset
+from include.triton.servers import ServerRecord
 
 _ORDER = {"fail": 0, "pass": 1, "skip": 2}
 
@@ -43,10 +49,29 @@ def render_report(report: ReleaseReport) -> str:
     )
 
 
-def render_releases(releases: ReleaseStore) -> str:
-    """The list of all releases, newest first, with their states and reports."""
-    models = {model: reversed(releases.all(model)) for model in releases.models()}
-    return _environment().get_template("releases.html.jinja").render(models=models, releases=releases, read=read)
+def render_releases(releases: ReleaseStore, answers: Callable[[], bool]) -> str:
+    """The list of all releases, newest first, with their states, reports and outages.
+
+    ``answers`` tells if the live release answers now; it is called if there is one.
+    """
+    models = {model: releases.all(model)[::-1] for model in releases.models()}
+    known = partial(read, skip=releases.note)
+    return (
+        _environment()
+        .get_template("releases.html.jinja")
+        .render(models=models, releases=releases, read=known, damage=lambda: _damage(releases), answers=answers)
+    )
+
+
+def _damage(releases: ReleaseStore) -> list[Damaged]:
+    """What is damaged in the store: among releases and reports, artifacts, and the records of servers."""
+    store = releases.root.parent
+    for kind in Kind:
+        ArtifactStore(store).all(kind, releases.note)
+    for path in sorted((store / "servers").glob("*-*.json")):
+        with suppress(Unreadable):
+            services.read(path, ServerRecord, releases.note)
+    return list(releases.damage.values())
 
 
 def render_presets(presets: Sequence[Preset]) -> str:
@@ -69,7 +94,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_bytes, _change, _figure, _number, _parted, _seconds, _when)
+    filters = (_bytes, _change, _figure, _number, _parted, _second, _seconds, _when)
     environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
     environment.filters["json"] = partial(json.dumps, indent=2)
     return environment
@@ -116,6 +141,10 @@ def _figure(value: float) -> str:
 
 def _when(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _second(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _parted(text: str, other: str) -> tuple[str, str]:

@@ -5,22 +5,31 @@ A mistake is a `Problem` of one entry or of one file; the other entries are read
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from croniter import croniter
+from croniter import CroniterError, croniter
 from pydantic import Field, field_validator, model_validator
 
-from include.errors import UserError
+from include.errors import UserError, printable
+from include.reading import Limit, read_text
 from include.requests.release import Form, ReleaseRequest
 
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$(?!\n)")]
 _OF_THE_ENTRY = ("model", "revision", "target", "require_approval")
 _CRON_FIELDS = 5
+_LONGEST_CRON = 100
+_LONGEST_NAME = 60
+# Of one entry, with all aliases in place of their anchors: ten lines of YAML can stand for a billion nodes.
+_MOST_NODES, _MOST_LEVELS = 10_000, 20
+_MOST_BAD_ENTRIES = 20
+"""In a file; each costs another pass over it."""
 
 
 class Entry(Form):
@@ -43,8 +52,18 @@ class Entry(Form):
     @field_validator("schedule")
     @classmethod
     def _is_cron(cls, value: str) -> str:
-        if not croniter.is_valid(value) or not (value.startswith("@") or len(value.split()) == _CRON_FIELDS):
-            raise ValueError(f"{value!r} is not a cron expression of five fields, nor one such as @daily")
+        fields = value.split() if len(value) <= _LONGEST_CRON else []
+        # croniter takes R and H for random numbers, new ones each time it is asked.
+        known = fields and not any(field[0] in "RrHh" for field in fields) and croniter.is_valid(value)
+        if not known or not (value.startswith("@") or len(fields) == _CRON_FIELDS):
+            raise ValueError(
+                f"{value[:_LONGEST_CRON]!r} is not a cron expression of five fields, nor one such as @daily"
+            )
+        try:
+            for find in (croniter.get_next, croniter.get_prev):  # Airflow looks both ways, and would end all schedules
+                find(croniter(value, datetime.now(UTC)))
+        except CroniterError as error:
+            raise ValueError(f"{value!r} names a time that never comes, such as 30 February") from error
         return value
 
     @field_validator("settings")
@@ -120,53 +139,166 @@ def load(path: Path) -> Catalogue:
     """Reads a YAML file, or all ``*.yaml`` of a directory. Nothing is raised, and nothing asked over the network."""
     entries: list[Entry] = []
     problems: list[Problem] = []
-    for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
-        for found in _read(file):
-            if isinstance(found, Problem):
-                problems.append(found)
-            elif problem := _clash(*found, entries):
-                problems.append(problem)
-            else:
-                entries.append(found[0])
+    taken: dict[str, Entry] = {}
+    for found in _found(path):
+        if isinstance(found, Problem):
+            problems.append(found)
+        elif problem := _clash(*found, taken):
+            problems.append(problem)
+        else:
+            entries.append(found[0])
     return Catalogue(path, tuple(entries), tuple(problems))
 
 
+def _found(path: Path) -> Iterator[tuple[Entry, str] | Problem]:
+    try:
+        files = sorted(file for file in path.iterdir() if file.match("*.yaml")) if path.is_dir() else [path]
+    except OSError as error:
+        files = []
+        yield _problem(path, path.name, _reason(error))
+    for file in files:
+        yield from _read(file)
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice: YAML itself would silently take the second."""
+    """YAML within limits, which `_MOST_NODES` explains.
+
+    It refuses a key that stands twice: YAML itself would silently take the second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self._level = 0
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def tops(self, text: str) -> list[yaml.Node]:
+        """The top node of each document in ``text``."""
+        super().__init__(text)
+        found: list[yaml.Node] = []
+        while self.check_node():
+            found.append(self.get_node())  # type: ignore[arg-type] # there is one
+        return found
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:  # noqa: ANN401 - the library's own
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        self._level += 1
+        if self._level > _MOST_LEVELS:
+            raise _too_large(f"it is nested deeper than {_MOST_LEVELS} levels", event)
+        node: yaml.Node = super().compose_node(parent, index)  # type: ignore[assignment] # None only at a stream's end
+        self._level -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self._sizes[id(node)] = self._size(node)
+        elif id(node) not in self._sizes:
+            raise _too_large("it contains itself", event)
+        nodes, levels = self._sizes[id(node)]
+        if self._level and (nodes > _MOST_NODES or levels > _MOST_LEVELS):
+            raise _too_large(f"it stands for more than {_MOST_NODES} values or {_MOST_LEVELS} levels", event)
+        return node
+
+    def _size(self, node: yaml.Node) -> tuple[int, int]:
+        """How many nodes and levels it stands for."""
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        sizes = [self._sizes[id(part)] for part in inner]
+        return 1 + sum(size[0] for size in sizes), 1 + max((size[1] for size in sizes), default=0)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := {key for key in keys if keys.count(key) > 1}:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, count in keys.items() if count > 1]:
             raise yaml.constructor.ConstructorError(problem=f"{', '.join(twice)} stands twice")
         return dict(super().construct_mapping(node, deep))
 
 
+def _too_large(problem: str, event: yaml.Event) -> yaml.YAMLError:
+    return yaml.composer.ComposerError(None, None, problem, event.start_mark)  # type: ignore[arg-type] # of the pure parser
+
+
 def _read(file: Path) -> Iterator[tuple[Entry, str] | Problem]:
     try:
-        loader = _Loader(file.read_text(encoding="utf-8"))
-        top = loader.get_single_node()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        yield Problem(str(file), file.name, f"cannot be read: {_reason(error)}")
+        text = _Text(read_text(file, Limit.CATALOGUE))
+    except (OSError, ValueError) as error:
+        yield _problem(file, file.name, f"cannot be read: {_reason(error)}")
         return
-    if isinstance(top, yaml.SequenceNode):
-        for node in top.value:
-            yield _entry(loader, node, f"{file}:{node.start_mark.line + 1}")
-    elif top is not None:
-        yield Problem(str(file), file.name, "is not a list of entries (`- name: ...`)")
+    for _ in range(_MOST_BAD_ENTRIES):
+        loader = _Loader()
+        try:
+            tops = loader.tops(str(text))
+        except Exception as error:  # numbers and escapes of the syntax end in errors of Python's own
+            start, name = text.leave_out(_line(error, str(text), loader))
+            yield _problem(f"{file}:{start + 1}", name or file.name, f"cannot be read: {_reason(error)}")
+        else:
+            yield from _entries(file, loader, tops)
+            return
+    yield _problem(file, file.name, f"has {_MOST_BAD_ENTRIES} entries that cannot be read: the others are not, either")
+
+
+def _entries(file: Path, loader: _Loader, tops: list[yaml.Node]) -> Iterator[tuple[Entry, str] | Problem]:
+    for top in tops:
+        if isinstance(top, yaml.SequenceNode):
+            for node in top.value:
+                yield _entry(loader, node, f"{file}:{node.start_mark.line + 1}")
+        elif not top.tag.endswith(":null"):
+            yield _problem(file, file.name, "is not a list of entries (`- name: ...`)")
+
+
+_BREAK = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")
+"""The line breaks of YAML."""
+
+
+class _Text:
+    """The lines of a file, of which entries that are no YAML can be left out: the others keep their lines."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = _BREAK.split(text)
+        first = next((dash for line in self._lines if (dash := re.match(r" *(?=-(?:\s|$))", line))), None)
+        indent = len(first[0]) if first else 0
+        top = re.compile(rf" {{0,{indent}}}(?![\s#]|---|\.\.\.|$)")
+        self._starts = [number for number, line in enumerate(self._lines) if top.match(line)] if first else []
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines)
+
+    def leave_out(self, line: int) -> tuple[int, str]:
+        """Leaves out the entry of ``line``, or all lines if it is in none; returns its first line, and its name."""
+        start = max((number for number in self._starts if number <= line), default=0)
+        end = min((number for number in self._starts if number > line), default=len(self._lines))
+        if start not in self._starts:
+            self._starts, end = [], len(self._lines)
+        self._starts = [number for number in self._starts if number != start]
+        named = re.search(r"\bname: *([A-Za-z0-9][A-Za-z0-9_.\-]*)", "\n".join(self._lines[start:end]))
+        self._lines[start:end] = [""] * (end - start)
+        return start, named[1] if named else ""
+
+
+def _line(error: Exception, text: str, loader: _Loader) -> int:
+    """The line, from 0, of the entry that an error is in: where what went wrong begins, not where it was noticed."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return len(_BREAK.findall(text, 0, error.position))
+    if isinstance(error, yaml.MarkedYAMLError):
+        begin, end = error.context_mark, error.problem_mark
+        if begin and begin.column:
+            return begin.line
+        if end:
+            return end.line
+    return int(loader.line)
 
 
 def _entry(loader: _Loader, node: yaml.Node, where: str) -> tuple[Entry, str] | Problem:
     name = _name(node)
     if not isinstance(node, yaml.MappingNode):
-        return Problem(where, name, "is not a mapping (`name: ...`)")
+        return _problem(where, name, "is not a mapping (`name: ...`)")
     try:
         entry = Entry.parse(loader.construct_document(node))
         entry.request  # noqa: B018 - its settings are in their limits
-    except yaml.YAMLError as error:
-        return Problem(where, name, _reason(error))
     except UserError as error:
-        return Problem(where, name, error.what)
+        return _problem(where, name, error.what)
+    except Exception as error:  # a value such as 0x_ or 2026-13-45 ends in an error of its type's constructor
+        return _problem(where, name, f"a value cannot be read: {_reason(error)}")
     return entry, where
+
+
+def _problem(where: object, name: str, what: str) -> Problem:
+    return Problem(printable(str(where)), printable(name)[:_LONGEST_NAME], printable(what)[:1000])
 
 
 def _name(node: yaml.Node) -> str:
@@ -176,19 +308,22 @@ def _name(node: yaml.Node) -> str:
     return next(named, f"entry of line {node.start_mark.line + 1}")
 
 
-def _clash(entry: Entry, where: str, entries: list[Entry]) -> Problem | None:
+def _clash(entry: Entry, where: str, taken: dict[str, Entry]) -> Problem | None:
     """One entry a model: one model has one live release, and two entries would take turns in replacing it."""
-    if any(entry.name == other.name for other in entries):
-        return Problem(where, entry.name, "name: another entry has this name")
-    followed = [e for e in entries if e.enabled and entry.enabled and e.request.slug == entry.request.slug]
-    if followed:
-        return Problem(where, entry.name, f"model: entry {followed[0].name} follows {entry.model} already")
+    name, model = f"name {entry.name}", f"model {entry.request.slug}"
+    if name in taken:
+        return _problem(where, entry.name, "name: another entry has this name")
+    if entry.enabled and model in taken:
+        return _problem(where, entry.name, f"model: entry {taken[model].name} follows {entry.model} already")
+    taken |= {name: entry, model: entry} if entry.enabled else {name: entry}
     return None
 
 
-def _reason(error: OSError | UnicodeDecodeError | yaml.YAMLError) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return str(error.strerror)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        return str(error.problem)
+    return str(error) or type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from include.requests.release import FORMER_SWAPS, MODEL_PATTERN, Form, Swap, form_field, slug_of
+from include.requests.release import FORMER_SWAPS, MODEL_PATTERN, Form, Swap, form_field
 from include.settings import settings
 
 _OR_EMPTY = MODEL_PATTERN.replace("(?:", "(?:|", 1)
@@ -36,11 +36,6 @@ class RollbackRequest(Form):
         "blue_green",
         extra={"former": list(FORMER_SWAPS)},
     )
-
-    @property
-    def slug(self) -> str:
-        """The model's name in paths; empty for the live one's."""
-        return slug_of(self.model)
 
 
 class PruneRequest(Form):

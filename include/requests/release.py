@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import posixpath
 import re
 from collections.abc import Collection
 from functools import partial
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,6 +25,7 @@ PATH = r"\/[A-Za-z0-9_.\-\/ +@=,]*"
 MODEL_PATTERN = rf"^(?!.*\.\.)(?:{HUB_ID}|{PATH}){_END}"
 DATA_PATTERN = rf"^(?!.*\.\.)(?:builtin|{HUB_ID}|{PATH}){_END}"
 REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"
+_LONGEST_NAME = 80
 SEED_PROMPT = "How do I count to nine in French?"
 
 Section = Literal["Model", "Quantization", "Engine", "Serving", "Gates", "Promotion"]
@@ -219,13 +222,14 @@ class ReleaseRequest(Form):
 
     require_approval: bool = _promotion(
         "Require approval",
-        "Once the gates are passed, a person decides whether the candidate goes live. Off: the gates decide.",
+        "Once the gates are passed, a person decides whether the candidate goes live. Off: the gates decide, unless "
+        "the deployment requires approval.",
         False,
     )
     approvers: list[Approver] = _promotion(
         "Approvers",
         "Airflow users who may decide, one a line, by the id that the auth manager gives them (its own: the user "
-        "name). Empty: everyone who may act on the run.",
+        "name). Empty: those whom the deployment names, or else everyone who may act on the run.",
         [],
         max_length=50,
         extra={"type": ["array", "null"]},  # or the form would demand an entry
@@ -284,15 +288,27 @@ class ReleaseRequest(Form):
 
     @property
     def slug(self) -> str:
-        """The model's name in paths: ``org--name`` or ``local--directory``."""
+        """The model's name in paths, if no history of an earlier version has another one: see `slug_of`."""
         return slug_of(self.model)
 
 
 def slug_of(model: str) -> str:
-    """The name in paths of a Hub id or of a model's directory."""
+    """The name in paths of a Hub id, or of a model's directory: its last name, and a digest of its whole path.
+
+    The path counts as it is named: a link that leads to another version each week is one model.
+    """
+    former = former_slug_of(model)
+    if former is None:
+        return model.replace("/", "--")
+    named = posixpath.normpath(f"/{model.lstrip('/')}") if model.startswith("/") else model
+    return f"{former[:_LONGEST_NAME]}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
+
+
+def former_slug_of(model: str) -> str | None:
+    """The name in paths that earlier versions gave to a model, if it was not the model's alone."""
     if model.startswith("/"):
-        return f"local--{re.sub(r'[^A-Za-z0-9.-]', '_', Path(model).name)}"
-    return model.replace("/", "--")
+        return f"local--{re.sub(r'[^A-Za-z0-9.-]', '_', PurePosixPath(model).name)}"
+    return model.replace("/", "--") if model.startswith("local/") else None
 
 
 _FORMS = {

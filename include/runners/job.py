@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,18 @@ from include.settings import PROJECT
 
 STAGES = "include.stages"
 """The package of all stage programs."""
+
+
+INHERITED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ"),
+    *("LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
+)
+"""The variables of the worker that stage programs get. The others may hold secrets: tokens, the database's URL."""
+
+
+def inherited() -> dict[str, str]:
+    """The worker's environment as far as stage programs get it."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 @dataclass(frozen=True)
@@ -99,4 +112,5 @@ def travelling_code(module: str = STAGES) -> tuple[Path, ...]:
     """
     include, package = PROJECT / "include", PROJECT / Path(*module.split("."))
     shared = [path for path in sorted((include / "stages").glob("*.py")) if path.parent != package]
-    return (package, *shared, include / "model", include / "errors.py", include / "__init__.py")
+    ground = (include / name for name in ("reading.py", "errors.py", "__init__.py"))
+    return (package, *shared, include / "model", *ground)

@@ -17,12 +17,13 @@ from typing import IO, ClassVar
 from include.artifacts.store import Claim
 from include.errors import HostError, PipelineError, ToolError, from_dict
 from include.files import Log
-from include.runners.job import Command, FindTarget, StageJob
+from include.runners.job import Command, FindTarget, StageJob, inherited
 from include.settings import PROJECT
 from include.stages.common import FAILURE_FILE
 
 LAST_LINES = 15
 STOP_GRACE_S = 10
+_UNSHARE = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net"))
 _OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or a host with more memory"
 
 
@@ -64,10 +65,10 @@ class ProcessRunner:
             PipelineError: of the class that the program reported, else `ToolError` with its last lines.
         """
         # setpriv: the kernel ends the program if this process is killed before it can do so.
-        argv = ["setpriv", "--pdeathsig", "KILL", *command.argv, "--out", str(out)]
+        argv = [*self._without_network(), "setpriv", "--pdeathsig", "KILL", *command.argv, "--out", str(out)]
         self._process = subprocess.Popen(
             argv,
-            env={**os.environ, **command.env},
+            env={**inherited(), **command.env},
             cwd=PROJECT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -86,6 +87,14 @@ class ProcessRunner:
             self.stop()
         if code != 0:
             raise failure(command.argv, code, out, list(tail))
+
+    def _without_network(self) -> tuple[str, ...]:
+        """The start of a command line that takes a program's network away, where the kernel lets this user do it."""
+        for unshare in _UNSHARE:
+            if subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
+                return unshare
+        self._log("the kernel lets this user make no network namespace: the program keeps the network")
+        return ()
 
     def stop(self) -> None:
         """Ends the program and all processes that it started, if it still runs."""

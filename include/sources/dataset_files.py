@@ -15,6 +15,9 @@ _SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".txt")
 _NO_TEXT = frozenset(
     {"dataset_infos.json", "dataset_dict.json", "state.json", "license.txt", "readme.txt", "requirements.txt"}
 )
+# Of what a card declares: beyond, it is no declaration of files.
+_MOST = 1000
+_LONGEST = 500
 _SPLITS = ("train", "validation", "test")
 
 
@@ -31,20 +34,28 @@ def subsets(card: Mapping[str, Any]) -> list[Subset]:
     The format: https://huggingface.co/docs/hub/datasets-manual-configuration. Other entries are
     left out.
     """
-    configs = [config for config in card.get("configs") or () if isinstance(config, dict)]
+    configs = [config for config in _list(card.get("configs")) if isinstance(config, dict)]
     if not configs:
         return []
     chosen = next((config for config in configs if config.get("default")), configs[0])
-    data_files = chosen.get("data_files") or ()
-    if isinstance(data_files, str):
-        return [Subset("train", (data_files,))]
-    if all(isinstance(item, str) for item in data_files):
-        return [Subset("train", tuple(data_files))] if data_files else []
-    return [
-        Subset(str(item["split"]), tuple([item["path"]] if isinstance(item["path"], str) else item["path"]))
-        for item in data_files
-        if isinstance(item, dict) and {"split", "path"} <= item.keys()
-    ]
+    data_files = _list(chosen.get("data_files"))
+    if plain := _patterns(data_files):
+        return [Subset("train", plain)]
+    named = ((item.get("split"), _patterns(_list(item.get("path")))) for item in data_files if isinstance(item, dict))
+    return [Subset(split, paths) for split, paths in named if paths and isinstance(split, str) and _is_short(split)]
+
+
+def _list(value: object) -> list[object]:
+    """A card may name one thing or a list of them."""
+    return value[:_MOST] if isinstance(value, list) else [value]
+
+
+def _patterns(values: Sequence[object]) -> tuple[str, ...]:
+    return tuple(value for value in values if isinstance(value, str) and _is_short(value))
+
+
+def _is_short(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST and text.isprintable()
 
 
 def choose_dataset_files(

@@ -8,23 +8,26 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field, ValidationError
 
 from include.errors import PipelineError, ToolError, TransientError, UserError
-from include.files import Log
-from include.model.files import CONFIG_FILE, INDEX_FILE
-from include.model.weights import check_weights
+from include.files import Log, disk_errors
+from include.frozen import Frozen
+from include.model.check import check_model
+from include.model.files import CONFIG_FILE, INDEX_FILE, LIMITS, read_text
+from include.reading import Limit
 from include.sources.dataset_files import Subset, choose_dataset_files, subsets
 from include.sources.files import (
     BadFile,
     DatasetSource,
     ModelSource,
+    Size,
     SourceFile,
     check_files,
     choose_model_files,
-    disk_errors,
     megabytes,
-    read_text,
     require_disk,
     shards_of,
 )
@@ -32,36 +35,85 @@ from include.sources.hub_repo import Repo
 from include.sources.hub_session import hub_session
 from include.sources.progress import progress
 
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
-
-MAX_DATASET_BYTES = 512_000_000
+MAX_DATASET_BYTES = Limit.TEXT_FILE
 """More text than any calibration reads; keeps a slip from downloading a web crawl."""
 
 _WORKERS = 8
 _SCRATCH = ".cache"
+_LONGEST_LICENSE = 100
+
+
+class _Answer(Frozen):
+    """A part of the Hub's answer, as huggingface_hub gives it: it has read the JSON, and checked no type."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class _Lfs(_Answer):
+    size: Size
+    sha256: str
+
+
+class _Sibling(_Answer):
+    rfilename: str
+    size: Size | None = None
+    blob_id: str | None = None
+    lfs: _Lfs | None = None
+
+
+class _Info(_Answer):
+    id: Annotated[str, Field(max_length=200)]
+    sha: str
+    siblings: tuple[_Sibling, ...] | None = None
+    tags: tuple[str, ...] | None = None
+    card_data: Any = None
+
+    @property
+    def license(self) -> str | None:
+        named = (tag.removeprefix("license:") for tag in self.tags or () if tag.startswith("license:"))
+        return next((name for name in named if name.isprintable() and len(name) <= _LONGEST_LICENSE), None)
 
 
 class _Listing(NamedTuple):
     """A repository at one commit."""
 
     repo: Repo
-    files: Mapping[str, RepoSibling]
+    files: Mapping[str, _Sibling]
     license: str | None
     subsets: Sequence[Subset]
 
     def source_file(self, path: str) -> SourceFile:
-        """The file as the Hub declares it; UserError where an endpoint leaves out sizes and hashes."""
+        """The file as the Hub declares it.
+
+        Raises:
+            UserError: the file is beyond the limit of its kind, or an endpoint leaves out its size and hash.
+            ToolError: what the endpoint declares cannot be.
+        """
         file = self.files[path]
         if file.lfs is not None:
-            return SourceFile(path=path, size=file.lfs.size, digest=f"sha256:{file.lfs.sha256}")
-        if file.size is None or file.blob_id is None:
+            size, digest = file.lfs.size, f"sha256:{file.lfs.sha256}"
+        elif file.size is None or file.blob_id is None:
             raise UserError(
                 f"the endpoint declares no size and hash for {path}",
                 where=self.repo.field,
                 fix="use the Hub itself, or a mirror that passes on the Hub's answer to `?blobs=true`",
             )
-        return SourceFile(path=path, size=file.size, digest=f"git-sha1:{file.blob_id}")
+        else:
+            size, digest = file.size, f"git-sha1:{file.blob_id}"
+        if size > LIMITS.get(path, size):
+            raise UserError(
+                f"{path} has {megabytes(size)}; at most {megabytes(LIMITS[path])} are read of it",
+                where=self.repo.field,
+                fix="name a model in the transformers format",
+            )
+        try:
+            return SourceFile(path=path, size=size, digest=digest)
+        except ValidationError as error:
+            raise ToolError(
+                f"the endpoint's answer cannot be used: its file {path[:200]!r}: {error.errors()[0]['msg']}",
+                where=self.repo.url,
+                fix="check that the endpoint is a Hub, or name another repository",
+            ) from error
 
 
 def resolve(model: str, revision: str, *, token: str | None, endpoint: str | None) -> ModelSource:
@@ -128,7 +180,7 @@ def fetch(
     kind: Literal["model", "dataset"] = "model" if isinstance(source, ModelSource) else "dataset"
     _bring(Repo(kind, source.id, source.commit, token, endpoint), source.files, into, log)
     if isinstance(source, ModelSource):
-        check_weights(into)
+        check_model(into)
 
 
 def _list(repo: Repo) -> _Listing:
@@ -136,16 +188,13 @@ def _list(repo: Repo) -> _Listing:
     with hub_session(repo):
         api = repo.api()
         ask = api.model_info if repo.kind == "model" else api.dataset_info
-        info = ask(repo.id, revision=repo.revision, files_metadata=True)
-        pinned = repo.pinned(info.id, info.sha)
-    licenses = [tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")]
-    card = info.card_data
-    return _Listing(
-        repo=pinned,
-        files={file.rfilename: file for file in info.siblings or ()},
-        license=licenses[0] if licenses else None,
-        subsets=subsets(vars(card) if card else {}),
-    )
+        info = _Info.model_validate(ask(repo.id, revision=repo.revision, files_metadata=True))
+        return _Listing(
+            repo=repo.pinned(info.id, info.sha),
+            files={file.rfilename: file for file in info.siblings or ()},
+            license=info.license,
+            subsets=subsets(vars(info.card_data) if info.card_data else {}),
+        )
 
 
 def _read_texts(listing: _Listing, paths: Sequence[str]) -> dict[str, str]:
@@ -195,7 +244,8 @@ def _download(repo: Repo, files: Sequence[SourceFile], into: Path, log: Log) -> 
 
     try:
         size = sum(file.size for file in files)
-        with hub_session(repo, log), disk_errors(into), progress(into, size, log):
+        largest = max((file.size for file in files), default=0)
+        with hub_session(repo, log, largest), disk_errors(into), progress(into, size, log):
             snapshot_download(
                 repo.id,
                 repo_type=repo.kind,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
-from include.sources.files import host_error
+from include.files import host_error
+from include.redaction import carries_secret, without_secrets
 
 if TYPE_CHECKING:
     import httpx2
@@ -22,20 +23,20 @@ if TYPE_CHECKING:
 _CONNECTION = "the Airflow Connection huggingface_default (or that of HF2TRITON_HUB_CONNECTION)"
 _SET_TOKEN = f"put the Hub token of an account with access into {_CONNECTION}"
 _RETRY = "nothing to do if it passes; else check the network, the proxy settings and the Hub's status page"
-_URL = re.compile(r"(https?://)(?:[^/@\s]*@)?([^?\s]*)(?:\?\S*)?")
+_CLOSED = re.compile(r"'NoneType' object has no attribute '(request|stream|send|build_request)'|client has been closed")
+_MOST_REFS = 1000
 _RETRY_STATUS = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
 @contextmanager
 def hub_errors(repo: Repo) -> Iterator[None]:
     """Turns the exceptions of huggingface_hub about ``repo`` into the classes of `include.errors`."""
-    import httpx2
-
     try:
         yield
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        echoed = repo.token is not None and repo.token in str(error)
-        raise translate(error, repo) from (None if echoed else error)
+    except PipelineError:
+        raise
+    except Exception as error:  # huggingface_hub takes an answer as it comes: a wrong one fails anywhere in it
+        raise translate(error, repo) from (None if carries_secret(error, repo.secrets) else error)
 
 
 def translate(error: Exception, repo: Repo) -> PipelineError:
@@ -45,14 +46,11 @@ def translate(error: Exception, repo: Repo) -> PipelineError:
     cause = error
     while isinstance(cause, LocalEntryNotFoundError) and isinstance(cause.__cause__, Exception):
         cause = cause.__cause__
+    if isinstance(cause, PipelineError):
+        return cause
     failure = next(make for kinds, make in _makers() if isinstance(cause, kinds))(cause, repo)
-    what = without_secrets(failure.what, repo.token)
+    what = without_secrets(failure.what, repo.secrets)
     return type(failure)(what, where=failure.where, fix=failure.fix)
-
-
-def without_secrets(text: str, token: str | None) -> str:
-    """``text`` without the token, and without the users, passwords and queries (signatures) of its URLs."""
-    return _URL.sub(r"\1\2", text.replace(token, "***") if token else text)
 
 
 _Maker = Callable[[Any, "Repo"], PipelineError]
@@ -72,8 +70,9 @@ def _makers() -> list[tuple[type[Exception] | tuple[type[Exception], ...], _Make
         (errors.OfflineModeIsEnabled, _offline_mode),
         (errors.HFValidationError, _bad_name),
         ((httpx2.UnsupportedProtocol, httpx2.InvalidURL), _bad_endpoint),
+        (httpx2.TooManyRedirects, _not_a_hub),
         (httpx2.HTTPError, _network),
-        (AttributeError, _closed_session),
+        ((AttributeError, RuntimeError), _closed_session),
         ((errors.FileMetadataError, ValueError, KeyError), _not_a_hub),
         (OSError, _file_system),
         (Exception, _not_a_hub),
@@ -100,11 +99,9 @@ def _no_repository(_: Exception, repo: Repo) -> PipelineError:
 
 
 def _no_revision(_: Exception, repo: Repo) -> PipelineError:
-    import httpx2
-
     try:
-        names = repo.refs()
-    except (httpx2.HTTPError, ValueError, KeyError):
+        names = [name for name in repo.refs() if isinstance(name, str)][:_MOST_REFS]
+    except Exception:  # the hint is not worth a second failure
         names = []
     close = difflib.get_close_matches(repo.revision, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(names[:8]) or 'no listed refs'}"
@@ -190,8 +187,10 @@ def _network(error: Exception, repo: Repo) -> PipelineError:
     )
 
 
-def _closed_session(error: AttributeError, repo: Repo) -> PipelineError:
+def _closed_session(error: AttributeError | RuntimeError, repo: Repo) -> PipelineError:
     """A race of huggingface_hub 2.4: one thread that lost its connection closes the client that others just took."""
+    if not _CLOSED.search(str(error)):
+        return _not_a_hub(error, repo)
     return TransientError(f"the Hub cannot be reached: its connection was lost ({error})", where=repo.url, fix=_RETRY)
 
 

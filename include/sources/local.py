@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
 
 from include.errors import UserError
-from include.files import Log
-from include.model.files import CONFIG_FILE, INDEX_FILE
-from include.model.weights import check_weights
+from include.files import Log, disk_errors
+from include.model.check import check_model
+from include.model.files import CONFIG_FILE, INDEX_FILE, read_text
 from include.sources.files import (
     ModelSource,
     SourceFile,
     check_files,
     choose_model_files,
     digest_of,
-    disk_errors,
     field_model,
     megabytes,
-    read_text,
     require_disk,
     shards_of,
 )
+
+_ACCESS = "give the user that runs the Airflow worker read access to the directory and its files"
+_FIXES = {errno.EACCES: _ACCESS, errno.EPERM: _ACCESS, errno.EIO: "check the disk that it is on"}
 
 REVISION = "local"
 """The ``revision`` of every local source."""
@@ -42,7 +45,7 @@ def resolve(directory: Path) -> ModelSource:
         raise UserError(
             f"the model cannot be read: {error.strerror}",
             where=field_model(error.filename or directory),
-            fix="give the user that runs the Airflow worker read access to the directory and its files",
+            fix=_FIXES.get(error.errno or 0, "replace it with a regular file, or remove it"),
         ) from error
 
 
@@ -54,8 +57,10 @@ def _resolve(directory: Path) -> ModelSource:
             where=field_model(directory),
             fix="check the path on the Airflow worker",
         )
-    files = [_source_file(directory, name) for name in sorted(_choose(directory))]
-    check_weights(directory)
+    names = sorted(_choose(directory))
+    # The small ones, the headers of the large ones, and only then hours of hashing.
+    check_model(directory)
+    files = [_source_file(directory, name) for name in names]
     return ModelSource(
         origin="local",
         id=str(directory),
@@ -82,7 +87,7 @@ def _check_inside(directory: Path, names: list[str]) -> None:
     """A model directory must not reach for files elsewhere on the machine."""
     root = directory.resolve()
     for name in names:
-        target = (directory / name).resolve(strict=True)
+        target = Path(os.path.realpath(directory / name, strict=True))  # an OSError for an endless link
         if not target.is_relative_to(root):
             raise UserError(
                 f"{name} is a link to {target}, outside the model's directory",
@@ -123,7 +128,7 @@ def fetch(source: ModelSource, into: Path, *, log: Log) -> None:
             where=field_model(Path(source.id) / first.path),
             fix="start again when nothing writes to the model's directory",
         )
-    check_weights(into)
+    check_model(into)
     seconds = time.monotonic() - started
     log(f"copied and verified {len(source.files)} files, {megabytes(source.total_bytes)}, in {seconds:.1f} s")
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
 from include.files import digest_of_tree
+from include.host.docker.images import ImageId
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageTarget
 from include.triton.servers import Ports, ServerPlan
+
+_PINNED = re.compile(r"^([\w.-]+)==([\w.+!-]+)", re.MULTILINE)
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """The versions in a lock by the names of the packages."""
+    return dict(_PINNED.findall(lock))
 
 
 class Target(StageTarget, Protocol):
@@ -36,6 +45,14 @@ class Target(StageTarget, Protocol):
 
     def host_versions(self) -> dict[str, str]:
         """Versions of the host's own parts: they change no artifact, but may change its serving."""
+
+    def packages(self) -> dict[str, str]:
+        """Versions of the packages in the target's environment by name, as far as they are known."""
+        return {}
+
+    def image_id(self) -> ImageId | None:
+        """The names of the image that makes and serves; None for a target without containers."""
+        return None
 
     def hardware(self) -> dict[str, str]:
         """The hardware that an engine is bound to."""

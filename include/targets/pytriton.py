@@ -16,6 +16,7 @@ from pathlib import Path
 
 from include.errors import HostError
 from include.frozen import Frozen
+from include.runners.job import inherited
 from include.triton.servers import Ports, ServerPlan
 
 STUB = "triton_python_backend_stub"
@@ -81,12 +82,7 @@ def prepare(python: Path) -> None:
 
 
 def server(
-    target: str,
-    environment: Environment,
-    repository: Path,
-    ports: Ports,
-    address: str = "127.0.0.1",
-    env: Mapping[str, str] | None = None,
+    target: str, environment: Environment, repository: Path, ports: Ports, env: Mapping[str, str] | None = None
 ) -> ServerPlan:
     """The server as a process of this host, with its models in ``environment``; see `prepare`.
 
@@ -96,15 +92,14 @@ def server(
     return ServerPlan(
         target=target,
         repository=repository,
-        argv=server_argv(environment.server_root, repository, ports, address, shared_memory),
+        argv=server_argv(environment.server_root, repository, ports, shared_memory),
         env={**_variables(environment), **(env or {})},
         ports=ports,
-        address=address,
         shared_memory=shared_memory,
     )
 
 
-def server_argv(root: Path, repository: Path, ports: Ports, address: str, shared_memory: str) -> tuple[str, ...]:
+def server_argv(root: Path, repository: Path, ports: Ports, shared_memory: str) -> tuple[str, ...]:
     """The argument list of the Triton in ``root``: of the wheel, or of NVIDIA's image, which has the same folders."""
     return (
         str(root / "bin" / "tritonserver"),
@@ -113,11 +108,8 @@ def server_argv(root: Path, repository: Path, ports: Ports, address: str, shared
         f"--cache-directory={root / 'caches'}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory}",
         "--disable-auto-complete-config",
-        f"--http-address={address}",
         f"--http-port={ports.http}",
-        f"--grpc-address={address}",
         f"--grpc-port={ports.grpc}",
-        f"--metrics-address={address}",
         f"--metrics-port={ports.metrics}",
     )
 
@@ -126,7 +118,8 @@ def server_argv(root: Path, repository: Path, ports: Ports, address: str, shared
 def ask(python: Path) -> Environment:
     """Asks ``python``, which need not be the interpreter that runs this, about itself."""
     try:
-        asked = subprocess.run([str(python), "-I", "-c", _ASK], capture_output=True, text=True, check=True)
+        argv = [str(python), "-I", "-c", _ASK]
+        asked = subprocess.run(argv, env=inherited(), capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise HostError(f"{python} does not run: {error}", fix="run `make setup`") from error
     return Environment.model_validate(json.loads(asked.stdout))

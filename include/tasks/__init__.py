@@ -96,5 +96,5 @@ class LiveRelease(Frozen):
             scores=found.scores if found else Scores(),
             report=str(directory / report.HTML_FILE),
             repository=release.repository,
-            downtime_s=release.promotions[-1].downtime_s,
+            downtime_s=release.promotions[-1].downtime_s if release.promotions else 0,
         )

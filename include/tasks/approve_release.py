@@ -1,4 +1,8 @@
-"""Task ``approve_release``: a person decides, if the request asks for it. The question, and the rejection."""
+"""Task ``approve_release``: a person decides, if the request or the deployment asks for it. Question and answer.
+
+Both are recorded in the release, by this task alone: the state of a task, and what tasks hand on, can be changed by
+everyone who may edit runs, and promotion looks at neither.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,11 @@ from typing import Any
 
 from include import report
 from include.context import Context
+from include.errors import UserError
 from include.frozen import Frozen
-from include.releases.records import ReleaseId
+from include.releases.approval import Answer, Approval
+from include.releases.records import Release, ReleaseId
+from include.releases.rule import Rule
 from include.requests.release import ReleaseRequest
 from include.triton.servers import ServerRecord
 
@@ -24,25 +31,111 @@ class Question(Frozen):
 
 
 def question(
-    context: Context, release: ReleaseId, candidate: ServerRecord | None, params: Mapping[str, Any]
+    context: Context, question_id: str, release: ReleaseId, candidate: ServerRecord | None, params: Mapping[str, Any]
 ) -> Question | None:
-    """The question, or None if there is none: the request does not ask for approval, or the release is live."""
+    """The question about a run's candidate; None if there is nothing to ask."""
     request = ReleaseRequest.parse(dict(params))
     chosen = context.releases.get(release.model, release.number)
-    if not request.require_approval or context.releases.state(chosen) == "live":
+    rule = rule_of(context, request)
+    where = f"Until the decision the candidate answers at `{candidate.url}`.\n" if candidate else ""
+    return ask(context, question_id, chosen, rule, where, hours=request.approval_timeout_h)
+
+
+def ask(
+    context: Context, question_id: str, release: Release, rule: Rule, where: str, *, hours: float
+) -> Question | None:
+    """Records the question, and returns it; None if no approval is required, or the release has one, or is live.
+
+    Raises:
+        UserError: the release was rejected or pruned: nobody needs to be asked.
+    """
+    releases = context.releases
+    if not rule.required or releases.state(release) == "live":
         return None
-    found = report.read(context.releases.path(chosen))
+    if approval := rule.approval(releases, release):
+        context.log(f"release {release.name} is {approval}")
+        return None
+    content = releases.content(release)
+    if release.verdict == "rejected" or content is None:
+        last = release.approvals[-1] if release.approvals else "see its report"
+        raise UserError(
+            f"release {release.name} was {'pruned' if content is None else f'rejected ({last})'}: it cannot go live",
+            where=str(releases.path(release)),
+            fix="run release_awq_engine again with its request, or choose another release",
+        )
+    asked = Approval(
+        question=question_id,
+        dag=context.dag_id,
+        run=context.run_id,
+        content=content,
+        promotions=len(release.promotions),
+        approvers=rule.approvers,
+    )
+    releases.record_question(release, asked)
+    found = report.read(releases.path(release))
     scores = found.to_markdown() if found else "Its report cannot be read.\n"
-    where = f"\nUntil the decision the candidate answers at `{candidate.url}`.\n" if candidate else ""
     return Question(
-        subject=f"Release {chosen.number} of {chosen.model}: make it live?",
-        body=f"{scores}{where}",
-        approvers=tuple(request.approvers),
-        timeout=timedelta(hours=request.approval_timeout_h),
+        subject=f"Release {release.number} of {release.model}: make it live?",
+        body=f"{scores}\n{where}",
+        approvers=rule.approvers,
+        timeout=timedelta(hours=hours),
     )
 
 
-def reject(context: Context, release: ReleaseId) -> None:
-    """Marks the release rejected. The live release is not touched; one that has been live before stays accepted."""
-    chosen = context.releases.judge(context.releases.get(release.model, release.number), "rejected")
-    context.log(f"release {chosen.name} is {context.releases.state(chosen)}")
+def answer(context: Context, question_id: str, given: Answer) -> None:
+    """Records the answer in the release and its report. After a no the release is rejected, unless it has been live.
+
+    Raises:
+        UserError: the user may not approve this release; nothing is recorded.
+    """
+    _, asked = context.releases.asked(question_id)
+    if given.approved:
+        _check_may_approve(context, asked, given)
+    decided = context.releases.record_answer(question_id, given)
+    report.record_history(context.releases.path(decided), decided)
+    context.log(f"release {decided.name} is {given.line}")
+
+
+def rule_of(context: Context, request: ReleaseRequest | None = None) -> Rule:
+    """The rule for this run, once its approvers are known to exist.
+
+    Raises:
+        UserError: an approver does not exist or may not approve, or nobody is left who may.
+    """
+    rule = Rule.of(context.settings, request)
+    users = context.find_users()
+    if users is None and rule.approvers:
+        context.log("this auth manager does not tell tasks its users: the approvers are not checked")
+    elif unknown := [user for user in rule.approvers if users is not None and user not in users]:
+        raise UserError(
+            f"there is no user {', '.join(unknown)} who may answer questions in this Airflow",
+            where="field approvers, or HF2TRITON_APPROVERS",
+            fix=f"name users of the role user, op or admin; there are: {', '.join(sorted(users or ())) or 'none'}",
+        )
+    return _without_requester(context, rule) if rule.required and context.settings.four_eyes else rule
+
+
+def _without_requester(context: Context, rule: Rule) -> Rule:
+    requester = context.find_requester()
+    if requester not in rule.approvers:
+        return rule
+    if others := tuple(user for user in rule.approvers if user != requester):
+        return Rule(rule.required, others)
+    raise UserError(
+        f"{requester} has triggered this run, and is the only approver",
+        where="HF2TRITON_FOUR_EYES",
+        fix="name another approver, or let another user trigger the run",
+    )
+
+
+def _check_may_approve(context: Context, asked: Approval, answer: Answer) -> None:
+    """Airflow lets only the users who were asked answer, but not if all its users are one anonymous admin."""
+    requester = context.find_requester()
+    if not answer.by or (asked.approvers and answer.by not in asked.approvers):
+        what = f"{answer.name or 'nobody'} is not among the approvers: {', '.join(asked.approvers) or 'all users'}"
+    elif context.settings.four_eyes and requester in {answer.by, answer.name}:
+        what = f"{requester} has triggered this run, and cannot approve it, too (HF2TRITON_FOUR_EYES)"
+    else:
+        return
+    fix = "clear this task with its downstream tasks: it asks again, and another user has to answer"
+    raise UserError(what, where=f"run {asked.run}", fix=fix)

@@ -16,7 +16,7 @@ _IGNORED = {
 
 
 def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: ArtifactRef) -> ArtifactRef:
-    """Makes the repository; raises `ToolError` if it would not load: unfilled, unparsable, or a path missing."""
+    """Makes and signs the repository; raises `ToolError` if it would not load: unfilled, unparsable, a path missing."""
     request = checked.request
     target = context.target(request.target)
     values = target.repository_values(
@@ -34,5 +34,6 @@ def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: Art
         if not claim.hit:
             repository.assemble(target.templates(), values, claim.partial, target.overlay())
             repository.check(claim.partial, path_map=target.local_path)
+            context.signatures.sign(claim.name, claim.partial)
             claim.commit()
         return ArtifactRef(kind=Kind.REPOSITORY, name=claim.name, reused=claim.hit)

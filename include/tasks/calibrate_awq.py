@@ -9,11 +9,11 @@ from include import gates
 from include.artifacts.kind import Kind
 from include.artifacts.store import Artifact
 from include.context import Context
-from include.files import sha256_of
 from include.gates.reference import REFERENCE_FILE
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageJob, stage_code
 from include.tasks import ArtifactRef, Checked, Pulled
+from include.tasks.check_request import calibration_file_digest
 
 MODULE = "include.stages.calibrate"
 _FLAGS = {"awq_group_size": "group-size"}
@@ -69,4 +69,4 @@ def _calibration_data(context: Context, checked: Checked, dataset: ArtifactRef |
         artifact: Artifact = dataset.load(context.store)
         return str(artifact.path), artifact.content
     data = checked.request.calib_data
-    return data, sha256_of(Path(data)) if data.startswith("/") else data
+    return data, calibration_file_digest(checked.request) if data.startswith("/") else data

@@ -10,15 +10,16 @@ from include import sources
 from include.artifacts.store import make_directory
 from include.context import Context
 from include.errors import UserError
+from include.files import sha256_of
 from include.host.ports import check_port_free
 from include.live.address import LiveAddress
 from include.model.config import ModelConfig
+from include.reading import read_lines
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.targets.estimates import pipeline_disk_bytes
 from include.tasks import Checked
-
-_BLOCK = 1 << 20
+from include.tasks.approve_release import rule_of
 
 
 def run(context: Context, params: Mapping[str, Any]) -> Checked:
@@ -30,6 +31,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
         TransientError: the Hub cannot be reached.
     """
     request = ReleaseRequest.parse(dict(params))
+    _check_approval(context, request)
     target = context.target(request.target)
     shared = context.live_gpus()
     target.check_host(request, shared)
@@ -63,6 +65,16 @@ def _say_what_is_asked_for(context: Context, request: ReleaseRequest, source: Mo
     )
 
 
+def _check_approval(context: Context, request: ReleaseRequest) -> None:
+    if rule_of(context, request).required and request.swap == "recreate":
+        raise UserError(
+            "swap recreate cannot be had in this deployment, which requires approval: the live address would be down "
+            "until a person has decided",
+            where="field swap",
+            fix="use swap blue_green; the settings HF2TRITON_REQUIRE_APPROVAL and HF2TRITON_APPROVERS require approval",
+        )
+
+
 def _check_ports(context: Context, request: ReleaseRequest) -> None:
     if request.candidate_http_port:
         check_port_free(request.candidate_http_port)
@@ -87,21 +99,32 @@ def check_calibration_file(request: ReleaseRequest) -> None:
         raise UserError(f"{path} is empty", where="field calib_data", fix="give a file with text")
 
 
+def calibration_file_digest(request: ReleaseRequest) -> str:
+    """The sha256 of the calibration file that the request names; raises as `check_calibration_file`."""
+    check_calibration_file(request)
+    try:
+        return sha256_of(Path(request.calib_data))
+    except OSError as error:
+        raise UserError(
+            f"{request.calib_data} cannot be read: {error.strerror}", where="field calib_data", fix="put the file back"
+        ) from error
+
+
 def _has_text(path: Path) -> bool:
     found = False
     try:
-        with path.open(encoding="utf-8") as file:
-            while block := file.read(_BLOCK):
-                found = bool(block.strip()) or found
+        for line in read_lines(path):
+            found = bool(line.strip()) or found
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text: {error.reason}",
             where="field calib_data",
             fix="convert it, e.g. `iconv -t UTF-8`",
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f"{path} cannot be read: {error.strerror}", where="field calib_data", fix="check its permissions"
+            f"{path} cannot be read: {reason}", where="field calib_data", fix="give a text file, with its permissions"
         ) from error
     return found
 

@@ -12,6 +12,7 @@ from include.artifacts.store import ArtifactStore
 from include.context import Context
 from include.live.address import LiveAddress
 from include.releases.records import Release, ReleaseId
+from include.releases.rule import Rule
 from include.requests.release import ReleaseRequest, Swap
 from include.tasks import LiveRelease
 
@@ -22,17 +23,20 @@ def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> Live
     A candidate that died meanwhile is launched anew from the release.
 
     Raises:
+        UserError: the release has to be approved, and is not.
         PipelineError: the release did not answer, or not as it should, through the live address.
     """
     chosen = context.releases.get(release.model, release.number)
-    return go_live(context, chosen, ReleaseRequest.parse(dict(params)).swap, candidate=context.candidate_record)
+    request = ReleaseRequest.parse(dict(params))
+    rule = Rule.of(context.settings, request)
+    return go_live(context, chosen, request.swap, rule, candidate=context.candidate_record)
 
 
-def go_live(context: Context, release: Release, swap: Swap, candidate: Path | None = None) -> LiveRelease:
+def go_live(context: Context, release: Release, swap: Swap, rule: Rule, candidate: Path | None = None) -> LiveRelease:
     """Moves the live address to the release, and writes the promotion into its report."""
     live = LiveAddress(context)
-    promoted = live.promote(release, swap=swap, candidate=candidate)
-    report.record_promotions(context.releases.path(promoted), promoted)
+    promoted = live.promote(release, swap=swap, candidate=candidate, rule=rule)
+    report.record_history(context.releases.path(promoted), promoted)
     return LiveRelease.of(promoted, live.url, context)
 
 

@@ -17,7 +17,7 @@ def run(context: Context, checked: Checked) -> Pulled:
         TransientError: the network failed; files that have arrived are kept for the next attempt.
         PipelineError: anything else; nothing is kept.
     """
-    model = _pull(context, Kind.MODEL, checked.request.slug, checked.source)
+    model = _pull(context, Kind.MODEL, context.releases.name_of(checked.request.model), checked.source)
     if checked.dataset is None:
         return Pulled(model=model)
     dataset = _pull(context, Kind.DATASET, checked.dataset.id.replace("/", "--"), checked.dataset)

@@ -13,7 +13,7 @@ from typing import Any
 from include import sources
 from include.artifacts.store import differences
 from include.context import Context
-from include.files import sha256_of, write_atomic
+from include.files import Damaged, find_record, write_atomic
 from include.frozen import Frozen
 from include.requests.catalogue import Entry
 from include.requests.release import ReleaseRequest, Section
@@ -73,20 +73,24 @@ class FollowState:
     def ask(self, entry: Entry, wanted: Desired) -> str:
         """Records that a run is about to be started; returns its id."""
         run_id = f"rebuild__{entry.name}__{datetime.now(UTC).isoformat()}"
-        self._write(entry, LastRun(model=entry.request.slug, inputs=wanted.inputs, run_id=run_id))
+        self._write(
+            entry,
+            LastRun(model=self._context.releases.name_of(entry.request.model), inputs=wanted.inputs, run_id=run_id),
+        )
         return run_id
 
     def busy(self, entry: Entry) -> str | None:
         """The id of a queued or running run of the entry's model: one that an entry asked for, or one that has pins."""
-        slug = entry.request.slug
+        slug = self._context.releases.name_of(entry.request.model)
         asked = (self._read(path) for path in self._root.glob("*.json"))
         runs = [one.run_id for one in asked if one and one.model == slug] + self._context.pins.of_model(slug)
         return next((run for run in runs if not self._context.is_over(run)), None)
 
     def _read(self, path: Path) -> LastRun | None:
         try:
-            return LastRun.model_validate_json(path.read_text())
-        except FileNotFoundError:
+            return find_record(path, LastRun)
+        except Damaged as damage:
+            self._context.skip(damage)
             return None
 
     def _write(self, entry: Entry, asked: LastRun) -> LastRun:
@@ -127,7 +131,6 @@ def changes(wanted: Desired, last: LastRun) -> str:
 
 def _calibration_data(context: Context, request: ReleaseRequest) -> str:
     if request.calib_data.startswith("/"):
-        check_request.check_calibration_file(request)
-        return sha256_of(Path(request.calib_data))
+        return check_request.calibration_file_digest(request)
     dataset = check_request.resolve_dataset(context, request)
     return dataset.commit if dataset else request.calib_data

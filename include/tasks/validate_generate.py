@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from include import report
 from include.artifacts.kind import Kind
@@ -31,7 +32,7 @@ def run(
         GateFailure: a gate failed; the release is kept, marked rejected, with its report.
     """
     release = context.releases.open(
-        checked.request.slug,
+        context.releases.name_of(checked.request.model),
         target=checked.request.target,
         repository=repository.name,
         chain={ref.kind: ref.name for ref in (checkpoint, engine, repository)}
@@ -59,7 +60,8 @@ def _judge(
         run = _run_on(context, checked, client)
     for verdict in verdicts.verdicts:
         context.log(f"{verdict.rating or verdict.outcome:<6} {verdict.gate:<14} {' '.join(verdict.found.split())}")
-    report.write(path, report.compose(verdicts, release, context.store, run, report.read(path)))
+    supply = _supply(context, checked, release, path)
+    report.write(path, report.compose(verdicts, release, context.store, run, report.read(path), supply))
     context.releases.judge(release, "accepted" if verdicts.passed else "rejected")
     if not verdicts.passed:
         raise GateFailure(
@@ -67,6 +69,15 @@ def _judge(
             where=f"release {release.name}, {path / report.HTML_FILE}",
             fix="compare the answers in the report; calibrate with more or closer data, or a smaller group size",
         )
+
+
+def _supply(context: Context, checked: Checked, release: Release, path: Path) -> report.Supply:
+    """The release's origin; writes its bill of materials."""
+    target = context.target(checked.request.target)
+    image = target.image_id()
+    report.write_sbom(path, release, checked.source, target.packages(), image)
+    signed = context.signatures.is_signed(release.repository)
+    return report.Supply(signed=signed, image=str(image) if image else None, sbom=report.SBOM_FILE)
 
 
 def _run_on(context: Context, checked: Checked, client: Client) -> RunRecord:

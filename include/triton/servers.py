@@ -5,26 +5,26 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from include.errors import ToolError
-from include.files import Log
+from include.files import Log, Skip, ignore
 from include.frozen import Frozen
 from include.host import services
 from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import local_engine
-from include.host.ports import check_port_free, free_ports, http_url
+from include.host.ports import PLAIN_HTTP, check_port_free, free_ports, http_url
 from include.host.services import ServiceRecord, ServiceSpec
 from include.host.services.container import ContainerBackend
-from include.host.services.process import GRACE_S, ProcessBackend
+from include.host.services.process import GRACE_S, ProcessBackend, token_by_arguments
+from include.triton.hardening import EVERYWHERE, LOOPBACK, STACK_BYTES, closed_off, with_stack
 
 if TYPE_CHECKING:
     from include.host.services import Backend
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container: the published ports decide who can reach it
 LABEL_SERVER = "hf2triton.server"
 POLL_S = 0.25
 _ERROR_LINES = 25
@@ -32,12 +32,15 @@ _HARMLESS = ("NVML", "DCGM", "CUDA driver version")  # messages of every server 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the shared memory of the kernel
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class Ports(Frozen):
     """The three ports of a server."""
 
-    http: int
-    grpc: int
-    metrics: int
+    http: Port
+    grpc: Port
+    metrics: Port
 
     @property
     def all(self) -> tuple[int, int, int]:
@@ -48,17 +51,16 @@ class Ports(Frozen):
 class ServerPlan(ServiceSpec):
     """The plan of a server: it can be started on this host at any time, on ``gpus`` GPUs that are chosen at each start.
 
-    With a container's network ``bridge`` its ports are published on ``address``, with ``host`` the server binds it
-    itself. ``shared_memory`` is the prefix of the names of a process's segments in /dev/shm: a killed server leaves
-    them there.
+    It is started on loopback, whatever its ``argv`` and ``address`` say: see `hardened`. ``shared_memory`` is the
+    prefix of the names of a process's segments in /dev/shm: a killed server leaves them there.
     """
 
     target: str
     repository: Path
     ports: Ports
-    address: str = "127.0.0.1"
-    shared_memory: str = ""
-    gpus: int = 0
+    address: str = LOOPBACK
+    shared_memory: str = Field(default="", pattern=r"^\w*$")
+    gpus: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +71,17 @@ class ServerPlan(ServiceSpec):
             return data
         rest = {name: value for name, value in box.items() if name != "gpus"}
         return {**data, "gpus": box["gpus"], "container": {"network": "bridge", **rest}}
+
+    def hardened(self) -> ServerPlan:
+        """The plan as it is started; a container's ports on a ``bridge`` are published on loopback."""
+        box = self.container
+        inside = EVERYWHERE if box and box.network == "bridge" else LOOPBACK
+        argv = closed_off(self.argv, inside)
+        if box:
+            box = box.model_copy(update={"ulimits": {**box.ulimits, "stack": STACK_BYTES}})
+        else:
+            argv = with_stack(argv)
+        return self.model_copy(update={"argv": argv, "address": LOOPBACK, "container": box})
 
     def in_container(self, box: ContainerSpec) -> ContainerSpec:
         """The container ``box`` with the server in it and its ports published."""
@@ -114,9 +127,10 @@ def launch(
     *,
     timeout_s: float,
     log: Log = print,
+    log_path: Path | None = None,
     gpus: AbstractContextManager[tuple[str, ...]] | None = None,
 ) -> ServerRecord:
-    """Starts a server and waits until it is ready. Its log is beside the record, as ``.log``.
+    """Starts a server and waits until it is ready. Its log is ``log_path``, else beside the record, as ``.log``.
 
     ``gpus`` gives the device ids for a plan that needs GPUs, and holds them until the server does; see
     `include.live.launch.launch`.
@@ -130,9 +144,11 @@ def launch(
         check_port_free(port)
     backend = _backend(plan, log)
     with gpus or nullcontext(()) as devices:
-        record = ServerRecord(plan=plan, log=record_path.with_suffix(".log"), gpus=devices)
+        # The record keeps the plan without the key and limits of this start; it says where the server really listens.
+        listening = plan.model_copy(update={"address": LOOPBACK})
+        record = ServerRecord(plan=listening, log=log_path or record_path.with_suffix(".log"), gpus=devices)
         try:
-            record = backend.start(plan, record, record_path)
+            record = backend.start(plan.hardened(), record, record_path)
             log(f"started {Path(plan.argv[0]).name}, {record}, log {record.log}")
             _wait_until_ready(record, backend, timeout_s)
             backend.collect_log(record)
@@ -143,14 +159,40 @@ def launch(
     return record
 
 
-def find(record_path: Path) -> ServerRecord | None:
+def find(record_path: Path, skip: Skip = ignore) -> ServerRecord | None:
     """The record at ``record_path`` if its server runs; the remains of a server that has ended are removed.
 
     Raises:
         TransientError: its Docker engine does not answer.
+        Unreadable: the system refuses to read the record.
     """
+    record = services.read(record_path, ServerRecord, skip)
+    if record is None:
+        return None
+    found = _backend(record.plan).find(record, record_path)
+    if found is None:
+        _free_shared_memory(record.plan)
+    return found
+
+
+def obituary(record_path: Path) -> str | None:
+    """The way in which a recorded server ended, with its last lines; None if it runs, or has no record."""
     record = services.read(record_path, ServerRecord)
-    return record and _backend(record.plan).find(record, record_path)
+    return services.obituary(record, _backend(record.plan)) if record else None
+
+
+def why_restarted(record: ServerRecord, since: float) -> str | None:
+    """The way in which a server ended that its engine has started again since a time, in seconds since 1970."""
+    return _backend(record.plan).why_restarted(record, since)
+
+
+def recover(record_path: Path, plan: ServerPlan) -> ServerRecord | None:
+    """The server of a plan that runs as a process though its record is damaged; the record is written anew."""
+    token = None if plan.container else token_by_arguments(plan.argv[1:])
+    if token is None:
+        return None
+    record = ServerRecord(plan=plan, log=record_path.with_suffix(".log"), token=token)
+    return _backend(plan).find(record, record_path)
 
 
 def is_ready(record: ServerRecord) -> bool:
@@ -161,8 +203,12 @@ def is_ready(record: ServerRecord) -> bool:
 def stop(record: ServerRecord, record_path: Path, *, grace_s: float = GRACE_S) -> None:
     """Stops a server and its model processes, and kills them after ``grace_s`` seconds. Its ports are free then."""
     _backend(record.plan).stop(record, record_path, grace_s)
-    if prefix := record.plan.shared_memory:
-        for segment in _MEMORY.glob(f"{prefix}*"):
+    _free_shared_memory(record.plan)
+
+
+def _free_shared_memory(plan: ServerPlan) -> None:
+    if plan.shared_memory:
+        for segment in _MEMORY.glob(f"{plan.shared_memory}*"):
             segment.unlink(missing_ok=True)
 
 
@@ -172,7 +218,7 @@ def _backend(plan: ServerPlan, log: Log = print) -> Backend:
 
 def _is_ready(record: ServerRecord, backend: Backend) -> bool:
     try:
-        answer = httpx.get(f"{record.url}/v2/health/ready", timeout=5, trust_env=False)
+        answer = httpx.get(f"{record.url}/v2/health/ready", timeout=5, trust_env=False, verify=PLAIN_HTTP)
     except httpx.TransportError:
         return False
     return answer.status_code == httpx.codes.OK and backend.is_up(record, record.ports.http)

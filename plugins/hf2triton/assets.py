@@ -7,4 +7,5 @@ from airflow.sdk import Asset
 GROUP = "hf2triton"
 CHECKPOINT = Asset(name="hf2triton_checkpoint", uri="hf2triton://checkpoint", group=GROUP)
 ENGINE = Asset(name="hf2triton_engine", uri="hf2triton://engine", group=GROUP)
+OUTAGE = Asset(name="hf2triton_outage", uri="hf2triton://outage", group=GROUP)
 LIVE_RELEASE = Asset(name="hf2triton_live_release", uri="hf2triton://live-release", group=GROUP)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from airflow.sdk import Connection, DagRunState
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
@@ -14,6 +15,7 @@ from include.context import Context as TaskContext
 from include.errors import HostError
 from include.files import Log
 from include.host.docker.registry import RegistryLogin
+from include.redaction import own_secrets, without_secrets
 from include.releases.run import RunRecord, TaskTime, versions
 from include.settings import settings
 
@@ -26,16 +28,21 @@ RELEASE_DAG = "release_awq_engine"
 
 
 def task_context(context: Context, log: Log) -> TaskContext:
-    """The `TaskContext` of a running task."""
+    """The `TaskContext` of a running task. Its log, and all that Airflow logs, is without this worker's secrets."""
+    secrets = own_secrets()
+    for secret in secrets:
+        mask_secret(secret)
     return TaskContext(
         settings=settings(),
-        log=log,
+        log=lambda line: log(without_secrets(line, secrets)),
         dag_id=context["ti"].dag_id,
         run_id=context["run_id"],
         find_token=hub_token,
         find_login=registry_login,
         run_state=partial(_run_state, context["ti"]),
         find_run=partial(_find_run, context),
+        find_requester=lambda: context["dag_run"].triggering_user_name,
+        find_users=find_users,
     )
 
 
@@ -59,12 +66,26 @@ def _find_run(context: Context) -> RunRecord:
     )
 
 
+def find_users() -> frozenset[str] | None:
+    """The ids of the users who may answer questions; None with an auth manager that keeps its users out of reach.
+
+    The simple auth manager has them in Airflow's configuration, which workers read, too. Others have a database.
+    """
+    if not str(conf.get("core", "auth_manager")).endswith(".SimpleAuthManager"):
+        return None
+    if conf.getboolean("core", "simple_auth_manager_all_admins"):
+        return frozenset({"Anonymous"})  # whoever calls is this one user
+    users = (user.split(":") for user in conf.getlist("core", "simple_auth_manager_users"))
+    return frozenset(name for name, role, *_ in users if role.lower() in {"user", "op", "admin"})
+
+
 def hub_token() -> str | None:
     """The Hub token: the password of the Airflow Connection, else ``HF_TOKEN``; masked in every log."""
     try:
         token = Connection.get(settings().hub_connection).password
     except AirflowNotFoundException:
         token = os.environ.get("HF_TOKEN")
+    token = (token or "").strip()
     if token:
         mask_secret(token)
     return token or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -11,11 +12,13 @@ from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Request, status
 from fastapi import Path as PathParam
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
-from include import report
+from include import reading, report
+from include.live.last_answer import LastAnswer
+from include.reading import Limit
 from include.releases.records import ReleaseId, ReleaseStore
 from include.report.page import render_message, render_presets, render_releases
 from include.requests.presets import PRESETS
@@ -30,8 +33,8 @@ _HEADERS = {
 }
 
 Model = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
-Number = Annotated[int, PathParam(ge=1)]
-ReportFile = Literal["report.html", "report.json"]
+Number = Annotated[int, PathParam(ge=1, lt=10**9)]
+ReportFile = Literal["report.html", "report.json", "sbom.cdx.json"]
 
 app = FastAPI(
     title="hf2triton",
@@ -53,8 +56,9 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
 
 @app.get("/releases")
 def releases() -> HTMLResponse:
-    """All releases, newest first, with their states and reports."""
-    return HTMLResponse(render_releases(ReleaseStore(_root())), headers=_HEADERS)
+    """All releases, newest first, with their states, reports and outages; the live one is asked whether it answers."""
+    answers = LastAnswer(settings()).is_now
+    return HTMLResponse(render_releases(ReleaseStore(_root()), answers), headers=_HEADERS)
 
 
 @app.get("/presets")
@@ -70,23 +74,30 @@ def presets_data() -> list[dict[str, Any]]:
 
 
 @app.get("/reports/{model}/{number}/{name}")
-def release_report(model: Model, number: Number, name: ReportFile) -> FileResponse:
-    """The report of a release, as a page or as data."""
+def release_report(model: Model, number: Number, name: ReportFile) -> Response:
+    """The report of a release, as a page or as data, or its bill of materials; a link in its place is not followed."""
     release = ReleaseId(model=model, number=number)
-    path = ReleaseStore(_root()).path(release) / name
-    if not path.is_file():
-        raise HTTPException(status.HTTP_404_NOT_FOUND, f"release {release} has no {name}")
-    return FileResponse(path, headers=_HEADERS)
+    try:
+        content = reading.read_bytes(ReleaseStore(_root()).path(release) / name, Limit.RECORD, follow=False)
+    except OSError:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"release {release} has no {name}") from None
+    return Response(content, headers=_HEADERS, media_type=mimetypes.guess_type(name)[0])
 
 
 @app.get("/runs/{dag_id}/{run_id}")
 def run_report(dag_id: str, run_id: str) -> Response:
-    """Redirects to the report of the release that a run has validated last."""
-    found = report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else None
+    """Redirects to the report of the release that a run has validated last, or asked about."""
+    found = report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else _asked_about(dag_id, run_id)
     if found is None:
         text = "No release report belongs to this run: it has not come as far as its gates, or it makes no release."
         return HTMLResponse(render_message("No report", text), status.HTTP_404_NOT_FOUND, _HEADERS)
     return RedirectResponse(f"../../reports/{found.relative_to(_root())}/{report.HTML_FILE}")
+
+
+def _asked_about(dag_id: str, run_id: str) -> Path | None:
+    releases = ReleaseStore(_root())
+    asked = releases.asked_by(dag_id, run_id)
+    return releases.path(asked) if asked else None
 
 
 def _root() -> Path:

@@ -13,7 +13,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 
-from hf2triton.assets import LIVE_RELEASE
+from hf2triton.assets import LIVE_RELEASE, OUTAGE
 from include.requests.operations import CatalogueCheck, PruneRequest, RollbackRequest
 from include.requests.release import Form, ReleaseRequest
 from include.settings import settings
@@ -130,6 +130,15 @@ def test_a_scheduled_dag_runs_one_at_a_time_and_catches_nothing_up(bag: DagBag, 
     dag = bag.dags[dag_id]
     assert (dag.max_active_runs, dag.catchup) == (1, False)
     assert dag.schedule
+
+
+def test_the_check_of_the_live_release_is_on_without_anybody_unpausing_it(bag: DagBag) -> None:
+    dag = bag.dags["check_live_release"]
+    assert dag.is_paused_upon_creation is False
+    announce = dag.get_task("announce_outages")
+    assert announce.is_teardown, "it runs after a failed check, too"
+    assert not announce.on_failure_fail_dagrun
+    assert [outlet.name for outlet in announce.outlets] == [OUTAGE.name]
 
 
 def test_a_broken_catalogue_is_an_import_error_and_stops_no_dag(

@@ -99,7 +99,7 @@ build_target() {
     has_image "$image" && return
     say "image $image"
     context=$(mktemp -d "$ENGINE/context.XXXXXX")
-    cp "$TARGET/Dockerfile" "$TARGET/.dockerignore" "$TARGET/requirements.in" "$TARGET/requirements.txt" "$context/"
+    cp "$TARGET/Dockerfile" "$TARGET/.dockerignore" "$TARGET"/requirements* "$context/"
     gather_extra "$context/extra"
     docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
     docker build --tag "$image" --build-arg PIP_INDEX_URL="$(python3 -m pip config get global.index-url 2>/dev/null)" \

@@ -10,11 +10,12 @@ from include.demo import run
 from include.demo.__main__ import DEMO
 from include.demo.api import AirflowApi
 from include.releases.records import ReleaseStore
+from include.requests.release import slug_of
 from tests.e2e.conftest import MODEL
 from tests.support.live import load_on
 from tests.support.wait import wait_for
 
-SLUG = f"local--{MODEL.name}"
+SLUG = slug_of(str(MODEL))
 
 
 def release_and_roll_back(api: AirflowApi, artifacts: Path, live: str) -> None:
@@ -23,7 +24,13 @@ def release_and_roll_back(api: AirflowApi, artifacts: Path, live: str) -> None:
     with load_on(live) as counts:
         # Another repository, and so another release, from the same engine. Its speed is not compared with that of a
         # server that others keep busy.
-        other = {**DEMO, "model": str(MODEL), "max_batch_size": 16, "min_speed_ratio": 0}
+        other = {
+            **DEMO,
+            "model": str(MODEL),
+            "max_batch_size": 16,
+            "min_speed_ratio": 0,
+            "speed_concurrencies": [4],
+        }
         run.release(api, other, Console())
         assert releases.live().name == f"{SLUG}/2"
         rollback = api.trigger("rollback_release", {"model": str(MODEL)})

@@ -5,6 +5,7 @@ Every task's own code runs, in this process, and every stage program and server 
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from include import report
 from include.context import Context
 from include.host.ports import free_ports
 from include.live.address import LiveAddress
@@ -121,6 +123,16 @@ def make(context: Context, job: StageJob, log: list[str]) -> ArtifactRef:
 def test_the_model_goes_live_and_answers(outcome: Outcome) -> None:
     assert outcome.live.new
     assert outcome.answer
+
+
+def test_it_is_signed_and_has_a_bill_of_materials(outcome: Outcome, context: Context) -> None:
+    release = context.releases.live()
+    assert context.signatures.verify(context.store.root / "repositories" / release.repository)
+    found = report.read(context.releases.path(release))
+    assert found.supply.signed
+    sbom = json.loads((context.releases.path(release) / found.supply.sbom).read_text())
+    names = {one["name"] for one in sbom["components"]}
+    assert {"torch", "openvino", "apache-airflow", found.subject.source.rpartition("@")[0]} <= names
 
 
 def test_nothing_tried_to_reach_anything(outcome: Outcome) -> None:

@@ -16,19 +16,22 @@ from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.api import AirflowApi
 from include.demo.run import ENDED, SEED_REQUEST
 from include.releases.records import ReleaseStore
+from include.requests.release import slug_of
 from tests.e2e.conftest import OWN, Deployment
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.story
 
 MODEL = OWN / "approval"
-SLUG = f"local--{MODEL.name}"
+SLUG = slug_of(str(MODEL))
 TIMEOUT_S = 300
 # The first run makes what the store does not have yet.
 FIRST_TIMEOUT_S = 1800
 ASKED = {"require_approval": True, "approvers": [USER]}
 # Another repository, and so another release, from the same engine.
 OTHER = {"max_batch_size": 4}
+# The gates are tried as little as they can be.
+SMALL = {"awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64, "speed_concurrencies": [1], "min_speed_ratio": 0}
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class Airflow:
     http: httpx.Client
 
     def trigger(self, **conf: Any) -> str:
-        small = {"model": str(MODEL), "awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}
-        return self.api.trigger(DAG, {**small, **conf})
+        return self.api.trigger(DAG, {"model": str(MODEL), **SMALL, **conf})
 
     def states(self, run: str) -> dict[str, str | None]:
         return {task: instance.state for task, instance in self.api.tasks(DAG, run).items()}
@@ -59,18 +61,30 @@ class Airflow:
     def wait_for_the_end(self, run: str, timeout_s: float = TIMEOUT_S) -> dict[str, str | None]:
         return self.wait(run, lambda states: False, timeout_s)
 
-    def wait_for_the_question(self, run: str) -> dict[str, Any]:
-        states = self.wait(run, lambda states: states["approve_release"] == "awaiting_input")
+    def wait_for_the_question(self, run: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+        states = self.wait(run, lambda states: states["approve_release"] == "awaiting_input", timeout_s)
         assert states["approve_release"] == "awaiting_input", states
-        return dict(self.http.get(self._question(run)).raise_for_status().json())
+        return dict(self.http.get(f"{self._task(run)}/-1/hitlDetails").raise_for_status().json())
 
-    def decide(self, run: str, option: str) -> dict[str, str | None]:
+    def decide(self, run: str, option: str, comment: str) -> dict[str, str | None]:
         """Answers, and waits until the run has ended."""
-        self.http.patch(self._question(run), json={"chosen_options": [option]}).raise_for_status()
+        answer = {"chosen_options": [option], "params_input": {"comment": comment}}
+        self.http.patch(f"{self._task(run)}/-1/hitlDetails", json=answer).raise_for_status()
         return self.wait_for_the_end(run)
 
-    def _question(self, run: str) -> str:
-        return f"/api/v2/dags/{DAG}/dagRuns/{run}/taskInstances/approve_release/-1/hitlDetails"
+    def set_to_success(self, run: str) -> dict[str, str | None]:
+        """Does what everyone can do who may edit task instances, and waits until the run has ended."""
+        self.http.patch(self._task(run), json={"new_state": "success"}).raise_for_status()
+        return self.wait_for_the_end(run)
+
+    def clear(self, run: str) -> None:
+        """Has the approval and all that follows run again."""
+        chosen = {"dag_run_id": run, "task_ids": ["approve_release"], "include_downstream": True, "only_failed": False}
+        body = {**chosen, "dry_run": False, "reset_dag_runs": True}
+        self.http.post(f"/api/v2/dags/{DAG}/clearTaskInstances", json=body).raise_for_status()
+
+    def _task(self, run: str) -> str:
+        return f"/api/v2/dags/{DAG}/dagRuns/{run}/taskInstances/approve_release"
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +102,9 @@ def airflow(deployment: Deployment) -> Airflow:
 
 @pytest.fixture(scope="module")
 def first(airflow: Airflow) -> str:
-    run = airflow.trigger()
-    airflow.wait_for_the_end(run, FIRST_TIMEOUT_S)
-    return run
-
-
-@pytest.fixture(scope="module")
-def rejected(airflow: Airflow, first: str) -> str:
-    run = airflow.trigger(**ASKED, **OTHER)
-    airflow.wait_for_the_question(run)
+    """A run that asks; until it is answered, nothing is live."""
+    run = airflow.trigger(**ASKED)
+    airflow.wait_for_the_question(run, FIRST_TIMEOUT_S)
     return run
 
 
@@ -108,50 +116,62 @@ def answers(url: str) -> bool:
     return bool(httpx.post(url, json=SEED_REQUEST, timeout=120).raise_for_status().json()["text_output"])
 
 
-def test_unless_asked_for_the_gates_decide(airflow: Airflow, first: str, releases: ReleaseStore) -> None:
-    states = airflow.states(first)
-    assert states.pop("approve_release") == "skipped"
-    assert set(states.values()) == {"success"}
-    assert state_of(releases, 1) == "live"
-
-
-def test_the_question_has_the_scores_and_who_may_answer(airflow: Airflow, rejected: str) -> None:
-    question = airflow.wait_for_the_question(rejected)
+def test_the_question_has_the_scores_and_who_may_answer_and_where_to_try_it(
+    airflow: Airflow, first: str, releases: ReleaseStore
+) -> None:
+    question = airflow.wait_for_the_question(first)
     assert "| gate | verdict |" in question["body"]
     assert "| agreement | pass |" in question["body"]
     assert [user["id"] for user in question["assigned_users"]] == [USER]
     assert question["defaults"] == ["Reject"]
-
-
-def test_while_nobody_has_decided_candidate_and_live_both_answer(
-    airflow: Airflow, rejected: str, releases: ReleaseStore, live: str
-) -> None:
-    assert state_of(releases, 1) == "live"
-    assert state_of(releases, 2) == "candidate"
-    assert answers(live)
-    candidate = airflow.wait_for_the_question(rejected)["body"].split("answers at `")[1].split("`")[0]
+    assert list(question["params"]) == ["comment"]
+    candidate = question["body"].split("answers at `")[1].split("`")[0]
     assert answers(f"{candidate}/v2/models/ensemble/generate")
+    assert state_of(releases, 1) == "candidate"
 
 
-def test_a_no_rejects_the_release_and_leaves_the_live_one_alone(
-    airflow: Airflow, rejected: str, releases: ReleaseStore, live: str, deployment: Deployment
+def test_a_task_that_is_set_to_success_has_approved_nothing(
+    airflow: Airflow, first: str, releases: ReleaseStore
 ) -> None:
-    states = airflow.decide(rejected, "Reject")
-    assert states["promote_release"] == "skipped"
+    states = airflow.set_to_success(first)
+    assert states["promote_release"] == "failed"
     assert states["stop_candidate"] == "success"
-    assert state_of(releases, 2) == "rejected"
+    promotion = airflow.api.tasks(DAG, first)["promote_release"]
+    error = airflow.api.error(DAG, first, promotion)
+    assert f"release {SLUG}/1 has not been approved" in error
+    assert "clear task approve_release" in error
+    assert state_of(releases, 1) == "candidate"
+
+
+def test_cleared_it_asks_again_and_a_yes_makes_the_release_live(
+    airflow: Airflow, first: str, releases: ReleaseStore, live: str
+) -> None:
+    airflow.clear(first)
+    airflow.wait_for_the_question(first)
+    states = airflow.decide(first, "Approve", "tried by hand")
+    assert states["promote_release"] == "success"
+    (asked,) = releases.get(SLUG, 1).approvals
+    assert asked.answer
+    assert (asked.answer.approved, asked.answer.by, asked.answer.comment) == (True, USER, "tried by hand")
     assert state_of(releases, 1) == "live"
     assert answers(live)
-    assert not list((deployment.settings.artifacts / "servers").glob("candidate-*.json"))
 
 
-def test_a_yes_makes_the_release_live(airflow: Airflow, rejected: str, releases: ReleaseStore, live: str) -> None:
+def test_a_no_rejects_the_release_and_keeps_who_and_why_and_leaves_the_live_one_alone(
+    airflow: Airflow, first: str, releases: ReleaseStore, live: str, deployment: Deployment
+) -> None:
     run = airflow.trigger(**ASKED, **OTHER)
     airflow.wait_for_the_question(run)
-    states = airflow.decide(run, "Approve")
-    assert states["promote_release"] == "success"
-    assert [state_of(releases, number) for number in (1, 2, 3)] == ["retired", "rejected", "live"]
     assert answers(live)
+    states = airflow.decide(run, "Reject", "too slow")
+    assert states["promote_release"] == "skipped"
+    assert states["stop_candidate"] == "success"
+    assert [state_of(releases, number) for number in (1, 2)] == ["live", "rejected"]
+    assert answers(live)
+    assert not list((deployment.settings.artifacts / "servers").glob("candidate-*.json"))
+    page = airflow.http.get(f"/hf2triton/reports/{SLUG}/2/report.html").raise_for_status().text
+    assert f"rejected by {USER}" in page
+    assert "too slow" in page
 
 
 @pytest.mark.parametrize("task", ["validate_generate", "approve_release", "promote_release", "stop_candidate"])

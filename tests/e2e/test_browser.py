@@ -21,6 +21,7 @@ from include.demo import run
 from include.demo.airflow import DAG, USER, password, url_of
 from include.releases.records import ReleaseStore
 from include.requests.presets import PRESETS
+from include.requests.release import slug_of
 from include.settings import PROJECT
 from tests.e2e.conftest import OWN, Deployment
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.story
 
 SCREENSHOTS = Path(os.environ.get("HF2TRITON_SCREENSHOTS", PROJECT / ".local" / "e2e" / "browser"))
 MODEL = OWN / "browser"
-SLUG = f"local--{MODEL.name}"
+SLUG = slug_of(str(MODEL))
 QUESTION = rf"Release \d of {SLUG}: make it live\?"
 VIEWPORT: ViewportSize = {"width": 1440, "height": 900}
 STEP_MS = 60_000

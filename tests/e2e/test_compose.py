@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,9 +28,14 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
+from include.context import live_record
 from include.demo import run
+from include.live.proxy.envoy import LABEL_PROXY
+from include.releases.records import ReleaseStore
 from include.settings import PROJECT
+from include.triton import servers
 from tests.e2e import test_browser as web
+from tests.e2e.outage import comes_back
 from tests.e2e.stack import AIRFLOW_IMAGE, TINY, Stack, replacing, stack_in
 from tests.support import wait as waiting
 from tests.support.engine import client_or_skip, frozen
@@ -169,7 +175,7 @@ def test_nothing_listens_on_other_addresses(stack: Stack, engine: Any) -> None:
     for line in stack.compose("ps", "--format", "json").splitlines():
         for published in json.loads(line)["Publishers"] or ():
             assert not published["PublishedPort"] or published["URL"] == "127.0.0.1", line
-    for service, addresses in {"gpu-worker": set(), "gpu-metrics": {"127.0.0.1"}}.items():
+    for service, addresses in {"gpu-worker": set(), "supervisor": set(), "gpu-metrics": {"127.0.0.1"}}.items():
         on_the_host = stack.container(service)
         assert engine.inspect_container(on_the_host)["HostConfig"]["NetworkMode"] == "host"
         assert listening(engine, on_the_host) == addresses
@@ -177,7 +183,7 @@ def test_nothing_listens_on_other_addresses(stack: Stack, engine: Any) -> None:
 
 def test_no_service_runs_as_root(stack: Stack, engine: Any) -> None:
     services = stack.compose("config", "--services").split()
-    assert len(services) == 11
+    assert len(services) == 12
     for service in set(services) - {"airflow-init"}:
         users = {words[0] for words in engine.top(stack.container(service), "-eo user,pid")["Processes"]}
         assert users, service
@@ -224,6 +230,16 @@ def test_the_whole_dag_ran_on_two_workers(stack: Stack, interrupted: str) -> Non
     }
     assert {i["task_id"] for i in instances(stack, interrupted, pool="gpu")} >= {CALIBRATE, BUILD}
     assert run.ask(stack.endpoint)
+
+
+def test_a_killed_live_server_and_a_killed_proxy_come_back_by_themselves(
+    stack: Stack, interrupted: str, engine: Any
+) -> None:
+    """By the service that supervises: the engine leaves a container alone that was killed through it."""
+    releases, store = ReleaseStore(stack.store.root / "releases"), stack.store.root
+    (proxy,) = engine.containers(filters={"label": f"{LABEL_PROXY}={store}/servers/proxy"})
+    for container in (servers.find(live_record(store)).container_id, proxy["Id"]):
+        comes_back(stack.api, releases, stack.endpoint, partial(engine.kill, container))
 
 
 def test_what_it_made_belongs_to_its_user(stack: Stack) -> None:

@@ -17,11 +17,15 @@ import psutil
 import pytest
 
 from include.artifacts.store import ArtifactStore
+from include.context import live_record
 from include.demo import run
 from include.demo.__main__ import DEMO
+from include.releases.records import ReleaseStore
 from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
 from include.targets.openvino import image
+from include.triton import servers
 from tests.e2e.conftest import MODEL, Deployment
+from tests.e2e.outage import comes_back
 from tests.e2e.rest import AnyPath
 from tests.e2e.stack import TINY, save_tiny_model
 from tests.e2e.swap import release_and_roll_back
@@ -111,6 +115,22 @@ def test_every_stage_and_the_server_run_in_containers(first: str, engine: Any, d
 
 def test_a_release_and_its_rollback_lose_no_request(api: AnyPath, deployment: Deployment, store: ArtifactStore) -> None:
     release_and_roll_back(api, store.root, f"http://127.0.0.1:{deployment.settings.live_http_port}")
+
+
+def test_a_live_server_whose_container_is_killed_comes_back_by_itself(
+    api: AnyPath, engine: Any, deployment: Deployment, store: ArtifactStore
+) -> None:
+    """The engine starts it again if its program is killed, but not if the container is: that the supervisor does."""
+    endpoint = f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate"
+    releases = ReleaseStore(store.root / "releases")
+    container = servers.find(live_record(store.root)).container_id
+    program = engine.inspect_container(container)["State"]["Pid"]
+    cause = comes_back(api, releases, endpoint, psutil.Process(program).kill)
+    assert "it was killed" in cause
+    container = servers.find(live_record(store.root)).container_id
+    cause = comes_back(api, releases, endpoint, partial(engine.kill, container))
+    assert "it was killed" in cause
+    assert servers.find(live_record(store.root)).container_id != container
 
 
 def test_a_stage_had_no_network_and_no_rights(

@@ -6,8 +6,11 @@ The tests of this module tell one story and run in their order.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,14 @@ from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
 from include.files import sha256_of
 from include.gates import gates_for
+from include.host.services import ServiceRecord, read
 from include.releases.records import ReleaseStore
 from include.requests.release import ReleaseRequest
 from include.triton import servers
 from tests.e2e import faults
 from tests.e2e.conftest import CHAIN, MODEL, Deployment, copy_artifacts
+from tests.e2e.outage import comes_back
+from tests.e2e.rest import AnyPath
 from tests.e2e.swap import SLUG, release_and_roll_back
 
 pytestmark = pytest.mark.story
@@ -145,12 +151,22 @@ def test_a_second_run_reuses_everything(first: str, deployment: Deployment, stor
 
 
 @pytest.fixture
-def api(first: str, deployment: Deployment) -> AirflowApi:
+def api(first: str, deployment: Deployment) -> AnyPath:
     return deployment.api()
 
 
 def test_a_release_and_its_rollback_lose_no_request(api: AirflowApi, store: ArtifactStore, live: str) -> None:
     release_and_roll_back(api, store.root, live)
+
+
+def test_a_killed_live_server_and_a_killed_proxy_come_back_by_themselves(
+    api: AnyPath, store: ArtifactStore, live: str
+) -> None:
+    releases, endpoint = ReleaseStore(store.root / "releases"), f"{live}/v2/models/ensemble/generate"
+    for name in (live_record(store.root).name, "proxy.json"):
+        record = read(store.root / "servers" / name, ServiceRecord)
+        comes_back(api, releases, endpoint, partial(os.kill, record.pid, signal.SIGKILL))
+        assert read(store.root / "servers" / name, ServiceRecord).pid != record.pid
 
 
 REFUSED_AT_THE_TRIGGER: list[tuple[str, dict[str, Any]]] = [

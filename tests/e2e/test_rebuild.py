@@ -19,6 +19,7 @@ import yaml
 from include.demo.airflow import DAG
 from include.demo.run import ENDED, ask
 from include.releases.records import ReleaseStore
+from include.requests.release import slug_of
 from tests.e2e.conftest import OWN, Deployment
 from tests.e2e.rest import AnyPath
 from tests.support import tiny_files as tiny
@@ -29,9 +30,15 @@ pytestmark = pytest.mark.story
 
 CHECK = "rebuild_on_change"
 MODEL = OWN / "rebuild"
-SLUG = f"local--{MODEL.name}"
+SLUG = slug_of(str(MODEL))
 TIMEOUT_S = 900
-SETTINGS = {"awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}
+SETTINGS = {
+    "awq_group_size": 64,
+    "calib_size": 32,
+    "calib_seq_len": 64,
+    "speed_concurrencies": [4],
+    "min_speed_ratio": 0,
+}
 # Of an architecture that no target has: its runs fail within seconds.
 UNUSABLE = json.dumps({**tiny.CONFIG, "architectures": ["FalconForCausalLM"]}).encode()
 

@@ -26,7 +26,7 @@ from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.run import SEED_REQUEST
 from include.gates import gates_for
 from include.releases.records import ReleaseStore
-from include.requests.release import ReleaseRequest
+from include.requests.release import ReleaseRequest, slug_of
 from include.settings import PROJECT
 from include.triton import servers
 from tests.e2e.conftest import OWN, Deployment
@@ -36,7 +36,7 @@ from tests.support.wait import wait_for
 pytestmark = pytest.mark.story
 
 MODEL = OWN / "rest"
-SLUG = f"local--{MODEL.name}"
+SLUG = slug_of(str(MODEL))
 TIMEOUT_S = 900
 CONF = {"model": str(MODEL), "awq_group_size": 64, "calib_size": 32, "calib_seq_len": 64}
 PAGE = (PROJECT / "docs" / "rest-api.md").read_text()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.log import redact
 
-from hf2triton.context import registry_login
-from include.errors import HostError
+from hf2triton.context import hub_token, registry_login
+from hf2triton.operators.task import call_task
+from include.errors import HostError, TransientError
 from include.host.docker.registry import RegistryLogin
 from include.settings import settings
 
@@ -55,3 +58,29 @@ def test_a_connection_that_is_not_complete_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AIRFLOW_CONN_IMAGES", json.dumps({k: v for k, v in COMPLETE.items() if k != field}))
     with pytest.raises(HostError, match=re.escape("lacks the host, the login or the password")):
         registry_login()
+
+
+def test_a_token_is_stripped_so_that_its_mask_fits_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = json.dumps({"conn_type": "http", "password": "hf_w1th_newline\n"})
+    monkeypatch.setenv("AIRFLOW_CONN_HUGGINGFACE_DEFAULT", token)
+    assert hub_token() == "hf_w1th_newline"
+    assert redact("Bearer hf_w1th_newline in a log") == "Bearer *** in a log"
+
+
+def test_no_task_shows_the_workers_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:pr0xy-pw@proxy.example:3128")
+    lines: list[str] = []
+
+    def task(context) -> None:
+        context.log("through user:pr0xy-pw and https://store.example/x?Signature=abc")
+        try:
+            raise OSError("cannot connect to http://user:pr0xy-pw@proxy.example:3128")
+        except OSError as error:
+            raise TransientError("the Hub cannot be reached") from error
+
+    airflow = {"ti": SimpleNamespace(dag_id="d"), "run_id": "r"}
+    with pytest.raises(TransientError, match="cannot be reached") as failed:
+        call_task(task, {}, airflow, lines.append)  # type: ignore[arg-type]
+    assert "pr0xy-pw" not in "".join(traceback.format_exception(failed.value))
+    assert lines == ["through user:*** and https://store.example/x"]
+    assert redact("a library's own line with pr0xy-pw") == "a library's own line with ***"

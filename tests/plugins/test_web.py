@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -16,10 +17,14 @@ from fastapi.testclient import TestClient
 from hf2triton import web
 from hf2triton.form import request_params
 from include import report
+from include.host.ports import free_ports
+from include.live.last_answer import LastAnswer
+from include.releases.approval import Approval
 from include.releases.records import Release, ReleaseStore
 from include.requests.presets import PRESETS
 from include.settings import settings
 from tests.support.report import report as example
+from tests.support.web import Handler, serving
 
 PAGES = [
     "/presets",
@@ -33,7 +38,9 @@ PAGES = [
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (port,) = free_ports(1)
     monkeypatch.setenv("HF2TRITON_ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv("HF2TRITON_LIVE_HTTP_PORT", str(port))
     settings.cache_clear()
     yield tmp_path / "releases"
     settings.cache_clear()
@@ -44,6 +51,7 @@ def release(root: Path) -> Release:
     releases = ReleaseStore(root)
     made = releases.open("org--model", target="openvino", repository="r", chain={}, request={})
     report.write(releases.path(made), example())
+    (releases.path(made) / report.SBOM_FILE).write_text("{}")
     return made
 
 
@@ -75,7 +83,7 @@ def test_a_browser_without_a_login_is_sent_to_the_login_page(visitor: TestClient
     assert answer.headers["Location"].endswith(f"/auth/login?next={quote(f'http://airflow/hf2triton{page}', safe='')}")
 
 
-@pytest.mark.parametrize("name", ["report.html", "report.json"])
+@pytest.mark.parametrize("name", ["report.html", "report.json", "sbom.cdx.json"])
 def test_a_report_is_served_as_it_stands_in_the_store(
     user: TestClient, root: Path, release: Release, name: str
 ) -> None:
@@ -136,6 +144,40 @@ def test_the_list_has_every_release_newest_first(user: TestClient, root: Path, r
     assert 'href="reports/org--model/2/report.html"' not in page
 
 
+def test_the_live_release_is_asked_whether_it_answers(user: TestClient, root: Path, release: Release) -> None:
+    releases = ReleaseStore(root)
+    releases.make_live(release)
+    assert "live, does not answer" in user.get("/hf2triton/releases").text
+    (root.parent / "servers").mkdir()
+    LastAnswer(settings()).record()
+    assert ">live, answers<" in user.get("/hf2triton/releases").text, "it answered the supervisor a moment ago"
+    os.utime(root.parent / "servers" / "answered", (0, 0))
+    assert "live, does not answer" in user.get("/hf2triton/releases").text
+    with serving(Ready, settings().live_http_port):
+        assert ">live, answers<" in user.get("/hf2triton/releases").text
+
+
+class Ready(Handler):
+    """Listens at the live address, and is ready."""
+
+    def do_GET(self) -> None:
+        self.reply(status=200 if self.path == "/v2/health/ready" else 404)
+
+
+def test_outages_are_listed_with_their_cause_and_end(user: TestClient, root: Path, release: Release) -> None:
+    releases = ReleaseStore(root)
+    assert "Outages" not in user.get("/hf2triton/releases").text
+    releases.make_live(release)
+    releases.begin_outage(release, "the server ended: it was killed\n<script>")
+    assert ">lasts<" in user.get("/hf2triton/releases").text
+    releases.end_outage(releases.live(), "supervisor")
+    page = user.get("/hf2triton/releases").text
+    assert "<summary>the server ended: it was killed</summary>" in page
+    assert ">supervisor<" in page
+    assert ">lasts<" not in page
+    assert "<script>" not in page
+
+
 def test_a_store_without_releases_has_a_list(user: TestClient, root: Path, release: Release) -> None:
     root.rename(root.with_name("away"))
     assert "no release yet" in user.get("/hf2triton/releases").text
@@ -156,3 +198,47 @@ def test_the_form_links_to_the_presets(user: TestClient) -> None:
     description = request_params()["model"].schema["description_md"]
     (link,) = re.findall(r"\[presets\]\((.*?)\)", description)
     assert user.get(f"/{link}").is_success
+
+
+def test_a_damaged_file_is_named_and_the_others_are_listed(user: TestClient, root: Path, release: Release) -> None:
+    releases = ReleaseStore(root)
+    second = releases.open("org--model", target="openvino", repository="other", chain={}, request={})
+    (releases.path(second) / "release.json").write_text('<b>"no record"</b>')
+    (releases.path(release) / "report.json").write_text("[" * 100_000)
+    engine = root.parent / "engines" / "key"
+    engine.mkdir(parents=True)
+    os.mkfifo(engine / "manifest.json")
+    page = user.get("/hf2triton/releases").text
+    assert "<strong>1</strong>" in page
+    damage = page[page.index("Damaged files") :]
+    for path in (
+        releases.path(second) / "release.json",
+        releases.path(release) / "report.json",
+        engine / "manifest.json",
+    ):
+        assert damage.count(str(path)) == 1
+    assert "Damaged files" not in user.get("/hf2triton/presets").text
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json"])
+def test_a_report_that_leads_elsewhere_is_not_shown(
+    user: TestClient, root: Path, release: Release, tmp_path: Path, name: str
+) -> None:
+    path = ReleaseStore(root).path(release) / name
+    path.unlink()
+    (tmp_path / "secret").write_text("secret")
+    path.symlink_to(tmp_path / "secret")
+    assert user.get(f"/hf2triton/reports/org--model/1/{name}").status_code == 404
+    path.unlink()
+    os.mkfifo(path)
+    assert user.get(f"/hf2triton/reports/org--model/1/{name}").status_code == 404
+
+
+def test_a_rollback_that_asks_leads_to_the_report_of_the_release_it_asks_about(
+    user: TestClient, root: Path, release: Release
+) -> None:
+    asked = Approval(question="q", dag="rollback_release", run="manual__7", content="c", promotions=0)
+    ReleaseStore(root).record_question(release, asked)
+    answer = user.get("/hf2triton/runs/rollback_release/manual__7", follow_redirects=True)
+    assert answer.url.path == "/hf2triton/reports/org--model/1/report.html"
+    assert answer.is_success

@@ -60,9 +60,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
     """Starts a server on the tiny engine; all are stopped at the end."""
     started: list[tuple[ServerRecord, Path]] = []
 
-    def start(*, streaming: bool, chat: bool = False) -> Endpoint:
+    def start(*, streaming: bool, chat: bool = False, preprocessing: str = "") -> Endpoint:
         root = tmp_path_factory.mktemp("server")
         repository.assemble(TEMPLATES, values(tiny, streaming, chat), root / "repository")
+        if preprocessing:
+            (root / "repository" / "preprocessing" / "1" / "model.py").write_text(preprocessing)
         repository.check(root / "repository")
         pytriton.prepare(PYTHON)
         plan = pytriton.server("openvino", pytriton.ask(PYTHON), root / "repository", free())

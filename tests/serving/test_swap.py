@@ -29,7 +29,14 @@ RUN = "manual__1"
 def deployment() -> Iterator[Deployment]:
     root = Path(tempfile.mkdtemp(prefix="swap-"))
     http, grpc, metrics = free_ports(3)
-    settings = Settings(artifacts=root, live_http_port=http, live_grpc_port=grpc, live_metrics_port=metrics)
+    settings = Settings(
+        artifacts=root,
+        live_http_port=http,
+        live_grpc_port=grpc,
+        live_metrics_port=metrics,
+        server_logs=root / "logs",
+        start_supervisor=False,
+    )
     pytriton.prepare(PYTHON)
     one = Deployment(settings, Context)
     yield one

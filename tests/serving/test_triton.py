@@ -3,14 +3,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+import tritonclient.grpc as grpc  # noqa: TID253
+from tritonclient.utils import InferenceServerException  # noqa: TID253
 
 from include.errors import HostError
 from include.targets import pytriton
 from include.targets.pytriton import Environment
-from include.triton.servers import Ports
+from include.triton.client import Client
+from include.triton.client import Endpoint as GateEndpoint
 
-from .conftest import PYTHON
+from .conftest import PYTHON, Endpoint
 
 GOOD = Environment(
     python="3.11",
@@ -67,7 +71,45 @@ def test_library_path_is_set_only_where_the_loader_would_not_look(library_dir: s
     assert variables.get("LD_LIBRARY_PATH") == expected
 
 
-def test_server_binds_where_it_is_told() -> None:
-    plan = pytriton.server("openvino", pytriton.ask(PYTHON), Path("/r"), Ports(http=1, grpc=2, metrics=3), "127.0.0.2")
-    for service in ("http", "grpc", "metrics"):
-        assert f"--{service}-address=127.0.0.2" in plan.argv
+def test_threads_of_the_server_have_a_stack_that_no_body_fills(plain: Endpoint) -> None:
+    limits = Path(f"/proc/{plain.record.pid}/limits").read_text()
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max stack size"))
+    assert line.split()[3] == str(512 << 20)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "v2/systemsharedmemory/status"),
+        ("POST", "v2/systemsharedmemory/region/x/register"),
+        ("GET", "v2/cudasharedmemory/status"),
+        ("POST", "v2/logging"),
+        ("GET", "v2/trace/setting"),
+    ],
+)
+def test_what_changes_a_server_is_restricted(plain: Endpoint, method: str, path: str) -> None:
+    answer = httpx.request(method, f"{plain.record.url}/{path}", json={} if method == "POST" else None)
+    assert answer.status_code == httpx.codes.FORBIDDEN
+    assert "restricted" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("change", ["load", "unload"])
+def test_the_model_repository_cannot_be_changed(plain: Endpoint, change: str) -> None:
+    answer = httpx.post(f"{plain.record.url}/v2/repository/models/ensemble/{change}", json={})
+    assert answer.is_error
+    assert "not allowed" in answer.json()["error"]
+    assert plain.text("hello", 2)
+
+
+def test_the_gates_see_what_is_served(plain: Endpoint) -> None:
+    ports = plain.record.ports
+    with Client.open(GateEndpoint(host="127.0.0.1", http_port=ports.http, grpc_port=ports.grpc)) as client:
+        assert client.models() == {"ensemble", "preprocessing", "postprocessing", "tensorrt_llm"}
+
+
+@pytest.mark.parametrize("asked", ["get_log_settings", "get_system_shared_memory_status", "get_trace_settings"])
+def test_so_it_is_by_grpc(plain: Endpoint, asked: str) -> None:
+    with grpc.InferenceServerClient(f"127.0.0.1:{plain.record.ports.grpc}") as client:
+        with pytest.raises(InferenceServerException, match="restricted"):
+            getattr(client, asked)()
+        assert client.is_server_ready()

@@ -69,7 +69,15 @@ class Html:
     """Answers 200 with a page, like a proxy's login."""
 
 
-Fault = Status | Drop | Truncate | Corrupt | Stall | Html
+@dataclass(frozen=True)
+class Endless:
+    """Answers 200 with a body that ends when the client hangs up."""
+
+    chunk: bytes = b" " * _CHUNK
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Fault = Status | Drop | Truncate | Corrupt | Stall | Html | Endless
 
 
 @dataclass
@@ -214,7 +222,7 @@ class _Handler(Handler):
             return self._json(_refs(repo))
         if not repo.has(revision or ""):
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        return self._json(_info(repo) if what == "revision" else _tree(repo))
+        return self._json(info(repo) if what == "revision" else _tree(repo))
 
     def _resolve(self, token: str | None, _: str, dataset: str | None, name: str, revision: str, path: str) -> None:
         kind = "dataset" if dataset else "model"
@@ -286,11 +294,21 @@ class _Handler(Handler):
             self.close_connection = True
         elif isinstance(fault, Status):
             self._send(fault.code, fault.body.encode(), dict(fault.headers))
+        elif isinstance(fault, Endless):
+            self._stream(fault)
         elif isinstance(fault, Html):
             self._send(200, b"<html>please log in</html>", {"Content-Type": "text/html"})
         else:
             return False
         return True
+
+    def _stream(self, fault: Endless) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self._headers(fault.headers)
+        with suppress(ConnectionError):
+            while not self.hub.closing.is_set():
+                self.wfile.write(fault.chunk)
 
     def _error(self, code: int, error_code: str, message: str) -> None:
         headers = {"X-Error-Message": message} | ({"X-Error-Code": error_code} if error_code else {})
@@ -344,7 +362,7 @@ def _file_headers(repo: Repo, path: str) -> dict[str, str]:
     return headers
 
 
-def _info(repo: Repo) -> dict[str, Any]:
+def info(repo: Repo) -> dict[str, Any]:
     return {
         "id": repo.name,
         "sha": repo.commit,

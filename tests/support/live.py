@@ -102,7 +102,7 @@ class Deployment:
     def answer(self) -> str:
         """What clients get at the live address."""
         url = f"{self.live().url}/v2/models/ensemble/generate"
-        response = httpx.post(url, json={"text_input": "x"}, trust_env=False, timeout=20)
+        response = httpx.post(url, json={"text_input": "x", "max_tokens": 1}, trust_env=False, timeout=20)
         return response.json()["text_output"] if response.is_success else f"HTTP {response.status_code}"
 
     def serving(self) -> list[str]:

@@ -95,7 +95,8 @@ def settings_of(root: Path, ports: Ports, address: str = "127.0.0.1") -> Setting
 
 def answers(ports: Ports) -> tuple[str, ...]:
     """Who answers on the HTTP and on the metrics port."""
-    return tuple(httpx.get(f"http://127.0.0.1:{port}/name").text for port in (ports.http, ports.metrics))
+    paths = {ports.http: "v2/health/ready", ports.metrics: "metrics"}
+    return tuple(httpx.get(f"http://127.0.0.1:{port}/{path}").text for port, path in paths.items())
 
 
 def come_and_go_under_load(proxy: Proxy) -> None:

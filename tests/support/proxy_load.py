@@ -14,10 +14,10 @@ from threading import Event, Thread
 
 import grpc
 import httpx
-from upstream import STEPS
+from upstream import GENERATE, GENERATE_STREAM, SERVICE, STEPS
 
 TIMEOUT_S = 20
-PROMPT = b"x" * 512 * 1024
+PROMPT = {"text_input": "x" * 512 * 1024, "max_tokens": 1}
 
 
 def whole(events: list[str]) -> str:
@@ -29,14 +29,14 @@ def whole(events: list[str]) -> str:
 
 
 def post(client: httpx.Client) -> str:
-    name, length = client.post("/generate", content=PROMPT).raise_for_status().text.split()
-    if int(length) != len(PROMPT):
-        raise ValueError(f"{length} bytes arrived")
+    name, length = client.post(GENERATE, json=PROMPT).raise_for_status().text.split()
+    if int(length) != len(PROMPT["text_input"]):
+        raise ValueError(f"{length} characters arrived")
     return name
 
 
 def stream(client: httpx.Client) -> str:
-    with client.stream("POST", "/stream", content=b"x") as answer:
+    with client.stream("POST", GENERATE_STREAM, json=PROMPT) as answer:
         answer.raise_for_status()
         return whole([line.removeprefix("data: ") for line in answer.iter_lines() if line])
 
@@ -45,15 +45,15 @@ def kinds(http: str, address: str) -> dict[str, Callable[[], str]]:
     """Each kind of request; what it returns is the name of the server that answered."""
     kept, streaming = (httpx.Client(base_url=http, timeout=TIMEOUT_S, trust_env=False) for _ in range(2))
     channel = grpc.insecure_channel(address)
-    one, many = channel.unary_unary("/test/One"), channel.unary_stream("/test/Stream")
+    one, many = channel.unary_unary(f"/{SERVICE}/ModelInfer"), channel.unary_stream(f"/{SERVICE}/ModelStreamInfer")
 
     def on_a_new_connection() -> str:
         with httpx.Client(base_url=http, timeout=TIMEOUT_S, trust_env=False) as client:
-            return client.get("/name").raise_for_status().text
+            return client.get("/v2/health/ready").raise_for_status().text
 
     return {
         "post, connection kept": lambda: post(kept),
-        "get, connection kept": lambda: kept.get("/name").raise_for_status().text,
+        "get, connection kept": lambda: kept.get("/v2/health/ready").raise_for_status().text,
         "get, new connection": on_a_new_connection,
         "server-sent events": lambda: stream(streaming),
         "grpc": lambda: one(b"", timeout=TIMEOUT_S).decode(),

@@ -1,7 +1,8 @@
 """A stand-in for Triton, quick to start: ready at once, answers every prompt with its repository's ``answer.txt``.
 
 ``takes_s`` in a request says how long its answer takes. It ends at once when it is asked to, whatever it is doing. A
-file ``broken`` in the repository makes it end as it starts; ``mute`` makes it refuse to generate.
+file ``broken`` in the repository makes it end as it starts; ``mute`` makes it refuse to generate, ``unready`` makes it
+say that it is not ready.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Handler(web.Handler):
     repository = Path()
 
     def do_GET(self) -> None:
-        self.reply()
+        self.reply({}, 503 if (self.repository / "unready").exists() else 200)
 
     def do_POST(self) -> None:
         asked = json.loads(self.body())

@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import string
+from itertools import islice, product
 from pathlib import Path
 from pydoc_data.topics import topics
 from tempfile import TemporaryDirectory
@@ -155,6 +156,17 @@ def write_served_tokenizer(path: Path) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token=END)
     fast.chat_template = _CHAT
     fast.save_pretrained(path)
+
+
+def write_large_tokenizer(path: Path, vocab_size: int) -> None:
+    """A byte-level tokenizer whose vocabulary is as large as those of the large models."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    made = (start + "".join(word) for n in (2, 3, 4) for word in product(letters, repeat=n) for start in ("", "\u0120"))
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *islice(made, vocab_size - 257)]
+    tokenizer = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END).save_pretrained(path)
 
 
 def write_engine(path: Path) -> None:

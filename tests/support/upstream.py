@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import web
 
+GENERATE, GENERATE_STREAM, INFER = (f"/v2/models/ensemble/{kind}" for kind in ("generate", "generate_stream", "infer"))
+SERVICE = "inference.GRPCInferenceService"
 STEPS = 10
 STEP_S = 0.1
 
@@ -26,15 +28,15 @@ class Handler(web.Handler):
         self.reply(self.name)
 
     def do_POST(self) -> None:
-        """Says its name and how long the body was after a while; as a stream in steps, or until nobody reads it."""
-        length = len(self.body())
-        if self.path == "/stream":
+        """Says its name and how long the text was after a while; as a stream in steps, or until nobody reads it."""
+        body = self.body()
+        if self.path == GENERATE_STREAM:
             self.stream(slowly(f"{self.name} {number}" for number in range(STEPS)))
-        elif self.path == "/open-end":
+        elif self.path == INFER:
             self.stream(slowly(itertools.repeat(self.name)))
         else:
             time.sleep(STEPS * STEP_S)
-            self.reply(f"{self.name} {length}")
+            self.reply(f"{self.name} {len(json.loads(body)['text_input'])}")
 
 
 def slowly(events: Iterable[str]) -> Iterator[str]:
@@ -60,11 +62,11 @@ def serve_grpc(name: str) -> int:
             yield f"{name} {number}".encode()
 
     handlers = {
-        "One": grpc.unary_unary_rpc_method_handler(one),
-        "Stream": grpc.unary_stream_rpc_method_handler(stream),
+        "ModelInfer": grpc.unary_unary_rpc_method_handler(one),
+        "ModelStreamInfer": grpc.unary_stream_rpc_method_handler(stream),
     }
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     serve_grpc.server = server  # type: ignore[attr-defined]  # else it is collected, and ends

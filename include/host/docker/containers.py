@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from include.errors import HostError
 from include.files import Log
 from include.host.docker.engine import engine_errors
-from include.host.docker.images import ImageId, pull
+from include.host.docker.images import ImageId, check_digest, pull
 from include.host.docker.registry import FindLogin, no_login
+from include.settings import settings
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -117,14 +119,14 @@ class Containers:
         """Pulls the image if the engine does not have it; an image that has to be built on the host is never pulled.
 
         Raises:
-            HostError: the image is missing and cannot be pulled; the message names the fix.
+            HostError: the image is missing and cannot be pulled, or its digest is none that the deployment accepts.
             PipelineError: as `include.host.docker.images.pull`.
         """
         from docker.errors import ImageNotFound
 
         with engine_errors(image):
             with suppress(ImageNotFound):
-                return ImageId.of(image, self._client.inspect_image(image))
+                return self._identify(image, build)
             if build:
                 raise HostError(f"image {image} is not on this host", fix=f"in the project: {build}")
             if image.startswith("sha256:"):
@@ -133,7 +135,13 @@ class Containers:
                     fix="trigger release_awq_engine, which gets it by its name; or `docker load` a copy",
                 )
             pull(self._client, image, self._log, self._find_login())
-            return ImageId.of(image, self._client.inspect_image(image))
+            return self._identify(image, build)
+
+    def _identify(self, image: str, build: str) -> ImageId:
+        """The image's names; an image that is built on the host comes from no registry, and has no digest."""
+        inspected = self._client.inspect_image(image)
+        check_digest(image, inspected, () if build else settings().image_digests)
+        return ImageId.of(image, inspected)
 
     def create(self, spec: ContainerSpec) -> str:
         """Creates a container without starting it; returns its id.
@@ -155,6 +163,8 @@ class Containers:
                 ports=list(spec.ports),
                 stop_signal=spec.stop_signal,
                 host_config=self._host_config(spec),
+                # The proxies of the engine's clients, with their passwords, are not the program's.
+                use_config_proxy=False,
             )
         return str(created["Id"])
 
@@ -167,6 +177,13 @@ class Containers:
         """Makes the engine restart the container after it ends or the host restarts, unless it was stopped."""
         with engine_errors(f"container {container_id[:12]}"):
             self._client.update_container(container_id, restart_policy={"Name": "unless-stopped"})
+
+    def exit_codes(self, container_id: str, since: float) -> list[int]:
+        """The exit codes with which its program has ended since a time, as far as the engine remembers them."""
+        filters = {"container": container_id, "event": "die"}
+        with engine_errors(f"container {container_id[:12]}"):
+            events = self._client.events(since=int(since), until=int(time.time()) + 1, filters=filters, decode=True)
+            return [int(event["Actor"]["Attributes"]["exitCode"]) for event in events]
 
     def inspect(self, container_id: str) -> Container | None:
         """The state of a container; None if the engine has none with that id."""
@@ -215,6 +232,7 @@ class Containers:
         """Writes the container's whole output into a file; writes nothing if the container is gone."""
         with _unless_gone(container_id):
             output = self._client.logs(container_id, stream=True, follow=False)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.writelines(output)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from include.errors import HostError
 from include.files import Log
 from include.host.docker.registry import RegistryLogin, pull_failure
 
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageId:
-    """The immutable names of an image: the engine's ``id``, and the registry's ``digest`` if any."""
+    """The immutable names of an image: the engine's ``id``, and the registry's ``digest`` if any.
+
+    ``name`` is the one that it was asked for by.
+    """
 
     id: str
     digest: str | None
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.digest}" if self.digest else f"{self.name} ({self.id})"
 
     @classmethod
     def of(cls, image: str, inspected: Mapping[str, Any]) -> Self:
@@ -30,7 +38,19 @@ class ImageId:
         names = sorted(
             inspected.get("RepoDigests") or (), key=lambda name: (name != image, not name.startswith(f"{repository}@"))
         )
-        return cls(id=inspected["Id"], digest=names[0].partition("@")[2] if names else None)
+        return cls(id=inspected["Id"], digest=names[0].partition("@")[2] if names else None, name=image)
+
+
+def check_digest(image: str, inspected: Mapping[str, Any], accepted: Collection[str]) -> None:
+    """Raises `HostError` if the deployment accepts other digests than the image has; none named accepts any."""
+    digests = {name.partition("@")[2] for name in inspected.get("RepoDigests") or ()}
+    if accepted and not digests.intersection(accepted):
+        raise HostError(
+            f"the digest of image {image} is {', '.join(sorted(digests)) or 'none (built or loaded here)'}, "
+            "which is not accepted",
+            where="HF2TRITON_IMAGE_DIGESTS",
+            fix="pull the accepted image by its digest, or accept this one",
+        )
 
 
 def pull(client: APIClient, image: str, log: Log, login: RegistryLogin | None) -> None:

@@ -7,13 +7,15 @@ also finds a service whose starter was killed, at whatever moment.
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from include.files import write_atomic
+from include.files import Damaged, Skip, Unreadable, find_record, ignore, write_atomic
 from include.frozen import Frozen
 from include.host.docker.containers import ContainerSpec
 
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     Backend: TypeAlias = ContainerBackend | ProcessBackend
 
 LAST_LINES = 15
+_LONGEST_LINE = 500
+LOG_BYTES = 64 << 20
+"""The size at which a log is moved to ``.1`` while its service writes on."""
+
 _LOG_OPTIONS = {"max-size": "64m", "max-file": "4"}  # without a limit, a service's log would grow as long as it runs
 
 
@@ -34,7 +40,7 @@ class ServiceSpec(Frozen):
     the service sets: its program, environment, label and GPUs.
     """
 
-    argv: tuple[str, ...]
+    argv: tuple[str, ...] = Field(min_length=1)
     env: dict[str, str] = Field(default_factory=dict)
     container: ContainerSpec | None = None
 
@@ -52,8 +58,8 @@ class ServiceRecord(Frozen):
     """
 
     log: Path
-    token: str = Field(default_factory=lambda: secrets.token_hex(16))
-    pid: int = 0
+    token: str = Field(default_factory=lambda: secrets.token_hex(16), min_length=1)
+    pid: int = Field(default=0, ge=0, lt=2**31)
     container_id: str = ""
     gpus: tuple[str, ...] = ()
 
@@ -64,14 +70,18 @@ class ServiceRecord(Frozen):
 R = TypeVar("R", bound=ServiceRecord)
 
 
-def read(path: Path, kind: type[R]) -> R | None:
-    """The record at ``path``, even if its service has ended; an unreadable record is removed."""
+def read(path: Path, kind: type[R], skip: Skip = ignore) -> R | None:
+    """The record at ``path``, even if its service has ended; a damaged one goes to ``skip``, and stays.
+
+    Raises:
+        Unreadable: the system refuses to read it, so its service may well run.
+    """
     try:
-        return kind.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValidationError:
-        path.unlink(missing_ok=True)
+        return find_record(path, kind)
+    except Unreadable:
+        raise
+    except Damaged as damage:
+        skip(damage)
         return None
 
 
@@ -82,16 +92,42 @@ def write(record: ServiceRecord, path: Path) -> None:
 
 def keep_last(log: Path) -> None:
     """Renames an existing log to ``.1``, to make room for a new one."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
-        log.replace(log.with_suffix(f"{log.suffix}.1"))
+        log.replace(_before(log))
+
+
+def rotate(log: Path, most_bytes: int = LOG_BYTES) -> bool:
+    """Moves the text of a log that has grown beyond a size to ``.1``; its service, which appends to it, goes on.
+
+    Lines that are written at this moment are lost, as with logrotate's ``copytruncate``.
+    """
+    if log.stat().st_size <= most_bytes:
+        return False
+    shutil.copyfile(log, _before(log))
+    os.truncate(log, 0)
+    return True
 
 
 def last_lines(log: Path) -> str:
     """The last lines of a service's log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:]) if log.exists() else ""
+    lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:] if log.exists() else []
+    return "\n".join(line[:_LONGEST_LINE].rstrip() for line in lines)
+
+
+def obituary(record: ServiceRecord, backend: Backend) -> str | None:
+    """The way in which a service ended, with its last lines; None if it still runs."""
+    if why := backend.why_gone(record):
+        backend.collect_log(record)
+        return f"{why}\n{last_lines(record.log)}".strip()
+    return None
 
 
 def find(path: Path, kind: type[R], backend: Backend) -> R | None:
     """The record at ``path`` if its service runs; the remains of a service that has ended are removed."""
     record = read(path, kind)
     return record and backend.find(record, path)
+
+
+def _before(log: Path) -> Path:
+    return log.with_suffix(f"{log.suffix}.1")

@@ -54,11 +54,17 @@ class ContainerBackend:
         container = self._container(record)
         if container is None:
             return "its container was removed"
-        if container.active:
+        if container.active and container.status != "restarting":
             return None
-        if container.oom_killed or container.exit_code == _KILLED:
-            return "it was killed, most likely for want of memory (OOM)"
-        return f"exit code {container.exit_code}"
+        return _way(_KILLED if container.oom_killed else container.exit_code)
+
+    def why_restarted(self, record: ServiceRecord, since: float) -> str | None:
+        """The way in which the program ended if the engine has started it again since a time, in seconds since 1970."""
+        container = self._container(record)
+        if container is None or container.started_at <= since:
+            return None
+        codes = self.containers.exit_codes(container.id, since)
+        return f"{_way(codes[-1]) if codes else 'it ended'}; the engine started it again"
 
     def collect_log(self, record: ServiceRecord) -> None:
         """Copies the container's output into the record's log, because removing a container removes its own log."""
@@ -76,3 +82,9 @@ class ContainerBackend:
 
     def _container(self, record: ServiceRecord) -> Container | None:
         return next(iter(self.containers.find({self.label: record.token})), None)
+
+
+def _way(exit_code: int) -> str:
+    if exit_code == _KILLED:
+        return "it was killed, most likely for want of memory (OOM)"
+    return f"exit code {exit_code}"

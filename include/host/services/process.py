@@ -24,6 +24,7 @@ GRACE_S = 45.0
 _START_S = 10.0
 _KILLED_S = 10.0
 _EXEC_S = 2.0
+_KERNEL_LOG = Path("/dev/kmsg")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ProcessBackend:
         keep_last(record.log)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         devices = {"CUDA_VISIBLE_DEVICES": ",".join(record.gpus)} if record.gpus else {}
-        with record.log.open("wb") as log:
+        with record.log.open("ab") as log:  # so that it can be cut off at its start while the process writes
             subprocess.run(
                 ["setsid", "--fork", *spec.argv],
                 env={**inherited, **spec.env, **devices, TOKEN_VARIABLE: record.token},
@@ -60,15 +61,15 @@ class ProcessBackend:
         raise ToolError(what, where=str(record.log), fix="its log names the cause")
 
     def keep_across_restarts(self, record: ServiceRecord) -> None:
-        """Does nothing: no supervisor would restart a process."""
+        """Does nothing: the kernel restarts no process."""
 
     def find(self, record: R, path: Path) -> R | None:
-        """The record with its pid, if its process runs."""
+        """The record with its pid, if its process runs; what a process that has ended has left running is killed."""
         if record.pid == 0 and (leader := _leader(record.token)):
             record = record.model_copy(update={"pid": leader})
             write(record, path)
         if process_of(record) is None:
-            path.unlink(missing_ok=True)
+            self.stop(record, path, grace_s=0)
             return None
         return record
 
@@ -78,8 +79,15 @@ class ProcessBackend:
         return process is not None and port in listening(process)
 
     def why_gone(self, record: ServiceRecord) -> str | None:
-        """A general text if the process is gone: the exit status of a detached process is not known."""
-        return None if process_of(record) else "it ended"
+        """The way in which the process ended, as far as it can be known: nobody waits for a detached process."""
+        if process_of(record):
+            return None
+        if _out_of_memory(record.pid):
+            return "the kernel killed it for want of memory (OOM)"
+        return _status_of_zombie(record.pid) or "it ended"
+
+    def why_restarted(self, record: ServiceRecord, since: float) -> str | None:
+        """None: the kernel restarts no process."""
 
     def collect_log(self, record: ServiceRecord) -> None:
         """Does nothing: the process writes its log itself."""
@@ -114,12 +122,46 @@ def process_of(record: ServiceRecord) -> psutil.Process | None:
     return process if environment.get(TOKEN_VARIABLE) == record.token else None
 
 
+def _out_of_memory(pid: int) -> bool:
+    """True if the kernel's log names the process as killed for want of memory; not every user may read that log."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(_KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK)
+        with contextlib.closing(os.fdopen(descriptor, "rb", buffering=0)) as log:
+            while message := log.read(8192):
+                if f"Killed process {pid} (".encode() in message:
+                    return True
+    return False
+
+
+def _status_of_zombie(pid: int) -> str | None:
+    """The exit code or signal of a process that its parent has not waited for yet."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    if state != "Z":
+        return None
+    code, number = divmod(int(fields[-1]), 256)
+    return f"it was killed by {signal.Signals(number & 127).name}" if number else f"exit code {code}"
+
+
 def token_of(process: psutil.Process) -> str | None:
     """The token in a process's environment, if it was started as a service."""
     try:
         return process.environ().get(TOKEN_VARIABLE)
     except psutil.Error:  # gone, a zombie, or another user's
         return None
+
+
+def token_by_arguments(arguments: Sequence[str]) -> str | None:
+    """The token of the running service with these arguments in a row: it is found so if its record is damaged."""
+    wanted, size = list(arguments), len(arguments)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            given = process.cmdline()
+            if any(given[at : at + size] == wanted for at in range(1, len(given))) and (token := token_of(process)):
+                return token
+    return None
 
 
 def _wait_until_ended(processes: Sequence[psutil.Process], limit_s: float) -> None:

@@ -22,6 +22,7 @@ from include.live.proxy import config
 from include.live.proxy.admin import Admin
 from include.live.proxy.config import Files, Routing, Upstream
 from include.live.proxy.envoy import Envoy
+from include.live.proxy.guard import Limits
 from include.settings import Settings
 from include.triton.servers import Ports
 
@@ -32,7 +33,7 @@ _START_S = 20.0
 _ANSWER_S = 5.0
 _SWITCH_S = 10.0
 # Envoy's workers learn of a new routing a moment after its main thread: no request may be seen for this long.
-_QUIET_S = 0.5
+_QUIET_S = 1.5
 _MOST_WORKERS = 4
 _LONGEST_SOCKET = 107  # sun_path of unix(7), without the terminating null byte
 
@@ -41,10 +42,13 @@ class Proxy:
     """One Envoy and its files. All methods can be called from any process of the host, also concurrently.
 
     Without an upstream, and while the upstream is gone, HTTP requests get 503 with an error in Triton's format,
-    and gRPC calls get UNAVAILABLE. Neither the duration of requests nor the size of their bodies is limited.
+    and gRPC calls get UNAVAILABLE. `include.live.proxy.guard` says what a request may be. The duration of an answer
+    is not limited.
     """
 
-    def __init__(self, files: Files, *, address: str, ports: Ports, envoy: Envoy, log: Log = print) -> None:
+    def __init__(
+        self, files: Files, *, address: str, ports: Ports, limits: Limits, envoy: Envoy, log: Log = print
+    ) -> None:
         """Creates the proxy for clients that connect to ``address`` and ``ports``.
 
         Raises:
@@ -54,6 +58,7 @@ class Proxy:
         self._files = files
         self._address = address
         self.ports = ports
+        self._limits = limits
         self._envoy = envoy
         self._admin = Admin(self._files.admin)
         self._log = log
@@ -74,11 +79,11 @@ class Proxy:
             HostError: a port is taken; the message names it and the process.
             ToolError: Envoy ended, or took no requests within 20 s; the message holds its last lines.
         """
-        wanted = config.bootstrap(self._files, self._address, self.ports)
+        wanted = config.bootstrap(self._files, self._address, self.ports, self._limits)
         digest = hashlib.sha256(wanted.encode()).hexdigest()
         with self._lock():
             found = self._envoy.find()
-            if found != digest or not self._answers():
+            if found != digest or not self._answers_soon():
                 self._check_ports(config.listening(self._files) if found else ())
                 if found:
                     self._log("the proxy runs with another configuration, or does not answer: it is started anew")
@@ -89,6 +94,14 @@ class Proxy:
     def is_running(self) -> bool:
         """True if Envoy runs and takes requests."""
         return self._envoy.find() is not None and self._admin.is_live()
+
+    def answers(self) -> bool:
+        """True if an Envoy takes requests; changes nothing, and needs no lock."""
+        return self._admin.is_live()
+
+    def obituary(self) -> str | None:
+        """The way in which Envoy ended, with its last lines; None if it runs, or was stopped."""
+        return self._envoy.obituary()
 
     def upstream(self) -> Upstream | None:
         """The upstream of new requests; kept when Envoy ends, forgotten by `stop`."""
@@ -153,7 +166,7 @@ class Proxy:
             raise
         self._log(f"the proxy listens on {self._address}, ports {', '.join(map(str, self.ports.all))}")
 
-    def _answers(self) -> bool:
+    def _answers_soon(self) -> bool:
         """True if Envoy takes requests; waits a moment, because it may have just started."""
         with suppress(ToolError):
             self._await(self._admin.is_live, _ANSWER_S, "did not answer")
@@ -231,7 +244,8 @@ def proxy_of(settings: Settings, log: Log = print, image: str | None = None, bui
 
     Its record is ``<artifacts>/servers/proxy.json``.
     """
-    files = Files(settings.artifacts / "servers" / "proxy")
+    files = Files(settings.artifacts / "servers" / "proxy", settings.log_directory / "proxy.log")
     ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
     envoy = Envoy(files, log, image, build)
-    return Proxy(files, address=settings.bind_address, ports=ports, envoy=envoy, log=log)
+    limits = Limits.of(settings)
+    return Proxy(files, address=settings.bind_address, ports=ports, limits=limits, envoy=envoy, log=log)

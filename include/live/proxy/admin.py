@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from include.host.ports import PLAIN_HTTP
 from include.live.proxy.config import Endpoint
 
 _TIMEOUT_S = 5.0
@@ -36,7 +37,7 @@ class Admin:
         )
 
     def _get(self, path: str) -> httpx.Response:
-        transport = httpx.HTTPTransport(uds=str(self.socket))
+        transport = httpx.HTTPTransport(uds=str(self.socket), verify=PLAIN_HTTP)
         with httpx.Client(transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S) as client:
             return client.get(path)
 

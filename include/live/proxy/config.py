@@ -1,5 +1,7 @@
 """Envoy's configuration: the bootstrap, which never changes while it runs, and the routing of requests.
 
+`include.live.proxy.guard` says which requests are let through.
+
 The routing is a directory with one endpoint file for each cluster, behind a link. Envoy reads the files again
 when the link is renamed, so one rename moves all clusters.
 Field names are those of https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api.
@@ -9,16 +11,19 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from include.files import write_atomic
+from include import reading
+from include.files import Damaged, disk_errors, find_record, remove, replace, write_atomic
 from include.frozen import Frozen
 from include.host.ports import reachable
+from include.live.proxy import guard
+from include.live.proxy.guard import Limits
+from include.reading import Limit
 from include.triton.servers import Ports
 
 Health = Literal["HEALTHY", "DRAINING"]
@@ -29,24 +34,24 @@ _ROUTER = f"{_API}.extensions.filters.http.router.v3.Router"
 _HTTP_OPTIONS = f"{_API}.extensions.upstreams.http.v3.HttpProtocolOptions"
 _ENDPOINTS = f"{_API}.config.endpoint.v3.ClusterLoadAssignment"
 
-# With any of these three no model has received the request, so sending it again is safe.
-_RETRY_ON = "connect-failure,refused-stream,reset-before-request"
+_CONNECTIONS = f"{_API}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+
 _NO_LIMIT = 2**32 - 1
-_TRITONS_ERRORS = {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}}
+_IDLE_CONNECTIONS = 1000  # kept by clients between their requests, besides those that have one in flight
 _STATE = "routing.json"
 
 
 class Files:
     """The files of a proxy.
 
-    ``record`` is the record of Envoy's process or container, ``log`` its output. Envoy only reads ``config``:
-    the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It writes to
-    ``run``, the directory of ``admin``, the unix socket of its admin interface.
+    ``record`` is the record of Envoy's process or container, ``log`` its output, by default beside it. Envoy only
+    reads ``config``: the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It
+    writes to ``run``, the directory of ``admin``, the unix socket of its admin interface.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, log: Path | None = None) -> None:
         self.root = root
-        self.record, self.log = root.with_suffix(".json"), root.with_suffix(".log")
+        self.record, self.log = root.with_suffix(".json"), log or root.with_suffix(".log")
         self.config, self.run = root / "config", root / "run"
         self.bootstrap, self.routing = self.config / "bootstrap.json", self.config / "routing"
         self.admin = self.run / "admin.sock"
@@ -103,15 +108,19 @@ class Endpoint:
     port: int
 
 
-def bootstrap(files: Files, address: str, ports: Ports) -> str:
+def bootstrap(files: Files, address: str, ports: Ports, limits: Limits) -> str:
     """The bootstrap: a listener and a cluster for each of the server's ports, and the admin socket."""
     listeners = ports.model_dump()
     config = {
         "node": {"id": "hf2triton", "cluster": "hf2triton"},
-        "admin": {"address": {"pipe": {"path": str(files.admin), "mode": 0o600}}},
+        "admin": {
+            "address": {"pipe": {"path": str(files.admin), "mode": 0o600}},
+            "ignore_global_conn_limit": True,
+        },
+        "overload_manager": {"resource_monitors": [_most_connections(limits)]},
         "static_resources": {
-            "listeners": [_listener(name, address, port) for name, port in listeners.items()],
-            "clusters": [_cluster(name, files) for name in listeners],
+            "listeners": [_listener(name, address, port, limits) for name, port in listeners.items()],
+            "clusters": [_cluster(name, files, limits) for name in listeners],
         },
     }
     return json.dumps(config, indent=1)
@@ -119,8 +128,11 @@ def bootstrap(files: Files, address: str, ports: Ports) -> str:
 
 def listening(files: Files) -> set[int]:
     """The ports in the bootstrap that was used last."""
-    listeners = json.loads(files.bootstrap.read_text())["static_resources"]["listeners"]
-    return {one["address"]["socket_address"]["port_value"] for one in listeners}
+    try:
+        listeners = reading.read_json(files.bootstrap, Limit.RECORD)["static_resources"]["listeners"]
+        return {one["address"]["socket_address"]["port_value"] for one in listeners}
+    except (OSError, ValueError, LookupError, TypeError):  # damaged: no port is known to be its own
+        return set()
 
 
 def publish(files: Files, routing: Routing) -> None:
@@ -130,18 +142,19 @@ def publish(files: Files, routing: Routing) -> None:
         write_atomic(directory / f"{cluster}.json", _endpoints(cluster, routing))
     write_atomic(directory / _STATE, routing.model_dump_json(indent=1))
     link = files.config / f".{directory.name}"
-    link.symlink_to(directory.name)
-    link.replace(files.routing)
+    with disk_errors(files.routing):
+        link.symlink_to(directory.name)
+        replace(link, files.routing)
     for old in files.config.glob("routing.*"):
         if old != directory:
-            shutil.rmtree(old)
+            remove(old)
 
 
 def published(files: Files) -> Routing | None:
-    """The routing that was published last."""
+    """The routing that was published last; None if there is none, or if it is damaged."""
     try:
-        return Routing.model_validate_json((files.routing / _STATE).read_text())
-    except FileNotFoundError:
+        return find_record(files.routing / _STATE, Routing)
+    except Damaged:
         return None
 
 
@@ -155,8 +168,13 @@ def _endpoints(cluster: str, routing: Routing) -> str:
     return json.dumps({"resources": [resource]}, indent=1)
 
 
-def _listener(name: str, address: str, port: int) -> dict[str, Any]:
-    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(name)}
+def _most_connections(limits: Limits) -> dict[str, Any]:
+    most = {"@type": _CONNECTIONS, "max_active_downstream_connections": limits.requests + _IDLE_CONNECTIONS}
+    return {"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": most}
+
+
+def _listener(name: str, address: str, port: int, limits: Limits) -> dict[str, Any]:
+    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(name, limits)}
     return {
         "name": name,
         "address": _socket_address(address, port),
@@ -168,37 +186,44 @@ def _listener(name: str, address: str, port: int) -> dict[str, Any]:
     }
 
 
-def _http(name: str) -> dict[str, Any]:
-    """The HTTP filter of one listener: it passes requests on unchanged, without a time limit."""
-    route = {"cluster": name, "timeout": "0s", "retry_policy": {"retry_on": _RETRY_ON, "num_retries": 3}}
+def _http(name: str, limits: Limits) -> dict[str, Any]:
+    """How requests of one listener are treated: those that are let through take as long as they take."""
+    router = {
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": _ROUTER, "suppress_envoy_headers": True},
+    }
     return {
         "@type": _HCM,
         "stat_prefix": name,
         "codec_type": "HTTP2" if name == "grpc" else "HTTP1",
         "http_protocol_options": {"accept_http_10": True},  # health checks of older load balancers
-        "stream_idle_timeout": "0s",
+        "request_headers_timeout": f"{limits.header_s:g}s",
+        # A gRPC stream may be opened long before its first request.
+        **({} if name == "grpc" else {"request_timeout": f"{limits.request_s:g}s"}),
+        "stream_idle_timeout": "3600s",
+        "common_http_protocol_options": {"idle_timeout": "120s"},
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
         # Clients cannot control Envoy by its own headers.
         "use_remote_address": True,
         "skip_xff_append": True,
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
-        **({} if name == "grpc" else {"local_reply_config": _TRITONS_ERRORS}),
-        "route_config": {
-            "virtual_hosts": [{"name": name, "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]
-        },
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": _ROUTER, "suppress_envoy_headers": True},
-            }
-        ],
+        "local_reply_config": guard.replies(name, limits),
+        "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": guard.routes(name)}]},
+        "http_filters": [*guard.filters(name, limits), router],
     }
 
 
-def _cluster(name: str, files: Files) -> dict[str, Any]:
-    protocol = "http2_protocol_options" if name == "grpc" else "http_protocol_options"
+def _cluster(name: str, files: Files, limits: Limits) -> dict[str, Any]:
+    # A long error of Triton, as of a long name in a request, ends the connection: it must not be that of others.
+    protocol = (
+        {"http2_protocol_options": {"max_concurrent_streams": 1}} if name == "grpc" else {"http_protocol_options": {}}
+    )
     source = {"path": str(files.routing / f"{name}.json"), "watched_directory": {"path": str(files.config)}}
-    limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+    counts = dict.fromkeys(("max_connections", "max_pending_requests", "max_retries"), _NO_LIMIT)
+    thresholds = [{"priority": one, **counts, "max_requests": limits.requests} for one in ("DEFAULT", "HIGH")]
     return {
         "name": name,
         "type": "EDS",
@@ -206,12 +231,11 @@ def _cluster(name: str, files: Files) -> dict[str, Any]:
         "connect_timeout": "5s",
         # A draining endpoint gets no new request, even if there is no other.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        # Triton queues; the proxy refuses nothing.
-        "circuit_breakers": {"thresholds": [dict.fromkeys(limits, _NO_LIMIT)]},
+        "circuit_breakers": {"thresholds": thresholds},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _HTTP_OPTIONS,
-                "explicit_http_config": {protocol: {}},
+                "explicit_http_config": protocol,
             }
         },
     }

@@ -6,13 +6,13 @@ import tarfile
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from include.files import Log
+from include.files import Log, sha256_of
 from include.host import services
 from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import engine_errors, local_engine
 from include.host.services import ServiceRecord, ServiceSpec
 from include.host.services.container import ContainerBackend
-from include.host.services.process import ProcessBackend
+from include.host.services.process import ProcessBackend, token_by_arguments
 from include.live.proxy.config import Files
 
 LABEL_PROXY = "hf2triton.proxy"
@@ -84,7 +84,13 @@ class Envoy:
         """The last lines of Envoy's log."""
         if record := self._find():
             self._backend.collect_log(record)
+            return services.last_lines(record.log)
         return services.last_lines(self._files.log)
+
+    def obituary(self) -> str | None:
+        """The way in which Envoy ended, with its last lines; None if it runs, or has no record."""
+        record = services.read(self._files.record, ProxyRecord)
+        return services.obituary(record, self._backend) if record else None
 
     def _find(self) -> ProxyRecord | None:
         if record := services.read(self._files.record, ProxyRecord) or self._unrecorded():
@@ -92,12 +98,21 @@ class Envoy:
         return None
 
     def _unrecorded(self) -> ProxyRecord | None:
-        """The record of a container that an earlier version started without writing a record."""
+        """The record of an Envoy whose record is damaged, or of a container that an earlier version started."""
         token = str(self._files.root)
-        found = self._containers.find({LABEL_PROXY: token}) if self._image is not None else ()
+        if self._image is None:
+            return self._unrecorded_process()
+        found = self._containers.find({LABEL_PROXY: token})
         return next(
             (ProxyRecord(log=self._files.log, token=token, digest=c.labels[_LABEL_DIGEST]) for c in found), None
         )
+
+    def _unrecorded_process(self) -> ProxyRecord | None:
+        token = token_by_arguments(("--config-path", str(self._files.bootstrap)))
+        if token is None:
+            return None
+        digest = sha256_of(self._files.bootstrap) if self._files.bootstrap.is_file() else ""
+        return ProxyRecord(log=self._files.log, token=token, digest=digest)
 
 
 def envoy_binary() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import UserError
+from include.reading import Limit, parse_json, read_bytes, read_lines
 from include.stages.calibrate.parser import BUILTIN
 from include.stages.quality import token_blocks, topics
 
@@ -49,7 +49,7 @@ def digest(blocks: torch.Tensor) -> str:
 def _documents(path: Path) -> Iterator[str]:
     if path.is_dir():
         return _from_dataset(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError("the calibration data does not exist", where=f"{FIELD}: {path}", fix="check the path")
     if path.suffix not in (".txt", ".jsonl"):
         raise UserError(
@@ -57,54 +57,97 @@ def _documents(path: Path) -> Iterator[str]:
             where=f"{FIELD}: {path}",
             fix="use .txt (a document a line) or .jsonl (with a text field)",
         )
-    lines = _lines(path)
-    return lines if path.suffix == ".txt" else _json_texts(lines, path)
+    return _lines(path) if path.suffix == ".txt" else _json_texts(path)
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8") as file:
-            yield from (line.strip() for line in file if line.strip())
+        yield from (text for line in read_lines(path) if (text := line.strip()))
     except UnicodeDecodeError as error:
         raise UserError(
             f"the calibration data is not UTF-8 (byte 0x{error.object[error.start]:02x})",
             where=f"{FIELD}: {path}",
             fix="convert it: iconv -t UTF-8",
         ) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
 
 
-def _json_texts(lines: Iterable[str], path: Path) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"entry {number} is not a JSON object with a text field", where=f"{FIELD}: {path}"
-            ) from error
-        if not isinstance(text, str):
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(
+        f"the calibration data cannot be read: {reason}",
+        where=f"{FIELD}: {path}",
+        fix="give a text file with a document a line, or .jsonl",
+    )
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines, or of one JSON list. ``datasets`` would end in SIGSEGV on deep JSON."""
+    number, lines = 1, _lines(path)
+    first = next(lines, "")
+    whole = first.startswith("[")
+    try:
+        entries = _list(path) if whole else itertools.chain([first] if first else [], lines)
+        for number, entry in enumerate(entries, start=1):  # noqa: B007 - the error names it
+            row = entry if whole else parse_json(entry, finite=False)
+            if not isinstance(row, dict):
+                raise ValueError("it is not an object")
+            yield row
+    except ValueError as error:
+        raise UserError(
+            f"entry {number} is not a JSON object with a text field: {error}",
+            where=f"{FIELD}: {path}",
+            fix='write a JSON object a line, {"text": "..."}',
+        ) from error
+
+
+def _list(path: Path) -> Iterable[Any]:
+    try:
+        found: Iterable[Any] = parse_json(read_bytes(path, Limit.TOKENIZER), finite=False)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found
+
+
+def _json_texts(path: Path) -> Iterator[str]:
+    for number, row in enumerate(_json_rows(path), start=1):
+        if "text" not in row:
+            raise UserError(f"entry {number} is not a JSON object with a text field", where=f"{FIELD}: {path}")
+        if not isinstance(row["text"], str):
             raise UserError(f"the text field of entry {number} is no string", where=f"{FIELD}: {path}")
-        if text.strip():
-            yield text
+        if row["text"].strip():
+            yield row["text"]
 
 
 def _from_dataset(folder: Path) -> Iterator[str]:
     """Streams a downloaded Hub dataset from its data files, whatever its card says; no code of it is run."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
     reader, files = _data_files(folder)
+    rows = _own_rows(reader, files) if reader in {"json", "text"} else _foreign_rows(reader, files, folder)
+    first: dict[str, Any] = next(rows, {})
+    column = next((name for name in _TEXT_COLUMNS if isinstance(first.get(name), str)), "")
+    if not column and first:
+        raise UserError(
+            f"the dataset has no text column, only {', '.join(map(str, first))}",
+            where=f"{FIELD}: {folder}",
+            fix=f"use one with a column named {' or '.join(_TEXT_COLUMNS)}",
+        )
+    texts = (row.get(column) for row in itertools.chain([first], rows))
+    yield from (text for text in texts if isinstance(text, str) and text.strip())
+
+
+def _own_rows(reader: str, files: list[str]) -> Iterator[dict[str, Any]]:
+    for path in map(Path, files):
+        yield from _json_rows(path) if reader == "json" else ({"text": line} for line in _lines(path))
+
+
+def _foreign_rows(reader: str, files: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the formats that ``datasets`` reads; what its parsers make of damage has no common class."""
+    from datasets import load_dataset
+
     try:
-        rows = load_dataset(reader, data_files=files, split="train", streaming=True)
-        first: dict[str, Any] = next(iter(rows), {})
-        column = next((name for name in _TEXT_COLUMNS if isinstance(first.get(name), str)), None)
-        if column is None and first:
-            raise UserError(
-                f"the dataset has no text column, only {', '.join(first)}",
-                where=f"{FIELD}: {folder}",
-                fix=f"use one with a column named {' or '.join(_TEXT_COLUMNS)}",
-            )
-        yield from (row[column] for row in rows if row[column] and row[column].strip())
-    except (DatasetGenerationError, ValueError, OSError) as error:
+        yield from load_dataset(reader, data_files=files, split="train", streaming=True)
+    except Exception as error:
         raise UserError(f"the dataset cannot be read: {error}", where=f"{FIELD}: {folder}") from error
 
 

@@ -33,10 +33,10 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    # transformers 4.57 does not see the base in a config of transformers 5 and would use 10000.
-    config.rope_theta, config.rope_scaling = source.config.rope_theta, source.config.rope_scaling
     try:
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        # transformers 4.57 does not see the base in a config of transformers 5 and would use 10000.
+        config.rope_theta, config.rope_scaling = source.config.rope_theta, source.config.rope_scaling
         model, info = AutoModelForCausalLM.from_pretrained(
             source.folder,
             config=config,
@@ -48,6 +48,15 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
         )
     except torch.OutOfMemoryError as error:
         raise _too_large(source) from error
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        # Those of PyTorch besides are of the device; those of transformers of a field that only it reads.
+        if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"transformers cannot load the model: {type(error).__name__}: {error}",
+            where=f"field model: {source.folder}",
+            fix="get config.json and the weights of one save, as transformers writes them",
+        ) from error
     # With "auto", what the GPUs cannot hold goes to the host, where a calibration would take hours.
     if device == "cuda" and {"cpu", "disk"} & {str(place) for place in model.hf_device_map.values()}:
         raise _too_large(source)
@@ -87,9 +96,9 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers.PreTrain
         if facts.of_transformers_5:
             return _of_transformers_5(folder, facts)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # tokenizers has no class of its own, transformers fails as it goes through the fields
         raise UserError(
-            f"the tokenizer cannot be read: {error}",
+            f"the tokenizer cannot be read: {error.what if isinstance(error, UserError) else error}",
             where=f"field model: {folder}",
             fix=f"the model directory needs {TOKENIZER_FILE} and {TOKENIZER_CONFIG_FILE}",
         ) from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from include.model.check import check_model
 from include.model.config import ModelConfig
-from include.model.weights import check_weights
 
 
 @dataclass(frozen=True)
@@ -20,4 +20,4 @@ class SourceModel:
     @classmethod
     def read(cls, folder: Path) -> SourceModel:
         """Reads ``folder``; raises `UserError` when it is not a complete model of a supported architecture."""
-        return cls(folder, ModelConfig.read(folder), check_weights(folder))
+        return cls(folder, ModelConfig.read(folder), check_model(folder))

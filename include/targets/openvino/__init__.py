@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import subprocess
 from collections.abc import Collection
@@ -17,22 +16,24 @@ from include.errors import HostError, UserError
 from include.files import sha256_of
 from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import local_engine
+from include.host.docker.images import ImageId
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import Command
+from include.runners.job import Command, inherited
 from include.settings import Settings
 from include.stages.common import has_native_bfloat16
 from include.targets import estimates, pytriton
-from include.targets.base import Target
+from include.targets.base import Target, pinned
 from include.targets.openvino import image
 from include.triton.repository import paths
-from include.triton.servers import EVERYWHERE, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 LOCK = HERE / "requirements.txt"
+TORCH_LOCK = HERE / "requirements-torch.txt"
 
 _LIST_VERSIONS = """
 import importlib.metadata as m, json, platform
@@ -92,8 +93,7 @@ class OpenVinoTarget(Target):
                 fix="set tp_size to 1, or choose target tensorrt_llm",
             )
         if self._in_containers:
-            wanted = self.stage_image()
-            Containers(local_engine, log.info, self._find_login).ensure_image(wanted.image, wanted.build)
+            self.image_id()
         elif not self._python.exists():
             raise HostError(
                 f"target openvino is not available: {self._python} does not exist",
@@ -114,6 +114,19 @@ class OpenVinoTarget(Target):
     def host_versions(self) -> dict[str, str]:
         """The kernel's version: all others are in `environment`."""
         return {"kernel": platform.release()}
+
+    def packages(self) -> dict[str, str]:
+        """The installed packages, or those that the image was built from."""
+        if self._in_containers:
+            return pinned(LOCK.read_text() + TORCH_LOCK.read_text())
+        return {name: version for name, version in self._installed.items() if name != "python"}
+
+    def image_id(self) -> ImageId | None:
+        """The image of this deployment's containers."""
+        if not self._in_containers:
+            return None
+        wanted = self.stage_image()
+        return Containers(local_engine, log.info, self._find_login).ensure_image(wanted.image, wanted.build)
 
     def hardware(self) -> dict[str, str]:
         """The device: an IR runs on any CPU."""
@@ -168,12 +181,11 @@ class OpenVinoTarget(Target):
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """Triton out of the nvidia-pytriton wheel, of the local environment or of the image."""
-        address = self._settings.bind_address
         if self._in_containers:
-            return self._server_in_container(repository, ports, address)
-        return pytriton.server(self.name, pytriton.ask(self._python), repository, ports, address, NO_TELEMETRY)
+            return self._server_in_container(repository, ports)
+        return pytriton.server(self.name, pytriton.ask(self._python), repository, ports, NO_TELEMETRY)
 
-    def _server_in_container(self, repository: Path, ports: Ports, address: str) -> ServerPlan:
+    def _server_in_container(self, repository: Path, ports: Ports) -> ServerPlan:
         """The same in the target's image, where the models' files are where they are here."""
         image = self.stage_image()
         container = ContainerSpec(
@@ -183,8 +195,8 @@ class OpenVinoTarget(Target):
             network="bridge",
             shm_bytes=SHM_BYTES,
         )
-        plan = pytriton.server(self.name, IN_IMAGE, repository, ports, EVERYWHERE, NO_TELEMETRY)
-        return plan.model_copy(update={"address": address, "shared_memory": "", "container": container})
+        plan = pytriton.server(self.name, IN_IMAGE, repository, ports, NO_TELEMETRY)
+        return plan.model_copy(update={"shared_memory": "", "container": container})
 
     @property
     def _in_containers(self) -> bool:
@@ -192,9 +204,8 @@ class OpenVinoTarget(Target):
 
     @cached_property
     def _installed(self) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         asked = subprocess.run(
-            [str(self._python), "-c", _LIST_VERSIONS], env=env, capture_output=True, text=True, check=True
+            [str(self._python), "-c", _LIST_VERSIONS], env=inherited(), capture_output=True, text=True, check=True
         )
         versions: dict[str, str] = json.loads(asked.stdout)
         return versions

@@ -15,7 +15,7 @@ BUILD_COMMAND = "docker build -t $(python3 include/targets/openvino/image.py) in
 
 def image(repository: str = REPOSITORY) -> str:
     """``<repository>:<tag>``; the tag is a digest of the Dockerfile and the locked requirements."""
-    recipe = b"\0".join((HERE / name).read_bytes() for name in ("Dockerfile", "requirements.in", "requirements.txt"))
+    recipe = b"\0".join(path.read_bytes() for path in (HERE / "Dockerfile", *sorted(HERE.glob("requirements*"))))
     return f"{repository}:{hashlib.sha256(recipe).hexdigest()[:12]}"
 
 

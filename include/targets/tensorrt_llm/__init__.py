@@ -13,6 +13,7 @@ from include.errors import HostError
 from include.files import write_atomic
 from include.host import gpus as gpu
 from include.host.docker.containers import ContainerSpec
+from include.host.docker.images import ImageId
 from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
@@ -28,7 +29,7 @@ from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton.repository import paths, read
-from include.triton.servers import EVERYWHERE, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 
 KERNELS = gpu.Kernels(
     name="W4A16 AWQ in TensorRT-LLM 1.2.1",
@@ -115,6 +116,15 @@ class TensorRTLLMTarget(Target):
         found = self.list_gpus()
         return {"image": self._own.image, "driver": found[0].driver, "gpus": ", ".join(one.name for one in found)}
 
+    def packages(self) -> dict[str, str]:
+        """The packages in the image that make an engine's bytes."""
+        found = self.image.versions.model_dump(by_alias=True, exclude={"python", "tritonserver"})
+        return {name.replace("_", "-"): version for name, version in found.items()}
+
+    def image_id(self) -> ImageId:
+        """The image by its digest and id."""
+        return ImageId(id=self.image.id, digest=self.image.digest, name=self._own.image)
+
     def hardware(self) -> dict[str, str]:
         """The GPU model: an engine runs on no other."""
         return {"gpu": self._gpu.name, "sm": str(self._gpu.sm)}
@@ -178,15 +188,12 @@ class TensorRTLLMTarget(Target):
         named = (path for path in paths(repository) if self.local_path(str(path)) == path)
         engine = read(repository)["tensorrt_llm"].parameters["gpt_model_path"].string_value
         ranks = self._check_engine(Path(engine)).world_size
-        address = self._settings.bind_address
-        inside = address if self._own.network == "host" else EVERYWHERE
         return ServerPlan(
             target=self.name,
             repository=repository,
-            argv=server_argv(self.image, repository, ports, ranks=ranks, address=inside),
+            argv=server_argv(self.image, repository, ports, ranks=ranks),
             env={"HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
             ports=ports,
-            address=address,
             gpus=ranks,
             container=ContainerSpec(
                 image=self.image.id,

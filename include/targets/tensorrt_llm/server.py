@@ -21,26 +21,23 @@ SHM_BYTES = 2 << 30
 ULIMITS: Mapping[str, int] = MappingProxyType({"memlock": -1, "stack": 67_108_864})
 
 
-def server_argv(image: ImageFacts, repository: Path, ports: Ports, *, ranks: int, address: str) -> tuple[str, ...]:
+def server_argv(image: ImageFacts, repository: Path, ports: Ports, *, ranks: int) -> tuple[str, ...]:
     """The server's argument list: tritonserver for one rank, else mpirun with as many."""
     if ranks == 1:
-        return _rank(image, repository, ports, address, 0)
+        return _rank(image, repository, ports, 0)
     argv = [image.mpirun(), "--allow-run-as-root"]
     for rank in range(ranks):
         separator = [":"] if rank else []
-        argv += [*separator, "-n", "1", *_rank(image, repository, ports, address, rank)]
+        argv += [*separator, "-n", "1", *_rank(image, repository, ports, rank)]
     return tuple(argv)
 
 
-def _rank(image: ImageFacts, repository: Path, ports: Ports, address: str, rank: int) -> tuple[str, ...]:
+def _rank(image: ImageFacts, repository: Path, ports: Ports, rank: int) -> tuple[str, ...]:
     """One rank. All have the same ports: those after the first only serve it, and end before they would listen."""
     only_engine = ("--model-control-mode=explicit", f"--load-model={ENGINE_MODEL}") if rank else ()
     return (
         image.tools.tritonserver,
         f"--model-repository={repository}",
-        f"--http-address={address}",
-        f"--grpc-address={address}",
-        f"--metrics-address={address}",
         f"--http-port={ports.http}",
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",

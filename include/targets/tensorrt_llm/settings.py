@@ -31,7 +31,7 @@ class TensorRTLLMSettings(BaseSettings):
     )
     busy_mib: int = Field(default=1024, ge=0, description="A GPU with more memory in use than this is taken.")
     network: Literal["bridge", "host"] = Field(
-        default="bridge", description="bridge: ports published on the bind address; host: Triton listens on it itself."
+        default="bridge", description="bridge: ports published on 127.0.0.1; host: Triton listens on it itself."
     )
     gemm_plugin: PluginType | Literal["disable"] = Field(
         default="auto", description="trtllm-build --gemm_plugin; auto is the checkpoint's type. Not for int4 layers."

@@ -15,19 +15,20 @@ from pathlib import Path
 from include.errors import HostError, ToolError, UserError
 from include.host import gpus as gpu
 from include.host.docker.containers import ContainerSpec
+from include.host.docker.images import ImageId
 from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
-from include.runners.job import Command
+from include.runners.job import Command, inherited
 from include.settings import Settings
 from include.stages.build_vllm.__main__ import LIMITS
 from include.targets import estimates, pytriton
-from include.targets.base import Target
+from include.targets.base import Target, pinned
 from include.targets.vllm.settings import VllmSettings
 from include.triton.repository import paths, read
-from include.triton.servers import EVERYWHERE, Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan
 
 HERE = Path(__file__).parent
 # The ensemble around the slot is the one of target openvino.
@@ -136,8 +137,7 @@ class VllmTarget(Target):
 
     def environment(self) -> dict[str, str]:
         """The image, by its digest or id, or the versions of the tools; and ModelOpt's folder, by its requirements."""
-        stamp = self._settings.vllm_modelopt / STAMP
-        modelopt = {"modelopt": " ".join(stamp.read_text().split())} if stamp.is_file() else {}
+        modelopt = {"modelopt": " ".join("==".join(one) for one in self._modelopt.items())} if self._modelopt else {}
         attention = {"attention": self._own.attention_backend} if self._own.attention_backend else {}
         if self._in_containers:
             found = self._docker.ensure()
@@ -148,6 +148,15 @@ class VllmTarget(Target):
         """The GPUs and their driver."""
         found = self.list_gpus()
         return {"driver": found[0].driver, "gpus": ", ".join(one.name for one in found)}
+
+    def packages(self) -> dict[str, str]:
+        """The environment's packages, and ModelOpt's of other names; those of NVIDIA's image are not known."""
+        serving = {} if self._in_containers else self._installed
+        return {name: version for name, version in {**self._modelopt, **serving}.items() if name != "python"}
+
+    def image_id(self) -> ImageId | None:
+        """NVIDIA's image by its digest and id."""
+        return self._docker.ensure() if self._in_containers else None
 
     def hardware(self) -> dict[str, str]:
         """The GPU model: vLLM's compile cache in an engine is for no other."""
@@ -237,18 +246,16 @@ class VllmTarget(Target):
         """Triton out of NVIDIA's image, or out of the nvidia-pytriton wheel."""
         engine = Path(read(repository)["tensorrt_llm"].parameters["gpt_model_path"].string_value)
         count = _gpus_of(engine)
-        address = self._settings.bind_address
         if not self._in_containers:
             found = pytriton.ask(self._python)
-            plan = pytriton.server(self.name, found, repository, ports, address, _ENV)
+            plan = pytriton.server(self.name, found, repository, ports, _ENV)
             return plan.model_copy(update={"gpus": count})
         return ServerPlan(
             target=self.name,
             repository=repository,
-            argv=pytriton.server_argv(_IMAGE_TRITON, repository, ports, EVERYWHERE, "hf2triton_"),
+            argv=pytriton.server_argv(_IMAGE_TRITON, repository, ports, "hf2triton_"),
             env={**_ENV, "HOME": "/tmp", "TOKENIZERS_PARALLELISM": "false"},  # noqa: S108 - in a container
             ports=ports,
-            address=address,
             gpus=count,
             container=ContainerSpec(
                 image=self._docker.ensure().id,
@@ -267,7 +274,7 @@ class VllmTarget(Target):
                 raise gpu.smi_failure(asked.output)
             return gpu.parse(asked.output)
         try:
-            found = subprocess.run(gpu.NVIDIA_SMI, capture_output=True, text=True)
+            found = subprocess.run(gpu.NVIDIA_SMI, env=inherited(), capture_output=True, text=True)
         except OSError as error:
             raise HostError(
                 f"nvidia-smi does not run: {error.strerror}",
@@ -286,11 +293,16 @@ class VllmTarget(Target):
     def _cache(self) -> Path:
         return self._settings.artifacts / "cache" / self.name
 
+    @property
+    def _modelopt(self) -> dict[str, str]:
+        """The packages in ModelOpt's folder by name, as its requirements have them."""
+        stamp = self._settings.vllm_modelopt / STAMP
+        return pinned(stamp.read_text()) if stamp.is_file() else {}
+
     @cached_property
     def _installed(self) -> dict[str, str]:
-        asked = subprocess.run(
-            [str(self._python), "-I", "-c", _LIST_VERSIONS], capture_output=True, text=True, check=True
-        )
+        argv = [str(self._python), "-I", "-c", _LIST_VERSIONS]
+        asked = subprocess.run(argv, env=inherited(), capture_output=True, text=True, check=True)
         versions: dict[str, str] = json.loads(asked.stdout)
         return versions
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from hf2triton.links import ReportLink, report_url
 from hf2triton.operators.task import TaskOperator, call_task
+from include.errors import UserError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+_COMMENT = "comment"
 
 
 class ReleaseOperator(TaskOperator):
@@ -24,8 +28,9 @@ class ReleaseOperator(TaskOperator):
 class ReleaseApprovalOperator(ApprovalOperator):
     """An operator that asks a person. ``question`` returns the question, or None: then the task skips itself.
 
-    ``reject`` is called after a rejection. Waiting occupies no worker. A missing answer in time is a rejection. After a
-    rejection the downstream tasks are skipped, teardowns are not.
+    ``answer`` is called with the answer, which may have a comment. Waiting occupies no worker. A missing answer in time
+    is a rejection. After a rejection the downstream tasks are skipped, teardowns are not. Question and answer are known
+    by the id of the task instance, which is the same when the task resumes, and a new one after the task was cleared.
     """
 
     template_fields = ("inputs",)
@@ -35,20 +40,25 @@ class ReleaseApprovalOperator(ApprovalOperator):
         self,
         *,
         question: Callable[..., Any],
-        reject: Callable[..., None],
-        inputs: Mapping[str, Any],
+        answer: Callable[..., None],
+        inputs: Mapping[str, Any] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
+        # The params in kwargs are the DAG's; a question has those of its task alone.
+        kwargs["params"] = {_COMMENT: Param("", source="task", type=["string", "null"], maxLength=1000, title="Why")}
         super().__init__(subject="", defaults=self.REJECT, **kwargs)
         self.question = question
-        self.reject = reject
-        self.inputs = dict(inputs)
+        self.answer = answer
+        self.inputs = dict(inputs or {})
 
     def execute(self, context: Context) -> None:
         """Asks the question, and waits for the answer."""
-        question = call_task(self.question, self.inputs, context, self.log.info)
+        asked = {**self.inputs, "question_id": str(context["ti"].id)}
+        question = call_task(self.question, asked, _of_the_run(context), self.log.info)
         if question is None:
-            raise AirflowSkipException("nothing to approve: the gates decide, or the release is live already")
+            raise AirflowSkipException(
+                "nothing to ask: no approval is required, or the release is approved or live already"
+            )
         self.subject = question.subject
         self.body = f"{question.body}\n[Release report]({report_url(self.dag_id, context['run_id'])})\n"
         self.assigned_users = [{"id": user, "name": user} for user in question.approvers]
@@ -60,7 +70,28 @@ class ReleaseApprovalOperator(ApprovalOperator):
         super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ANN401
-        """Handles the answer."""
-        if self.REJECT in event.get("chosen_options", ()):
-            call_task(self.reject, {"release": self.inputs["release"]}, context, self.log.info)
+        """Handles the answer, which Airflow's API server gives with the user who was logged in."""
+        if "error" not in event:
+            answered = {"question_id": str(context["ti"].id), "given": _answer(event)}
+            call_task(self.answer, answered, context, self.log.info)
         return super().execute_complete(context, event)
+
+
+def _answer(event: dict[str, Any]) -> dict[str, Any]:
+    if not event["chosen_options"]:
+        fix = "clear this task with its downstream tasks: it asks again"
+        raise UserError("the answer chooses nothing", where="chosen_options", fix=fix)
+    user = event["responded_by_user"] or {}
+    return {
+        "approved": event["chosen_options"] == [ApprovalOperator.APPROVE],
+        "by": str(user.get("id", "")),
+        "name": str(user.get("name", "")),
+        "at": event["responded_at"],
+        "comment": str((event["params_input"] or {}).get(_COMMENT) or ""),
+    }
+
+
+def _of_the_run(context: Context) -> Context:
+    """The context with the run's params alone, as Airflow adds those of the task."""
+    params = {name: value for name, value in context["params"].items() if name != _COMMENT}
+    return cast("Context", {**context, "params": params})

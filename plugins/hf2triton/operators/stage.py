@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf2triton.context import task_context
 from hf2triton.operators.task import TaskOperator, call_task
 from include.context import stage_gpus
+from include.redaction import call_redacted, own_secrets
 from include.runners.job import Runner, StageJob
 from include.runners.process import ProcessRunner
 
@@ -35,7 +36,7 @@ class StageOperator(TaskOperator):
         task = task_context(context, self.log.info)
         self._runner = runner = self.make_runner(task, context)
         with task.store.claim(job.kind, job.inputs, log=self.log.info, resume=runner.resumes) as claim:
-            runner.run(job, claim)
+            call_redacted(lambda: runner.run(job, claim), own_secrets())
         made = {"kind": job.kind, "name": claim.name, "reused": claim.hit}
         self.describe(made, context)
         return made

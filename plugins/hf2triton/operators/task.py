@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import AssetAlias, BaseOperator
 from pydantic import TypeAdapter, validate_call
 
 from hf2triton.context import task_context
+from include.files import disk_errors
+from include.redaction import call_redacted, own_secrets
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
@@ -22,7 +24,8 @@ class TaskOperator(BaseOperator):
 
     ``inputs`` are the function's arguments by name: values, or outputs of other tasks. They and the
     result travel as JSON, and are validated against the function's annotations. ``events`` are the task's outlets,
-    each with the function that makes the ``extra`` of its event from the result.
+    each with the function that makes the ``extra`` of its event from the result. ``news`` is an asset that has an event
+    for each item of the result, which is a list, and none if the list is empty.
     """
 
     template_fields: Sequence[str] = ("inputs",)
@@ -33,9 +36,13 @@ class TaskOperator(BaseOperator):
         call: Callable[..., Any],
         inputs: Mapping[str, Any] | None = None,
         events: Mapping[Asset, Callable[..., dict[str, Any]]] | None = None,
+        news: Asset | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(outlets=list(events or ()), **kwargs)
+        # An asset among the outlets would have an event each time. Through an alias it has those that are added.
+        self.news = news
+        self.alias = news and AssetAlias(name=news.name, group=news.group)
+        super().__init__(outlets=[*(events or ()), *([self.alias] if self.alias else [])], **kwargs)
         self.call = call
         self.inputs = dict(inputs or {})
         self.events = dict(events or {})
@@ -44,7 +51,11 @@ class TaskOperator(BaseOperator):
         """Runs the task; the result is its XCom."""
         result = call_task(self.call, self.inputs, context, self.log.info)
         self.describe(result, context)
-        return TypeAdapter(type(result)).dump_python(result, mode="json")
+        told = TypeAdapter(type(result)).dump_python(result, mode="json")
+        if self.news and self.alias:
+            for extra in told:
+                context["outlet_events"][self.alias].add(self.news, extra=extra)
+        return told
 
     def describe(self, made: Any, context: Context) -> None:  # noqa: ANN401
         """Gives the events of the task's assets their ``extra``."""
@@ -52,9 +63,11 @@ class TaskOperator(BaseOperator):
             context["outlet_events"][asset].extra = call_task(event, {"made": made}, context, self.log.info)
 
 
+@disk_errors()
 def call_task(function: Callable[..., Any], inputs: Mapping[str, Any], context: Context, log: Log) -> Any:  # noqa: ANN401
     """Calls a function of `include.tasks` with a `TaskContext`, the inputs, and the run's params if it takes them."""
     arguments = dict(inputs)
     if "params" in inspect.signature(function).parameters:
         arguments["params"] = dict(context["params"])
-    return validate_call(config={"arbitrary_types_allowed": True})(function)(task_context(context, log), **arguments)
+    call = validate_call(config={"arbitrary_types_allowed": True})(function)
+    return call_redacted(lambda: call(task_context(context, log), **arguments), own_secrets())

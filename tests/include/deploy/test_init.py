@@ -26,6 +26,16 @@ def test_its_owner_alone_can_read_it(env: Path) -> None:
     assert env.stat().st_mode & 0o777 == 0o600
 
 
+def test_files_with_secrets_that_are_there_become_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(init, "PROJECT", tmp_path)
+    init.main()
+    (tmp_path / "settings.env").write_text("HF_TOKEN=hf_secret")
+    for name in (".env", "settings.env"):
+        (tmp_path / name).chmod(0o644)
+    init.main()
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in (".env", "settings.env")} == {0o600}
+
+
 def test_every_secret_is_long_and_of_its_own(env: Path, tmp_path: Path) -> None:
     init.write_env(tmp_path / "other")
     found = [*secrets_in(env).values(), *secrets_in(tmp_path / "other").values()]

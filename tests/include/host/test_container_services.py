@@ -24,6 +24,7 @@ class Engine:
     def __init__(self) -> None:
         self.made: dict[str, tuple[ContainerSpec, str, int]] = {}
         self.kept: list[str] = []
+        self.codes: list[int] = []
 
     def create(self, spec: ContainerSpec) -> str:
         name = f"container-{len(self.made)}"
@@ -42,6 +43,9 @@ class Engine:
             for name, (spec, status, code) in self.made.items()
             if labels.items() <= spec.labels.items()
         ]
+
+    def exit_codes(self, container_id: str, since: float) -> list[int]:
+        return self.codes
 
     def restart_always(self, container_id: str) -> None:
         self.kept.append(container_id)
@@ -109,6 +113,17 @@ def test_one_that_ended_says_how_and_leaves_only_its_log(
     assert not path.exists()
     assert last_lines(record.log) == f"said by {record.container_id}"
     assert backend.why_gone(record) == "its container was removed"
+
+
+def test_one_that_the_engine_started_again_says_how_it_ended(
+    engine: Engine, backend: ContainerBackend, record: ServiceRecord
+) -> None:
+    assert backend.why_restarted(record, since=1) is None
+    assert backend.why_restarted(record, since=0) == "it ended; the engine started it again"
+    engine.codes = [1, 139]
+    assert backend.why_restarted(record, since=0) == "exit code 139; the engine started it again"
+    engine.turn(record.container_id, "restarting", 139)
+    assert backend.why_gone(record) == "exit code 139"
 
 
 def test_only_one_that_is_ready_comes_back_with_its_host(

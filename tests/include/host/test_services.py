@@ -19,7 +19,7 @@ import pytest
 from include.demo import airflow
 from include.errors import HostError
 from include.host import ports
-from include.host.services import ServiceRecord, ServiceSpec, find
+from include.host.services import ServiceRecord, ServiceSpec, find, obituary, process, rotate
 from include.host.services.process import ProcessBackend, process_of
 from include.live.proxy import proxy_of
 from include.settings import PROJECT, Settings
@@ -146,6 +146,56 @@ def test_the_log_of_the_one_before_is_kept(path: Path) -> None:
     BACKEND.stop(first, path, grace_s=5)
     python(path, "import time; print('second', flush=True); time.sleep(1000)")
     assert path.with_suffix(".log.1").read_text() == "first\n"
+
+
+def test_a_log_that_grows_too_long_is_cut_off_while_its_process_writes_on(path: Path) -> None:
+    record = python(path, "import time\nwhile True: print('line', flush=True); time.sleep(0.01)")
+    assert not rotate(record.log, most_bytes=1 << 20)
+    wait_for(lambda: record.log.stat().st_size > 100)
+    assert rotate(record.log, most_bytes=100)
+    assert path.with_suffix(".log.1").read_text().startswith("line\nline\n")
+    wait_for(lambda: record.log.read_text().startswith("line\nline\n"))
+    assert "\0" not in record.log.read_text()
+
+
+def test_what_a_killed_process_has_started_goes_when_it_is_looked_for(path: Path) -> None:
+    record = python(path, WITH_CHILD)
+    child = int(record.log.read_text())
+    os.kill(record.pid, signal.SIGKILL)
+    wait_for(lambda: process_of(record) is None)
+    assert found(path) is None
+    wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.parametrize(
+    ("code", "way"),
+    [
+        ("import sys; sys.exit(3)", "exit code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it was killed by SIGSEGV"),
+    ],
+)
+def test_the_way_in_which_one_ended_is_told_as_long_as_the_kernel_knows_it(code: str, way: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", code]) as ended:
+        wait_for(lambda: psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE)
+        assert BACKEND.why_gone(ServiceRecord(log=Path("/none"), pid=ended.pid)) == way
+
+
+def test_one_that_the_kernel_killed_for_want_of_memory_is_told(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = python(path, "print('serving', flush=True); import time; time.sleep(1000)")
+    assert obituary(record, BACKEND) is None
+    kernel = tmp_path / "kmsg"
+    kernel.write_text(f"3,1,2,-;Out of memory: Killed process {record.pid} (python) total-vm:1kB\n")
+    monkeypatch.setattr(process, "_KERNEL_LOG", kernel)
+    os.kill(record.pid, signal.SIGKILL)
+    wait_for(lambda: process_of(record) is None)
+    assert obituary(record, BACKEND) == "the kernel killed it for want of memory (OOM)\nserving"
+
+
+def test_a_kernel_log_that_may_not_be_read_is_no_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_KERNEL_LOG", Path("/nonexistent"))
+    assert BACKEND.why_gone(ServiceRecord(log=path, pid=0)) == "it ended"
 
 
 def test_free_ports_are_free_and_different() -> None:

@@ -16,7 +16,13 @@ def deployment(short_path: Path) -> Iterator[Deployment]:
     """Nothing is live; everything is stopped at the end."""
     http, grpc, metrics = free_ports(3)
     settings = Settings(
-        artifacts=short_path, live_http_port=http, live_grpc_port=grpc, live_metrics_port=metrics, launch_timeout_s=20
+        artifacts=short_path,
+        live_http_port=http,
+        live_grpc_port=grpc,
+        live_metrics_port=metrics,
+        launch_timeout_s=20,
+        server_logs=short_path / "logs",
+        start_supervisor=False,
     )
     one = Deployment(settings)
     yield one

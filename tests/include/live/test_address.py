@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
 
 from include.errors import GateFailure, PipelineError, UserError
 from include.live.proxy.envoy import ProxyRecord
 from include.releases.records import Release
+from include.requests.release import Swap
 from include.triton import servers
 from tests.support.live import Deployment
 
@@ -39,7 +42,8 @@ def test_a_promotion_is_on_record(deployment: Deployment, first: Release) -> Non
 def test_promoting_what_is_live_changes_nothing(deployment: Deployment, first: Release) -> None:
     before = deployment.log[:]
     assert deployment.live().promote(first) == first
-    assert deployment.log[len(before) :] == [f"release {first.name} is live at {deployment.live().url}"]
+    assert "is not signed" in deployment.log[len(before)]
+    assert deployment.log[len(before) + 1 :] == [f"release {first.name} is live at {deployment.live().url}"]
 
 
 @pytest.mark.slow
@@ -231,6 +235,21 @@ OLD_RECORD = """{{
  }},
  "container_id": "", "gpus": []
 }}"""
+OLD_RELEASE = """{{
+ "model": "org--name", "number": 1, "schema_version": 2, "verdict": "accepted", "target": "stand-in",
+ "repository": "{repository}", "chain": {{}}, "request": {{}}, "answer": "un", "promoted_by": null,
+ "promotions": [{{"at": "2026-11-20T10:00:00Z", "downtime_s": 0}}], "created_at": "2026-11-20T09:00:00Z",
+ "server": {{
+  "target": "stand-in", "repository": "{plan.repository}", "env": {{}},
+  "argv": ["{program}", "--http-address=0.0.0.0", "--grpc-address=0.0.0.0", "--http-port={plan.ports.http}"],
+  "ports": {{"http": {plan.ports.http}, "grpc": {plan.ports.grpc}, "metrics": {plan.ports.metrics}}},
+  "address": "0.0.0.0", "shared_memory": "", "container": null
+ }}
+}}"""
+OLD_PROGRAM = """#!/bin/sh
+echo "$@" > {said}
+exec {argv}
+"""
 OLD_PROXY_RECORD = '{{"log": "{log}", "token": "{token}", "pid": {pid}, "digest": "{digest}"}}'
 
 
@@ -249,3 +268,29 @@ def test_servers_that_an_earlier_version_started_serve_on(deployment: Deployment
     assert servers.find(deployment.context().live_record).pid == record.pid
     assert ProxyRecord.model_validate_json((directory / "proxy.json").read_text()).pid == proxy.pid
     assert deployment.log == before, "nothing was started or stopped"
+
+
+@pytest.mark.parametrize("swap", ["blue_green", "recreate"])
+def test_a_release_of_an_earlier_version_is_started_as_a_new_one(
+    deployment: Deployment, first: Release, tmp_path: Path, swap: Swap
+) -> None:
+    program, said, plan = tmp_path / "tritonserver", tmp_path / "said", first.server
+    program.write_text(OLD_PROGRAM.format(said=said, argv=" ".join(plan.argv)))
+    program.chmod(0o755)
+    deployment.live().promote(deployment.release("deux"))
+    (deployment.releases.path(first) / "release.json").write_text(
+        OLD_RELEASE.format(repository=first.repository, plan=plan, program=program)
+    )
+    deployment.live().promote(first, swap=swap)
+    assert deployment.answer() == "un"
+    words = said.read_text().split()
+    assert [word for word in words if "address" in word] == [
+        f"--{s}-address=127.0.0.1" for s in ("http", "grpc", "metrics")
+    ]
+    assert [word for word in words if word.startswith(("--http-restricted-api=", "--grpc-restricted-protocol="))]
+    assert f"--http-port={plan.ports.http}" in words
+    record = servers.find(deployment.context().live_record)
+    assert psutil.Process(record.pid).rlimit(psutil.RLIMIT_STACK)[0] == 512 << 20
+    recorded = deployment.releases.live().server
+    assert (record.plan.address, recorded.address) == ("127.0.0.1", "127.0.0.1")
+    assert "hf2triton-key" not in recorded.model_dump_json()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from include import report
 from include.errors import PipelineError, UserError
+from include.live.address import LiveAddress
+from include.releases.approval import Answer
 from include.releases.records import Release, ReleaseId
 from include.requests.release import ReleaseRequest
 from include.tasks import (
     LiveRelease,
+    approve_release,
     check_live_release,
     promote_release,
     prune_artifacts,
@@ -96,6 +101,77 @@ def test_a_rollback_that_cannot_be_is_refused(
     with pytest.raises(UserError, match=problem):
         rollback(deployment, **params)
     assert deployment.answer() == "deux"
+
+
+@pytest.fixture
+def forced(deployment: Deployment) -> Deployment:
+    """The same deployment, which requires approval by ann."""
+    return replace(deployment, settings=deployment.settings.model_copy(update={"approvers": ("ann",)}))
+
+
+def decide(deployment: Deployment, question: str, by: str = "ann", *, approved: bool = True) -> None:
+    answer = Answer(approved=approved, by=by, name=by, at=datetime.now(UTC))
+    approve_release.answer(deployment.context("rollback"), question, answer)
+
+
+def test_a_rollback_that_nobody_approved_is_refused_and_the_live_release_stays(
+    forced: Deployment, pair: list[Release]
+) -> None:
+    rollback_release.question(forced.context("rollback"), "q", {})
+    with pytest.raises(UserError, match="org--name/1 has not been approved: ann, asked at .*, has not answered"):
+        rollback(forced)
+    assert forced.answer() == "deux"
+
+
+def test_a_rollback_goes_to_the_release_that_was_approved_even_if_previous_is_another_by_now(
+    forced: Deployment, deployment: Deployment, pair: list[Release]
+) -> None:
+    asked = rollback_release.question(forced.context("rollback"), "q", {})
+    assert asked
+    assert "Release 1 of" in asked.subject
+    assert "Live now: release org--name/2" in asked.body
+    decide(forced, "q")
+    third = deployment.release("trois")
+    LiveAddress(deployment.context()).promote(third)
+    assert rollback(forced).release == 1
+
+
+def test_an_approval_of_a_rollback_counts_once(forced: Deployment, pair: list[Release]) -> None:
+    rollback_release.question(forced.context("rollback"), "q", {})
+    decide(forced, "q")
+    assert rollback(forced).release == 1
+    context = forced.context("rollback-2")
+    with pytest.raises(UserError, match="org--name/2 has not been approved"):
+        rollback_release.run(context, {})
+    assert rollback_release.question(context, "q2", {})
+
+
+def test_a_release_that_nobody_approved_does_not_go_live_by_any_way(
+    forced: Deployment, deployment: Deployment, first: Release
+) -> None:
+    second = deployment.release("deux")
+    deployment.candidate(second, RUN)
+    for params in (ReleaseRequest().model_dump(), ReleaseRequest(require_approval=True).model_dump()):
+        with pytest.raises(UserError, match="nobody was asked"):
+            promote_release.run(forced.context(RUN), second.id, params)
+    with pytest.raises(UserError, match="nobody was asked"):
+        forced.live(RUN).promote(second)
+    assert forced.answer() == "un"
+
+
+def test_an_approved_release_goes_live_with_a_resumed_run_too(
+    forced: Deployment, deployment: Deployment, first: Release
+) -> None:
+    second = deployment.release("deux")
+    approve_release.question(forced.context(RUN), "q", second.id, None, {})
+    decide(forced, "q")
+    params = ReleaseRequest().model_dump()
+    (deployment.settings.artifacts / "repositories" / second.repository / "broken").touch()
+    with pytest.raises(PipelineError, match="no such engine"):
+        promote_release.run(forced.context(RUN), second.id, params)
+    (deployment.settings.artifacts / "repositories" / second.repository / "broken").unlink()
+    assert promote_release.run(forced.context(RUN), second.id, params).release == 2
+    assert not promote_release.run(forced.context("manual__2"), second.id, params).new
 
 
 def test_without_a_live_release_a_rollback_asks_for_the_model(deployment: Deployment) -> None:

@@ -129,7 +129,22 @@ class TestRefused:
             pytest.param({"num_hidden_layers": 0}, "num_hidden_layers", id="zero"),
             pytest.param({"vocab_size": None}, "vocab_size", id="null"),
             pytest.param({"torch_dtype": "float8_e4m3fn"}, "dtype: float8_e4m3fn", id="dtype"),
-            pytest.param({"rope_parameters": {"rope_theta": "x"}}, "rope_parameters.rope_theta", id="rope"),
+            pytest.param({"rope_parameters": {"rope_theta": "x"}}, "rope_theta: ", id="rope"),
+            pytest.param({"rope_parameters": {"rope_theta": 10**400}}, "rope_theta: ", id="rope of 400 digits"),
+            pytest.param({"rope_theta": float("nan")}, "cannot be used", id="rope nan"),
+            pytest.param({"rope_scaling": {"rope_type": "linear"}}, "factor: Field required", id="no factor"),
+            pytest.param({"rope_scaling": {"type": "dynamic", "factor": "2"}}, "factor: ", id="factor of text"),
+            pytest.param({"rope_scaling": {"rope_type": ["yarn"]}}, "rotary scaling", id="kind of scaling"),
+            pytest.param({"hidden_size": 10**400}, "hidden_size: ", id="400 digits"),
+            pytest.param({"hidden_size": "4096"}, "hidden_size: ", id="number as text"),
+            pytest.param({"hidden_size": [1] * 20_000}, "hidden_size: ", id="20,000 dimensions"),
+            pytest.param({"num_hidden_layers": True}, "num_hidden_layers: ", id="truth"),
+            pytest.param({"num_hidden_layers": 20_000}, "num_hidden_layers: ", id="20,000 layers"),
+            pytest.param({"num_attention_heads": 5000}, "head_dim: ", id="more heads than width"),
+            pytest.param({"num_key_value_heads": 5}, "cannot share 5 key-value heads", id="heads do not share"),
+            pytest.param({"rms_norm_eps": "small"}, "rms_norm_eps: ", id="text for a number"),
+            pytest.param({"tie_word_embeddings": "yes"}, "tie_word_embeddings: ", id="word for truth"),
+            pytest.param({"quantization_config": [1]}, "quantization_config: ", id="list for object"),
         ],
     )
     def test_a_field_that_is_wrong(self, fields: dict[str, object], named: str) -> None:
@@ -141,7 +156,9 @@ class TestRefused:
         with pytest.raises(UserError, match=f"{field}: Field required"):
             config(LLAMA2_7B, field)
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "null", "NaN", "[" * 100_000, '{"a":' * 100_000, '{"a": "\\ud800"}']
+    )
     def test_a_file_that_is_no_configuration(self, text: str) -> None:
         with pytest.raises(UserError, match=r"config\.json of org/model cannot be used"):
             ModelConfig.parse(text, where="org/model")

@@ -54,6 +54,11 @@ def test_passes_a_dtype_of_half_a_byte(tmp_path: Path) -> None:
         pytest.param(with_header({"b": entry(16, 22, [3], "X16")}), id="dtype-that-cannot-be-loaded"),
         pytest.param(with_header({"b": entry(18, 22, [2])}), id="gap"),
         pytest.param(with_header({"b": entry(16, 10, [-3])}), id="backwards"),
+        pytest.param(with_header({"b": entry(16, 22, [3] + [1] * 20_000)}), id="20,000-dimensions"),
+        pytest.param(with_header({"b": entry(16, 22, [2**62, 2**62])}), id="more-than-64-bits"),
+        pytest.param(with_header({"b": entry(16, 22, [10**400])}), id="400-digits"),
+        pytest.param((99_999).to_bytes(8, "little") + b'{"a":' * 20_000, id="deep-header"),
+        pytest.param((90 << 20).to_bytes(8, "little") + b"{", id="header-of-90-MB"),
     ],
 )
 def test_refuses_a_file_that_is_not_whole(tmp_path: Path, content: bytes) -> None:

@@ -212,3 +212,43 @@ def test_runs_that_open_at_once_get_numbers_of_their_own(releases: ReleaseStore)
         process.join()
     assert [r.number for r in releases.all(MODEL)] == [1, 2, 3, 4]
     assert {r.repository for r in releases.all(MODEL)} == {"0", "1", "2", "3"}
+
+
+def test_an_outage_begins_once_and_ends_once(releases: ReleaseStore) -> None:
+    release = promote(releases, open_release(releases, "a"))
+    for cause in ("killed", "killed again"):
+        releases.begin_outage(release, cause)
+    lasting = releases.live()
+    for run in ("supervisor", "check"):
+        releases.end_outage(lasting, run)
+    (outage,) = releases.live().outages
+    assert (outage.cause, outage.ended_by) == ("killed", "supervisor")
+    assert outage.since <= outage.until
+    assert releases.live().outage is None
+
+
+def test_only_the_last_outages_are_kept(releases: ReleaseStore) -> None:
+    release = promote(releases, open_release(releases, "a"))
+    for number in range(60):
+        releases.begin_outage(release, str(number))
+        releases.end_outage(releases.live(), "itself")
+    assert [outage.cause for outage in releases.live().outages] == [str(number) for number in range(10, 60)]
+
+
+def test_an_outage_is_announced_when_it_began_and_when_it_ended(releases: ReleaseStore) -> None:
+    release = promote(releases, open_release(releases, "a"))
+    assert releases.announce_outages() == []
+    releases.begin_outage(release, "killed")
+    assert [outage.until for _, outage in releases.announce_outages()] == [None]
+    assert releases.announce_outages() == []
+    releases.end_outage(releases.live(), "itself")
+    assert [outage.until is None for _, outage in releases.announce_outages()] == [False]
+    assert releases.announce_outages() == []
+
+
+def test_a_promotion_ends_the_outage_of_another_model_too(releases: ReleaseStore) -> None:
+    first = promote(releases, open_release(releases, "a"))
+    releases.begin_outage(first, "killed")
+    second = promote(releases, open_release(releases, "b", "org--other"))
+    (outage,) = releases.get(first.model, first.number).outages
+    assert outage.ended_by == f"the promotion of release {second.name}"

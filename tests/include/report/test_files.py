@@ -148,13 +148,13 @@ def test_a_report_that_this_version_cannot_read_counts_as_none(tmp_path: Path, t
 def test_going_live_is_added_to_the_report(tmp_path: Path, release: Release) -> None:
     report.write(tmp_path, example())
     promoted = release.model_copy(update={"promotions": (Promotion(at=WHEN, downtime_s=1.5),)})
-    report.record_promotions(tmp_path, promoted)
+    report.record_history(tmp_path, promoted)
     assert report.read(tmp_path) == example(promotions=promoted.promotions)
     assert "1.50 s without a server" in (tmp_path / "report.html").read_text()
 
 
 def test_a_release_without_a_report_can_go_live(tmp_path: Path, release: Release) -> None:
-    report.record_promotions(tmp_path, release)
+    report.record_history(tmp_path, release)
     assert not (tmp_path / "report.json").exists()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from include.errors import UserError
 from include.requests.operations import RollbackRequest
-from include.requests.release import SEED_PROMPT, Form, ReleaseRequest
+from include.requests.release import SEED_PROMPT, Form, ReleaseRequest, slug_of
 
 
 def test_the_defaults_are_a_valid_request() -> None:
@@ -121,9 +121,32 @@ def test_a_refusal_names_the_field_and_says_what_is_wrong(params: dict[str, obje
     assert refusal.value.what.startswith(message)
 
 
-@pytest.mark.parametrize(("model", "slug"), [("org/name-1.5B", "org--name-1.5B"), ("/srv/my model", "local--my_model")])
+@pytest.mark.parametrize(
+    ("model", "slug"),
+    [
+        ("org/name-1.5B", "org--name-1.5B"),
+        ("/srv/my model", "local--my_model-724580de"),
+        ("//srv/./my model/", "local--my_model-724580de"),
+    ],
+)
 def test_the_slug_is_one_path_element(model: str, slug: str) -> None:
     assert ReleaseRequest.parse({"model": model}).slug == slug
+
+
+def test_models_with_one_last_name_have_names_of_their_own() -> None:
+    models = [
+        "/a/merged",
+        "/b/merged",
+        "/merged",
+        "/a/b/merged",
+        "local/merged",
+        "/",
+        f"/{'x' * 255}",
+        f"/y/{'x' * 255}",
+    ]
+    slugs = {slug_of(model) for model in models}
+    assert len(slugs) == len(models)
+    assert all("/" not in slug and len(slug) < 100 for slug in slugs)
 
 
 @pytest.mark.parametrize("form", [ReleaseRequest, RollbackRequest])

@@ -74,7 +74,7 @@ def test_the_program_finds_the_stage_code(runner: StageContainers, spec: Spec, l
     run_to_end(runner, spec("cd $PYTHONPATH; find . -type f | sort; cat include/errors.py > /dev/null && pwd"))
     folders = (PROJECT / "include" / name for name in ("model", "stages"))
     code = {f"./{path.relative_to(PROJECT)}" for folder in folders for path in folder.rglob("*.py")}
-    assert set(log) == {CODE_ROOT, "./include/__init__.py", "./include/errors.py", *code}
+    assert set(log) == {CODE_ROOT, "./include/__init__.py", "./include/errors.py", "./include/reading.py", *code}
 
 
 def test_the_program_may_do_little(runner: StageContainers, spec: Spec, log: list[str]) -> None:

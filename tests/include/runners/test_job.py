@@ -76,6 +76,7 @@ def test_a_container_gets_no_file_twice_and_nothing_compiled() -> None:
         ("model/architectures.py", True),
         ("model/new.py", True),
         ("errors.py", True),
+        ("reading.py", True),
         ("stages/checkpoint.py", True),
         ("stages/calibrate/export.py", True),
         ("stages/build_openvino/stage.py", False),
@@ -87,7 +88,7 @@ def test_what_a_program_runs_changes_its_key(
 ) -> None:
     for name in ("model", "stages"):
         shutil.copytree(PROJECT / "include" / name, tmp_path / "include" / name)
-    for name in ("errors.py", "__init__.py"):
+    for name in ("errors.py", "reading.py", "__init__.py"):
         shutil.copy(PROJECT / "include" / name, tmp_path / "include")
     monkeypatch.setattr(job, "PROJECT", tmp_path)
     before = job.stage_code(CALIBRATE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from include.artifacts.store import ArtifactStore
 from include.errors import HostError, ToolError, UserError
+from include.runners import process
 from include.runners.job import Command, StageJob, StageTarget
 from include.runners.process import ProcessRunner
 
@@ -39,6 +41,40 @@ def test_output_arrives_line_by_line_progress_bars_included(tmp_path: Path) -> N
 def test_the_program_is_told_where_to_write_and_gets_its_environment(tmp_path: Path) -> None:
     code = "import sys, os; print(sys.argv[1:], os.environ['STAGE_TEST'])"
     assert run(code, tmp_path) == [f"['--out', '{tmp_path}'] 1"]
+
+
+def test_the_program_gets_no_secret_of_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "HF_TOKEN": "hf_secret",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://airflow:secret@db/airflow",
+        "HTTPS_PROXY": "http://user:secret@proxy",
+        "HF_ENDPOINT": "http://user:secret@hub",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    shown = "\n".join(run("import os; [print(f'{n}={v}') for n, v in os.environ.items()]", tmp_path))
+    assert "PATH=" in shown
+    assert "STAGE_TEST=1" in shown
+    assert "secret" not in shown
+
+
+def test_the_program_has_no_network(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "--user", "--map-current-user", "--net", "true"], capture_output=True).returncode:
+        pytest.skip("the kernel lets this user make no network namespace")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 5)"
+        with pytest.raises(ToolError, match="OSError|ConnectionRefused|unreachable"):
+            run(code, tmp_path)
+
+
+def test_a_host_without_namespaces_runs_the_program_with_its_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_UNSHARE", (("false",),))
+    lines = run("print('ran')", tmp_path)
+    assert "the program keeps the network" in lines[0]
+    assert lines[1:] == ["ran"]
 
 
 def test_a_tools_error_carries_its_last_lines(tmp_path: Path) -> None:
@@ -69,6 +105,7 @@ def test_the_program_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) ->
 import sys
 from pathlib import Path
 from include.runners.process import ProcessRunner
+from include.runners import process
 from include.runners.job import Command
 ProcessRunner(None, lambda line: print(line, flush=True)).execute(
     Command((sys.executable, "-c", {child!r}), {{}}), Path({str(tmp_path)!r})

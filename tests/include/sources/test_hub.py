@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants  # noqa: TID253
 
 from include.errors import HostError, PipelineError, ToolError, TransientError, UserError
+from include.files import disk_errors
 from include.sources import ModelSource, fetch, resolve
-from include.sources.files import disk_errors
 from include.sources.hub_session import Repo as Target
 from tests.support import tiny_files as tiny
 from tests.support.hub_server import Corrupt, Drop, Fault, Html, HubServer, Repo, Stall, Status, Truncate
@@ -412,7 +412,7 @@ class TestFetch:
     def test_a_directory_that_cannot_be_made_is_the_hosts_matter(self, hub: HubServer, tmp_path: Path) -> None:
         add_model(hub)
         (tmp_path / "into").write_text("a file is in the way")
-        with pytest.raises(HostError, match="writing failed: File exists") as caught:
+        with pytest.raises(HostError, match="cannot be used: File exists") as caught:
             get(hub, ask(hub), tmp_path / "into")
         assert caught.value.where == str(tmp_path / "into")
 
@@ -439,6 +439,38 @@ class TestToken:
         said = [*log, caplog.text, source.model_dump_json(), repr(source)]
         said.append(repr(Target("model", NAME, "main", TOKEN, None)))
         assert not [text for text in said if TOKEN in text or "storage-secret" in text]
+
+    @pytest.mark.parametrize("around", ["{}\n", "\n{}", " {}\r\n"])
+    def test_a_token_with_white_space_around_it_is_sent_without(self, hub: HubServer, around: str) -> None:
+        add_model(hub, private=True, allowed=frozenset({TOKEN}))
+        ask(hub, token=around.format(TOKEN))
+        assert {request.token for request in hub.requests} == {TOKEN}
+
+    @pytest.mark.parametrize(
+        "token", ["hf_very secret", "hf_very\nsecret", "hf_\u2026secret", "hf_\x00secret", "hf_\x7fsecret"]
+    )
+    def test_a_token_that_cannot_be_sent_is_refused_at_once_and_not_shown(self, hub: HubServer, token: str) -> None:
+        with pytest.raises(UserError, match="character that no token has") as refused:
+            ask(hub, token=token)
+        assert "secret" not in "".join(traceback.format_exception(refused.value))
+        assert hub.requests == []
+
+    @pytest.mark.parametrize("user", ["user:endpoint-secret@", "endpoint-secret@"])
+    def test_a_password_in_the_endpoint_does_not_replace_the_token(
+        self, hub: HubServer, tmp_path: Path, user: str
+    ) -> None:
+        add_model(hub, private=True, allowed=frozenset({TOKEN}))
+        endpoint = hub.endpoint.replace("://", f"://{user}")
+        source = resolve(NAME, "main", token=TOKEN, endpoint=endpoint)
+        fetch(source, tmp_path, token=TOKEN, endpoint=endpoint, log=lambda _: None)
+        assert {request.token for request in hub.requests if "storage" not in request.path} == {TOKEN}
+
+    @pytest.mark.parametrize("token", [None, TOKEN])
+    def test_no_error_shows_the_password_of_the_endpoint(self, token: str | None) -> None:
+        endpoint = "http://user:endpoint-secret@127.0.0.1:9"
+        with pytest.raises(PipelineError) as failed:
+            resolve(NAME, "main", token=token, endpoint=endpoint)
+        assert "endpoint-secret" not in "".join(traceback.format_exception(failed.value))
 
     @pytest.mark.parametrize("status", [403, 418, 503])
     def test_is_in_no_failure_even_if_the_server_repeats_it(self, hub: HubServer, status: int) -> None:

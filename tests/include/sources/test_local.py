@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from include.sources import ModelSource, fetch, resolve
 from tests.support import tiny_files as tiny
 
 WEIGHTS = "model.safetensors"
+DEEP = "[" * 100_000 + "]" * 100_000
 NOBODY = 65534
 
 
@@ -24,6 +27,16 @@ def get(source: ModelSource, into: Path) -> list[str]:
     lines: list[str] = []
     fetch(source, into, token=None, endpoint=None, log=lines.append)
     return lines
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+def sparse(path: Path, size: int) -> None:
+    path.touch()
+    os.truncate(path, size)
 
 
 @pytest.fixture
@@ -44,7 +57,7 @@ def test_the_commit_is_that_of_the_content(model: Path, tmp_path: Path) -> None:
     elsewhere = shutil.copytree(model, tmp_path / "elsewhere")
     (elsewhere / "README.md").write_text("changed")
     assert ask(elsewhere).commit == source.commit
-    (elsewhere / "tokenizer.json").write_text("changed")
+    (elsewhere / "tokenizer.json").write_text('{"model": {"changed": 1}}')
     assert ask(elsewhere).commit != source.commit
 
 
@@ -181,5 +194,76 @@ def test_a_full_disk_is_the_hosts_matter(model: Path, tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_is_the_hosts_matter(model: Path, tmp_path: Path) -> None:
     (tmp_path / "into").write_text("a file is in the way")
-    with pytest.raises(HostError, match="writing failed"):
+    with pytest.raises(HostError, match="cannot be used"):
         get(ask(model), tmp_path / "into")
+
+
+HOSTILE = [
+    pytest.param("config.json", os.mkfifo, "It is a FIFO", id="fifo"),
+    pytest.param("tokenizer_config.json", os.mkfifo, "It is a FIFO", id="fifo of the tokenizer"),
+    pytest.param(WEIGHTS, os.mkfifo, "It is a FIFO", id="fifo of weights"),
+    pytest.param(WEIGHTS, bind, "It is a socket", id="socket"),
+    pytest.param("tokenizer.json", lambda path: path.symlink_to(path.name), "Too many levels", id="endless link"),
+    pytest.param("vocab.json", lambda path: path.symlink_to("/dev/zero"), "outside the model's directory", id="device"),
+    pytest.param("config.json", lambda path: sparse(path, 150 << 20), "larger than 8,388,608", id="150 MB"),
+    pytest.param("tokenizer.json", lambda path: sparse(path, 1 << 40), "larger than", id="tokenizer of a terabyte"),
+    pytest.param(f"{WEIGHTS}", lambda path: path.write_bytes(b"\xff" * 64), "its header would have", id="header"),
+    pytest.param("tokenizer.json", lambda path: path.write_text(DEEP), "recursion limit", id="deep tokenizer"),
+    pytest.param("config.json", lambda path: path.write_text(DEEP), "recursion limit", id="deep config"),
+    pytest.param("generation_config.json", lambda path: path.write_text("[NaN]"), "cannot be read", id="nan"),
+    pytest.param("special_tokens_map.json", lambda path: path.write_text("[]"), "not a JSON object", id="list"),
+    pytest.param("chat_template.jinja", lambda path: path.write_bytes(b"\xff"), "not UTF-8", id="template"),
+    pytest.param(
+        "tokenizer_config.json", lambda path: path.write_text('{"eos_token": 5}'), "eos_token: ", id="token of a number"
+    ),
+    pytest.param(
+        "tokenizer_config.json",
+        lambda path: path.write_text('{"model_max_length": "x"}'),
+        "model_max_length",
+        id="text",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "words"), HOSTILE)
+def test_refuses_a_hostile_file_at_once(
+    short_path: Path, name: str, make: Callable[[Path], object], words: str
+) -> None:
+    model = tiny.write(tiny.model(), short_path)
+    (model / name).unlink(missing_ok=True)
+    make(model / name)
+    with pytest.raises(UserError) as caught:
+        ask(model)
+    assert words in str(caught.value)
+    assert str(model / name) in caught.value.where
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "shard",
+    ["../x.safetensors", "/etc/x.safetensors", "a/x.safetensors", "a\nb.safetensors", "\x1b[31m.safetensors", "x.bin"],
+)
+def test_an_index_names_only_files_beside_it(model: Path, shard: str) -> None:
+    (model / WEIGHTS).unlink()
+    (model / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(UserError, match="index.json cannot be read") as caught:
+        ask(model)
+    assert caught.value.what.isprintable()
+
+
+def test_the_numbers_of_a_tokenizer_that_transformers_writes_are_taken(model: Path) -> None:
+    settings = {
+        "model_max_length": 10**30,
+        "eos_token": {"content": "</s>"},
+        "chat_template": [{"name": "a", "template": "b"}],
+    }
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert ask(model).origin == "local"
+
+
+def test_a_file_that_turns_into_a_fifo_is_not_waited_for(model: Path, tmp_path: Path) -> None:
+    source = ask(model)
+    (model / "tokenizer.json").unlink()
+    os.mkfifo(model / "tokenizer.json")
+    with pytest.raises(UserError, match="is gone since the run began"):
+        get(source, tmp_path / "into")

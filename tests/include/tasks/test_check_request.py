@@ -162,3 +162,25 @@ def test_what_the_hub_refuses_is_told_apart(
     with pytest.raises(PipelineError, match=problem) as refusal:
         check(replace(context, settings=Settings()), model_id, revision=revision)
     assert not refusal.value.retry
+
+
+@pytest.mark.parametrize(
+    ("settings", "params", "problem"),
+    [
+        ({"require_approval": True}, {"swap": "recreate"}, "swap recreate cannot be had in this deployment"),
+        ({"approvers": ("ann",)}, {"swap": "recreate"}, "swap recreate cannot be had in this deployment"),
+        ({"approvers": ("ann",)}, {"approvers": ["bob"]}, "bob may not approve releases in this deployment"),
+        ({"approvers": ("eve",)}, {}, "there is no user eve"),
+        ({}, {"require_approval": True, "approvers": ["eve"]}, "there is no user eve"),
+    ],
+)
+def test_an_approval_that_cannot_be_had_is_refused_at_once(
+    context: Context, model: Path, settings: dict[str, Any], params: dict[str, Any], problem: str
+) -> None:
+    known = replace(
+        context,
+        settings=context.settings.model_copy(update=settings),
+        find_users=lambda: frozenset({"ann", "bob"}),
+    )
+    with pytest.raises(UserError, match=problem):
+        check(known, model, **params)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from include.host.docker.containers import ContainerSpec
 from include.host.services.process import TOKEN_VARIABLE
@@ -57,6 +60,42 @@ def test_a_container() -> None:
     started = record.plan.in_container(record.plan.container)
     assert (started.argv, started.env) == (("/opt/tritonserver",), {"HF_HUB_OFFLINE": "1"})
     assert (started.ports, started.address) == ((42001, 42002, 42003), "0.0.0.0")
+
+
+def test_an_old_process_is_started_as_a_new_one() -> None:
+    old = PROCESS_PLAN.replace('"--model', '"--http-address=0.0.0.0", "--model').replace("127.0.0.1", "10.0.0.7")
+    started = ServerPlan.model_validate_json(old).hardened()
+    assert started.address == "127.0.0.1"
+    assert started.argv[:2] == ("prlimit", f"--stack={512 << 20}:")
+    assert_closed_off(started.argv[2:], "127.0.0.1")
+    assert started.argv[-1] == "--model-repository=/r"
+
+
+@pytest.mark.parametrize(("network", "inside"), [("bridge", "0.0.0.0"), ("host", "127.0.0.1")])
+@pytest.mark.parametrize("program", ['"/opt/tritonserver"', '"mpirun", "-n", "1", "/opt/tritonserver"'])
+def test_an_old_container_is_started_as_a_new_one(network: str, inside: str, program: str) -> None:
+    old = CONTAINER_PLAN.replace('"bridge"', f'"{network}"')
+    old = old.replace('"/opt/tritonserver"', f'{program}, "--grpc-address=0.0.0.0", ":", "/opt/tritonserver"')
+    started = ServerPlan.model_validate_json(old).hardened()
+    first, second = " ".join(started.argv).split(" : ")
+    assert_closed_off(first.split()[first.split().index("/opt/tritonserver") :], inside)
+    assert_closed_off(second.split(), inside)
+    assert started.container.ulimits == {"memlock": -1, "stack": 512 << 20}
+    assert started.in_container(started.container).address == "127.0.0.1"
+
+
+def test_each_start_has_a_key_of_its_own_and_the_same_flags() -> None:
+    once = ServerPlan.model_validate_json(CONTAINER_PLAN).hardened()
+    again = once.hardened()
+    assert once.argv != again.argv
+    assert [word.partition("=")[0] for word in once.argv] == [word.partition("=")[0] for word in again.argv]
+
+
+def assert_closed_off(argv: tuple[str, ...] | list[str], address: str) -> None:
+    flags = dict(word.removeprefix("--").split("=", 1) for word in argv[1:])
+    assert [flags[f"{service}-address"] for service in ("http", "grpc", "metrics")] == [address] * 3
+    for flag in ("http-restricted-api", "grpc-restricted-protocol"):
+        assert re.fullmatch("shared-memory,logging,trace:hf2triton-key=[0-9a-f]{32}", flags[flag])
 
 
 def test_on_the_hosts_network_nothing_is_published() -> None:

@@ -104,7 +104,9 @@ def test_all_ports_move_to_the_new_upstream_and_back(shared: Proxy, a: Upstream,
 
 def test_what_is_in_flight_is_counted_and_ends_where_it_began(shared: Proxy, a: Upstream, b: Upstream) -> None:
     shared.point_to(a)
-    with httpx.stream("POST", f"http://127.0.0.1:{shared.ports.http}/open-end", content=b"x") as stream:
+    with httpx.stream(
+        "POST", f"http://127.0.0.1:{shared.ports.http}/v2/models/ensemble/infer", json={"text_input": "x"}
+    ) as stream:
         lines = stream.iter_lines()
         first = next(lines)
         shared.point_to(b)
@@ -128,12 +130,12 @@ def is_healthy(proxy: Proxy) -> bool:
 
 
 def assert_refuses(proxy: Proxy) -> None:
-    answer = httpx.post(f"{proxy.url}/v2/models/ensemble/generate", json={})
+    answer = httpx.post(f"{proxy.url}/v2/models/ensemble/generate", json={"text_input": "x", "max_tokens": 1})
     assert (answer.status_code, answer.json()) == (503, {"error": "no healthy upstream"})
     assert proxy.upstream() is None
     assert not is_healthy(proxy)
     with grpc.insecure_channel(f"127.0.0.1:{proxy.ports.grpc}") as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary("/test/One")(b"", timeout=LIMIT_S)
+        channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"", timeout=LIMIT_S)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

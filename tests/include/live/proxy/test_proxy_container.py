@@ -71,10 +71,11 @@ def test_stop_leaves_no_container(engine: Any, proxy: Proxy, tmp_path: Path) -> 
 
 
 def test_an_envoy_that_dies_as_it_starts_leaves_its_last_lines(engine: Any, tmp_path: Path) -> None:
-    proxy = proxy_of(settings_of(tmp_path, some_ports(), address="203.0.113.1"), image=BASE)
+    settings = settings_of(tmp_path, some_ports(), address="203.0.113.1")
+    proxy = proxy_of(settings, image=BASE)
     with pytest.raises(ToolError, match="(?s)203.0.113.1.*Cannot assign requested address"):
         proxy.ensure_running()
-    assert "Cannot assign" in (tmp_path / "servers" / "proxy.log").read_text()
+    assert "Cannot assign" in (settings.log_directory / "proxy.log").read_text()
     assert not engine.containers(all=True, filters={"label": f"{LABEL_PROXY}={tmp_path}/servers/proxy"})
 
 

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,13 @@ def test_the_digest_tells_data_apart() -> None:
         pytest.param("a.jsonl", b'{"text": 5}', "no string", id="text is a number"),
         pytest.param("a.txt", b"short", "gives 0 samples of 16 tokens, 4 are asked for", id="too short"),
         pytest.param("a.pdf", b"%PDF", r"type '\.pdf'", id="other type"),
+        pytest.param("a.jsonl", b'{"text": "a"}\n{"text', "entry 2 is not a JSON object", id="no JSON in line 2"),
+        pytest.param("a.txt", b"MZ\0\0", "zero byte", id="a program"),
+        pytest.param("a.txt", b"x" * (17 << 20), "a line of more than 16,777,216 bytes", id="one huge line"),
+        pytest.param("a.jsonl", b'{"text":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "entry 1 .*recursion", id="deep"),
+        pytest.param("a.jsonl", b'{"text": "\\ud800"}', "entry 1", id="half a pair"),
+        pytest.param("a.jsonl", b'{"text": "a", "n": 1' + b"0" * 5000 + b"}", "entry 1", id="5,000 digits"),
+        pytest.param("a.jsonl", b'["a"]', "entry 1 .*not an object", id="a list"),
         pytest.param("missing/", None, "does not exist", id="missing"),
     ],
 )
@@ -117,3 +126,50 @@ def test_refuses_a_damaged_dataset(tokenizer: PreTrainedTokenizerBase, tmp_path:
     (tmp_path / "train.parquet").write_bytes(b"PAR1 no longer")
     with pytest.raises(UserError, match="dataset cannot be read"):
         calibration_blocks(str(tmp_path), tokenizer, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(os.mkfifo, "a FIFO", id="fifo"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), "a device", id="device"),
+        pytest.param(lambda path: path.symlink_to(path.name), "does not exist", id="endless link"),
+        pytest.param(lambda path: [path.touch(), os.truncate(path, 1 << 40)], "larger than", id="a terabyte"),
+    ],
+)
+def test_refuses_what_is_no_file_to_read(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    make(tmp_path / "data.txt")
+    with pytest.raises(UserError, match=message):
+        calibration_blocks(str(tmp_path / "data.txt"), tokenizer, 1, 8)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("train.jsonl", f'{{"text": {DEEP}}}'.encode(), id="deep jsonl"),
+        pytest.param("train.json", DEEP.encode(), id="deep json"),
+        pytest.param("train.json", b"{", id="half of json"),
+        pytest.param("train.json", b"[1, 2]", id="numbers"),
+        pytest.param("train.csv", b"\xff\xfe\0\0", id="binary csv"),
+        pytest.param("train.csv", b"text\na\n\nb,c,d\n", id="ragged csv"),
+        pytest.param("train.csv", b"", id="empty csv"),
+        pytest.param("train.txt", b"\xff", id="binary text"),
+        pytest.param("train.parquet", b"PAR1" + bytes(100) + b"PAR1", id="zeros as parquet"),
+    ],
+)
+def test_a_hostile_dataset_is_the_users_matter(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError):
+        calibration_blocks(str(tmp_path), tokenizer, 1, 8)
+
+
+def test_reads_a_dataset_that_is_one_json_list(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps([{"score": float("nan"), "content": text} for text in TEXTS]))
+    assert calibration_blocks(str(tmp_path), tokenizer, 3, 20).shape == (3, 20)

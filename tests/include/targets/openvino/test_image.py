@@ -30,3 +30,10 @@ def test_stages_and_servers_run_in_it_and_keys_do_not_depend_on_where_it_is(
     assert plan.container
     assert (found.image, found.build) == (plan.container.image, plan.container.build) == (name, build)
     assert target.environment() == {"image": image.image()}
+
+
+def test_the_packages_of_the_image_are_those_of_its_locks() -> None:
+    packages = OpenVinoTarget(Settings(runner="docker")).packages()
+    assert packages["torch"].startswith("2.")
+    assert packages["numpy"] == "1.26.4"
+    assert "nvidia-cudnn-cu13" not in packages

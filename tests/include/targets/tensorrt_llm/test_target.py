@@ -210,7 +210,7 @@ def test_the_server_is_started_with_documented_flags(tmp_path: Path, tp: int, ne
     engine = write_engine(tmp_path, tp=tp)
     path = write_repository(tmp_path, it, engine, request(tp_size=tp))
     plan = it.server(path, PORTS)
-    ranks = ranks_of(plan.argv, tp)
+    ranks = ranks_of(plan.hardened().argv, tp)
     assert len(ranks) == plan.gpus == it.gpus(request(tp_size=tp)) == tp
     for number, rank in enumerate(ranks):
         flags = documented(rank)

@@ -56,7 +56,10 @@ class PlayedImage:
 def settings(tmp_path: Path) -> Settings:
     modelopt = tmp_path / "modelopt"
     modelopt.mkdir()
-    (modelopt / "requirements.txt").write_text("nvidia-modelopt==0.37.0\n")
+    locked = (
+        "nvidia-modelopt==0.37.0 \\\n    --hash=sha256:0a\n    # via x\ntransformers==4.57.3 \\\n    --hash=sha256:0b\n"
+    )
+    (modelopt / "requirements.txt").write_text(locked)
     return Settings(artifacts=tmp_path / "artifacts", runner="docker", vllm_modelopt=modelopt)
 
 
@@ -128,6 +131,13 @@ def test_every_limit_reaches_the_build_and_its_key(settings: Settings) -> None:
     assert it.environment()["attention"] == "FLASH_ATTN"
     assert it.hardware() == {"gpu": "NVIDIA B200", "sm": "100"}
     assert it.calibrate_options() == {"smoothing": "foldable"}
+
+
+def test_the_bill_of_materials_has_modelopts_folder_and_the_image(settings: Settings) -> None:
+    it = target(settings)
+    assert it.packages() == {"nvidia-modelopt": "0.37.0", "transformers": "4.57.3"}
+    assert it.image_id() == ImageId(id="sha256:1", digest="sha256:2")
+    assert it.environment()["modelopt"] == "nvidia-modelopt==0.37.0 transformers==4.57.3"
 
 
 @pytest.fixture

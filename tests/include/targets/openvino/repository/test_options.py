@@ -59,8 +59,22 @@ def test_without_an_end_id_only_max_tokens_ends(end_id: int | None) -> None:
         pytest.param({"seed": -1}, "seed", id="negative seed"),
         pytest.param({"max_tokens": 0}, "max_new_tokens", id="max_tokens"),
         pytest.param({"max_tokens": -1}, "max_tokens", id="negative max_tokens"),
+        pytest.param({"temperature": -1.0}, "temperature", id="negative temperature, greedy"),
+        pytest.param({"top_p": -0.5}, "top_p", id="negative top_p"),
+        pytest.param({"temperature": float("nan")}, "temperature", id="no number"),
+        pytest.param({"presence_penalty": float("inf")}, "presence_penalty", id="infinite"),
     ],
 )
 def test_value_outside_the_limits_is_the_clients_fault(given: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidRequest, match=named):
         Options(**{"max_tokens": 5, **given}).generation_config()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[f"word{number:02d}abcdefg" for number in range(50)], [str(number) * 4 for number in range(200)], ["x" * 5000]],
+    ids=["50 words", "200 words", "one of 5,000 letters"],
+)
+def test_bad_words_that_would_take_long_to_compile_are_the_clients_fault(words: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match="bad_words have more than 400 characters"):
+        Options(max_tokens=5, end_id=0).generation_config(words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -213,7 +214,11 @@ def test_the_end_token_ends_an_answer_unless_there_is_none(end_id: int | None, s
 
 
 @pytest.mark.usefixtures("vllm")
-@pytest.mark.parametrize("asked", [{"top_p": 1.5}, {"top_k": -1}, {"min_tokens": -1}], ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [{"top_p": 1.5}, {"top_k": -1}, {"min_tokens": -1}, {"temperature": math.nan}, {"presence_penalty": math.inf}],
+    ids=str,
+)
 def test_values_outside_the_limits_are_the_clients_fault(asked: dict[str, Any]) -> None:
     with pytest.raises(options.InvalidRequest):
         given(**asked)

@@ -17,6 +17,13 @@ class InvalidRequest(Exception):
     """The client's fault: only this request fails, with HTTP 400."""
 
 
+# No text that a model is asked has more characters a token; to count the tokens of one that has takes seconds.
+_CHARACTERS_A_TOKEN = 16
+_MOST_NAMED = 8
+_MAX_WORDS = 64
+_MAX_WORDS_CHARACTERS = 4096
+
+
 @dataclass(frozen=True)
 class Limits:
     """Token limits: of a prompt, and of prompt and answer together."""
@@ -24,12 +31,21 @@ class Limits:
     max_input_len: int
     max_seq_len: int
 
+    def check_text(self, text: str, max_tokens: int) -> None:
+        """Raises `InvalidRequest` for what need not be tokenized to know that the engine could not hold it."""
+        most = _CHARACTERS_A_TOKEN * self.max_input_len
+        if len(text) > most:
+            raise InvalidRequest(
+                f"text_input has {len(text)} characters, more than the {most} of this engine's "
+                f"max_input_len {self.max_input_len}"
+            )
+        if max_tokens < 1:
+            raise InvalidRequest(f"max_tokens must be at least 1, got {max_tokens}")
+
     def check(self, prompt_len: int, max_tokens: int) -> None:
         """Raises `InvalidRequest` for what the engine could not hold."""
         if prompt_len == 0:
             raise InvalidRequest("text_input has no tokens")
-        if max_tokens < 1:
-            raise InvalidRequest(f"max_tokens must be at least 1, got {max_tokens}")
         if prompt_len > self.max_input_len:
             raise InvalidRequest(
                 f"text_input has {prompt_len} tokens, more than this engine's max_input_len {self.max_input_len}"
@@ -67,8 +83,11 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
 
     def _tensors(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
-        prompts = [self._prompt(row[0].decode()) for row in _required(request, "QUERY")]
+        texts = [row[0].decode() for row in _required(request, "QUERY")]
         max_tokens = _required(request, "REQUEST_OUTPUT_LEN")
+        for text, row in zip(texts, max_tokens, strict=True):
+            self._limits.check_text(text, int(row[0]))
+        prompts = [self._prompt(text) for text in texts]
         for ids, row in zip(prompts, max_tokens, strict=True):
             self._limits.check(len(ids), int(row[0]))
         size = len(prompts)
@@ -98,11 +117,22 @@ class TritonPythonModel:
         rows = _array(request, name)
         if rows is None:
             return np.empty((size, 2, 0), np.int32)
-        return word_lists([[self._encode(word.decode(), special=False) for word in row] for row in rows])
+        words = [[word.decode() for word in row] for row in rows]
+        for row in words:
+            check_words(row, name.removesuffix("_DICT").lower())
+        return word_lists([[self._encode(word, special=False) for word in row] for row in words])
 
     def _id(self, request: pb_utils.InferenceRequest, name: str, default: int, size: int) -> npt.NDArray[np.int32]:
         given = _array(request, name)
         return np.full((size, 1), default, np.int32) if given is None else given.astype(np.int32)
+
+
+def check_words(words: list[str], name: str) -> None:
+    """Raises `InvalidRequest` for too many words, or too long ones; ``name`` is the input's."""
+    if len(words) > _MAX_WORDS:
+        raise InvalidRequest(f"{name} has {len(words)} words, the most are {_MAX_WORDS}")
+    if (length := sum(map(len, words))) > _MAX_WORDS_CHARACTERS:
+        raise InvalidRequest(f"{name} has {length} characters, the most are {_MAX_WORDS_CHARACTERS}")
 
 
 def word_lists(rows: list[list[list[int]]]) -> npt.NDArray[np.int32]:
@@ -135,7 +165,8 @@ def refuse_unknown_parameters(request: pb_utils.InferenceRequest) -> None:
     parameters = json.loads(request.parameters() or "{}")
     unknown = sorted(name for name in parameters if not name.startswith("triton_"))
     if unknown:
-        raise InvalidRequest(f"not supported by this engine: {', '.join(unknown)}")
+        more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
+        raise InvalidRequest(f"not supported by this engine: {', '.join(unknown[:_MOST_NAMED])}{more}")
 
 
 def _array(request: pb_utils.InferenceRequest, name: str) -> npt.NDArray[Any] | None:

@@ -8,7 +8,7 @@ OpenVINO GenAI has no list of banned tokens, but masks what a grammar does not a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 _LAST_CODE_POINT = 0x10FFFF
@@ -22,8 +22,20 @@ class _State:
     is_bad: bool
 
 
-def grammar_without(words: Iterable[str]) -> str:
-    """EBNF, as xgrammar reads it, of every text without any of the non-empty ``words``, however tokens split it."""
+class TooManyWords(Exception):
+    """The words' automaton would take too long to compile."""
+
+
+def grammar_without(words: Collection[str], max_states: int = 400) -> str:
+    """EBNF, as xgrammar reads it, of every text without any of the non-empty ``words``, however tokens split it.
+
+    Compiling it takes a time proportional to its states, at most one for each character of the words.
+
+    Raises:
+        TooManyWords: there are more than ``max_states``.
+    """
+    if sum(map(len, words)) > max_states:
+        raise TooManyWords(f"bad_words have more than {max_states} characters together")
     states = _automaton(words)
     rules = [_rule(number, states) for number, state in enumerate(states) if not state.is_bad]
     return "\n".join(["root ::= s0", *rules])

@@ -6,15 +6,16 @@ import json
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 from engine import Engine, EngineFailure, Task
-from hangups import Hangups
+from hangups import Connections, Hangups, connection_of
 from options import InvalidRequest, Options
-from pipeline import Capacity, EngineConfig, load_pipeline, load_tokenizer
+from pipeline import Capacity, EngineConfig, load_compiler, load_pipeline, load_tokenizer
 from replies import Reply, Wishes
 from text import Decoder, StopWords, Transcript
 
@@ -84,6 +85,7 @@ class TritonPythonModel:
         self._exclude_input = _flag(values["exclude_input_in_output"])
         self._max_seq_len = int(values["max_seq_len"])
         self._hangups = Hangups()
+        self._connections = Connections()
         tokenizer_dir = Path(values["tokenizer_dir"])
         self._decoder = Decoder(tokenizer_dir, _flag(values["skip_special_tokens"]))
         tokenizer = load_tokenizer(tokenizer_dir)
@@ -92,6 +94,7 @@ class TritonPythonModel:
         engine_dir = Path(values["gpt_model_path"])
         engine_config = EngineConfig.read(engine_dir)
         self._vocab_size = engine_config.vocab_size
+        self._compiler = load_compiler(tokenizer, self._vocab_size)
         pipeline = load_pipeline(engine_dir, tokenizer, engine_config, Capacity.of(values))
         self._engine = Engine(pipeline, int(values["max_queue_size"]), on_failure=_stop_server)
 
@@ -99,19 +102,36 @@ class TritonPythonModel:
         """Hands the requests to the engine, which answers later."""
         for request in requests:
             inputs = Inputs.of(request)
-            reply = Reply(
-                request.get_response_sender(), _wishes(inputs), self._hangups if self._streams(inputs) else None
-            )
+            hangups = self._hangups if self._streams(inputs) else None
+            gone = partial(self._connections.lacks, connection_of(request.parameters()))
+            reply = Reply(request.get_response_sender(), _wishes(inputs), gone, hangups)
             try:
-                self._engine.submit([self._task(inputs, row, reply) for row in range(inputs.size)])
+                self._begin([self._task(inputs, row, reply) for row in range(inputs.size)], reply)
             except InvalidRequest as error:
                 reply.failed(str(error), pb_utils.TritonError.INVALID_ARG)
             except EngineFailure as error:
                 reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
 
     def finalize(self) -> None:
-        """Ends the engine's thread."""
+        """Ends the engine's threads."""
+        if self._compiler:
+            self._compiler.close()
         self._engine.close()
+
+    def _begin(self, tasks: list[Task], reply: Reply) -> None:
+        """Hands the tasks to the engine as soon as their bad words are compiled, if its kind compiles them."""
+        submit = partial(self._submit, tasks, reply)
+        if self._compiler:
+            invalid = partial(reply.failed, code=pb_utils.TritonError.INVALID_ARG)
+            self._compiler.compile([task.config for task in tasks], submit, invalid, reply.cancelled)
+        else:
+            submit()
+
+    def _submit(self, tasks: list[Task], reply: Reply) -> None:
+        try:
+            self._engine.submit(tasks)
+        except EngineFailure as error:
+            reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
 
     def _streams(self, inputs: Inputs) -> bool:
         return self._decoupled and inputs.flag("streaming", default=False)
@@ -121,7 +141,7 @@ class TritonPythonModel:
         self._check(inputs, prompt, options)
         stop = StopWords.of(inputs.words("stop_words_list", row), self._decoder)
         shown = () if inputs.flag("exclude_input_in_output", self._exclude_input) else prompt
-        config = options.generation_config(self._bad_words(inputs, row, options))
+        config = options.generation_config(self._bad_words(inputs, row, options), self._vocab_size)
         answer = reply.answer(len(prompt), Transcript(self._decoder, stop, shown))
         return Task(prompt, config, answer)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import openvino_genai as genai
-from grammar import grammar_without
+from compiler import max_states
+from grammar import TooManyWords, grammar_without
+
+_NOT_NEGATIVE = ("max_tokens", "min_tokens", "top_k", "top_p", "temperature", "seed")
+_NUMBERS = ("top_p", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 class InvalidRequest(Exception):
@@ -38,11 +43,9 @@ class Options:
             return False
         return bool(self.top_k) or bool(self.top_p)
 
-    def generation_config(self, bad_words: Collection[str] = ()) -> genai.GenerationConfig:
-        """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits."""
-        for name in ("max_tokens", "min_tokens", "top_k", "seed"):
-            if (getattr(self, name) or 0) < 0:
-                raise InvalidRequest(f"{name} must not be negative")
+    def generation_config(self, bad_words: Collection[str] = (), vocab_size: int = 1000) -> genai.GenerationConfig:
+        """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits, and words beyond `max_states`."""
+        self._check()
         config = genai.GenerationConfig()
         self._set_lengths(config)
         self._set_sampling(config)
@@ -51,10 +54,18 @@ class Options:
             if value is not None:
                 setattr(config, name, value)
         if bad_words:
-            grammar = grammar_without(bad_words)
-            config.structured_output_config = genai.StructuredOutputConfig(grammar=grammar)
+            config.structured_output_config = genai.StructuredOutputConfig(grammar=_grammar(bad_words, vocab_size))
         _validate(config)
         return config
+
+    def _check(self) -> None:
+        """Refuses what GenAI would not look at, or not name."""
+        for name in _NUMBERS:
+            if not math.isfinite(getattr(self, name) or 0):
+                raise InvalidRequest(f"{name} must be a number")
+        for name in _NOT_NEGATIVE:
+            if (getattr(self, name) or 0) < 0:
+                raise InvalidRequest(f"{name} must not be negative")
 
     def _set_lengths(self, config: genai.GenerationConfig) -> None:
         config.max_new_tokens = self.max_tokens
@@ -72,6 +83,13 @@ class Options:
             config.temperature = 1.0 if self.temperature is None else self.temperature
             config.top_p = self.top_p or 1.0
             config.top_k = self.top_k or 0
+
+
+def _grammar(bad_words: Collection[str], vocab_size: int) -> str:
+    try:
+        return grammar_without(bad_words, max_states(vocab_size))
+    except TooManyWords as error:
+        raise InvalidRequest(str(error)) from error
 
 
 def _validate(config: genai.GenerationConfig) -> None:

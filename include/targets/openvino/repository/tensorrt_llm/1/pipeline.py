@@ -12,6 +12,7 @@ from typing import Any
 
 import openvino as ov  # noqa: TID253 - runs in the target's environment only
 import openvino_genai as genai
+from compiler import GrammarCompiler
 from openvino.exceptions import OVTypeError  # noqa: TID253 - runs in the target's environment only
 from openvino_tokenizers import convert_tokenizer
 from transformers import AutoTokenizer  # noqa: TID253 - runs in the target's environment only
@@ -77,6 +78,11 @@ def load_tokenizer(tokenizer_dir: Path) -> genai.Tokenizer | None:
         ov.save_model(encoder, f"{folder}/openvino_tokenizer.xml")
         ov.save_model(decoder, f"{folder}/openvino_detokenizer.xml")
         return genai.Tokenizer(folder)
+
+
+def load_compiler(tokenizer: genai.Tokenizer | None, vocab_size: int) -> GrammarCompiler | None:
+    """The compiler of grammars, by which words are banned; without a tokenizer none can be."""
+    return GrammarCompiler(tokenizer, vocab_size) if tokenizer else None
 
 
 def load_pipeline(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,9 +29,14 @@ class Reply:
     """The responses to one Triton request: one when all its answers are whole, or, with ``hangups``, each piece."""
 
     def __init__(
-        self, sender: pb_utils.InferenceResponseSender, wishes: Wishes, hangups: Hangups | None = None
+        self,
+        sender: pb_utils.InferenceResponseSender,
+        wishes: Wishes,
+        disconnected: Callable[[], bool],
+        hangups: Hangups | None = None,
     ) -> None:
         self._sender = sender
+        self._disconnected = disconnected
         self._wishes = wishes
         self._hangups = hangups
         self._stream = hangups.open() if hangups else 0
@@ -49,7 +54,8 @@ class Reply:
         now = time.monotonic()
         if not self._over and now - self._asked_at > _CANCEL_CHECK_S:
             self._asked_at = now
-            if self._sender.is_cancelled() or (self._hangups and self._hangups.hung_up(self._stream)):
+            hung_up = self._hangups and self._hangups.hung_up(self._stream)
+            if hung_up or self._disconnected() or self._sender.is_cancelled():
                 tokens = sum(answer.transcript.length for answer in self._answers)
                 pb_utils.Logger.log_info(f"the client has gone: cancelled after {tokens} tokens")
                 self.failed("cancelled", pb_utils.TritonError.CANCELLED)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+_NOT_NEGATIVE = ("max_tokens", "min_tokens", "top_k", "top_p", "temperature", "seed")
+_NUMBERS = ("top_p", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 class InvalidRequest(Exception):
@@ -37,14 +41,12 @@ class Options:
             return False
         return bool(self.top_k) or bool(self.top_p)
 
-    def generation_config(self, bad_words: Collection[str] = ()) -> Any:  # noqa: ANN401
+    def generation_config(self, bad_words: Collection[str] = (), vocab_size: int = 1000) -> Any:  # noqa: ANN401
         """vLLM's ``SamplingParams``; raises `InvalidRequest` for values outside vLLM's limits."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        for name in ("max_tokens", "min_tokens", "top_k", "seed"):
-            if (getattr(self, name) or 0) < 0:
-                raise InvalidRequest(f"{name} must not be negative")
+        self._check()
         try:
             return SamplingParams(
                 **self._lengths(),
@@ -55,6 +57,15 @@ class Options:
             )
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
+
+    def _check(self) -> None:
+        """Refuses what vLLM would not look at, or not name."""
+        for name in _NUMBERS:
+            if not math.isfinite(getattr(self, name) or 0):
+                raise InvalidRequest(f"{name} must be a number")
+        for name in _NOT_NEGATIVE:
+            if (getattr(self, name) or 0) < 0:
+                raise InvalidRequest(f"{name} must not be negative")
 
     def _lengths(self) -> dict[str, Any]:
         ends = self.end_id is not None and self.end_id >= 0

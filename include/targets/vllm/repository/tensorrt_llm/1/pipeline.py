@@ -72,6 +72,10 @@ def load_tokenizer(tokenizer_dir: Path) -> Tokenizer:
     return Tokenizer(AutoTokenizer.from_pretrained(str(tokenizer_dir)).eos_token_id)
 
 
+def load_compiler(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """None: vLLM bans words without compiling them."""
+
+
 def load_pipeline(
     engine_dir: Path, tokenizer: Tokenizer, config: EngineConfig, capacity: Capacity
 ) -> Callable[[], Any]:

@@ -1,0 +1,46 @@
+"""The time at which the live release was last seen to answer: for pages that cannot ask it themselves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import httpx
+
+from include.host.ports import http_url
+from include.settings import Settings
+
+_RECENT = timedelta(seconds=15)
+_TIMEOUT_S = 2.0
+
+
+class LastAnswer:
+    """The file ``servers/answered``: the supervisor touches it whenever the live release answers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.artifacts / "servers" / "answered"
+        self._url = http_url(settings.bind_address, settings.live_http_port)
+
+    def record(self) -> None:
+        """Records that the live release answers now."""
+        self._path.touch()
+
+    def at(self) -> datetime | None:
+        """The time of the last answer; None if there was none."""
+        try:
+            return datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
+        except OSError:
+            return None
+
+    def is_now(self) -> bool:
+        """True if the live address answers this process, or else answered the supervisor a moment ago.
+
+        A web server in a container of its own does not reach the loopback address of the serving host.
+        """
+        try:
+            answer = httpx.get(f"{self._url}/v2/health/ready", timeout=_TIMEOUT_S, trust_env=False)
+        except httpx.HTTPError:
+            answer = None
+        if answer is not None and answer.status_code == httpx.codes.OK:
+            return True
+        at = self.at()
+        return at is not None and datetime.now(UTC) - at < _RECENT
