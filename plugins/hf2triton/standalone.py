@@ -6,8 +6,10 @@ nothing needs them: the API server reads the logs from the disk.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+from airflow.__main__ import main
 from airflow.cli.commands import standalone_command
 
 SERVES_LOGS = ("scheduler", "triggerer")
@@ -23,4 +25,5 @@ class Component(standalone_command.SubCommand):
 
 if __name__ == "__main__":
     standalone_command.SubCommand = Component  # type: ignore[misc]
-    standalone_command.StandaloneCommand().run()  # type: ignore[no-untyped-call]
+    sys.argv = ["airflow", "standalone"]
+    main()  # type: ignore[no-untyped-call]
