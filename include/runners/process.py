@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +24,10 @@ from include.stages.common import FAILURE_FILE
 
 LAST_LINES = 15
 STOP_GRACE_S = 10
-_UNSHARE = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net"))
+_UNSHARE = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--keep-caps", "--net"))
+_LOOPBACK_UP = (sys.executable, "-I", str(Path(__file__).with_name("loopback.py")))
+_AS_STAGE = ("setpriv", "--pdeathsig", "KILL", "--inh-caps=-all", "--ambient-caps=-all")
+"""The kernel ends the program if this process is killed before it can do so; loopback has needed a capability."""
 _OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or a host with more memory"
 
 
@@ -64,8 +68,7 @@ class ProcessRunner:
         Raises:
             PipelineError: of the class that the program reported, else `ToolError` with its last lines.
         """
-        # setpriv: the kernel ends the program if this process is killed before it can do so.
-        argv = [*self._without_network(), "setpriv", "--pdeathsig", "KILL", *command.argv, "--out", str(out)]
+        argv = [*self._without_network(), *_AS_STAGE, *command.argv, "--out", str(out)]
         self._process = subprocess.Popen(
             argv,
             env={**inherited(), **command.env},
@@ -89,10 +92,11 @@ class ProcessRunner:
             raise failure(command.argv, code, out, list(tail))
 
     def _without_network(self) -> tuple[str, ...]:
-        """The start of a command line that takes a program's network away, where the kernel lets this user do it."""
+        """The start of a command line that leaves a program loopback alone, where the kernel lets this user do it."""
         for unshare in _UNSHARE:
-            if subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
-                return unshare
+            start = (*unshare, *_LOOPBACK_UP)
+            if subprocess.run([*start, "true"], env=inherited(), capture_output=True).returncode == 0:
+                return start
         self._log("the kernel lets this user make no network namespace: the program keeps the network")
         return ()
 

@@ -68,6 +68,20 @@ def test_the_program_has_no_network(tmp_path: Path) -> None:
             run(code, tmp_path)
 
 
+def test_the_program_reaches_itself_as_torch_distributed_does(tmp_path: Path) -> None:
+    code = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+    print("reached")
+"""
+    assert run(code, tmp_path)[-1] == "reached"
+
+
+def test_the_program_has_no_capability_but_those_of_its_user(tmp_path: Path) -> None:
+    sets = "print(*(line for line in open('/proc/self/status') if line.startswith(('CapInh', 'CapAmb'))), sep='')"
+    assert [int(line.split()[1], 16) for line in run(sets, tmp_path)[-2:]] == [0, 0]
+
+
 def test_a_host_without_namespaces_runs_the_program_with_its_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
