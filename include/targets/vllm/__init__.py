@@ -312,5 +312,5 @@ def _gpus_of(engine: Path) -> int:
     path = engine / "engine.json"
     try:
         return int(json.loads(path.read_text())["arguments"]["tensor_parallel_size"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ToolError(f"not an engine of target vllm: {error}", where=str(path), fix="build it again") from error

@@ -207,8 +207,9 @@ def test_a_stage_and_a_server_have_the_same_key_of_the_compile_cache(settings: S
     assert {name: stage.get(name) for name in hashed} == {name: server.get(name) for name in hashed}
 
 
-def test_what_is_no_engine_is_named(settings: Settings, filled: Path) -> None:
-    (filled.parent / "engine" / "engine.json").write_text("{}")
+@pytest.mark.parametrize("text", ["{}", "[]", "{"])
+def test_what_is_no_engine_is_named(settings: Settings, filled: Path, text: str) -> None:
+    (filled.parent / "engine" / "engine.json").write_text(text)
     with pytest.raises(ToolError, match="not an engine of target vllm"):
         target(settings).server(filled, PORTS)
 
