@@ -50,6 +50,7 @@ class LiveAddress:
         self._servers = ReleaseServers(context)
         self._log = context.log
         self._supervisor = Supervisor(context)
+        self._last_answer = LastAnswer(context.settings)
         self._note = context.settings.artifacts / "servers" / "away.json"
         self._lock_path = context.settings.artifacts / ".locks" / "live.lock"
 
@@ -75,7 +76,7 @@ class LiveAddress:
 
     def record_answer(self) -> None:
         """Records that the live release answers now, which ends its outage if one lasts."""
-        LastAnswer(self._context.settings).record()
+        self._last_answer.record()
         if live := self._releases.live():
             self._releases.end_outage(live, "itself")
 
@@ -325,7 +326,7 @@ class LiveAddress:
 
     def _note_silence(self, live: Release, record: ServerRecord, silent_s: float) -> None:
         """Records an outage if a server that is not ready was started again by its engine, or has been so for long."""
-        answered = LastAnswer(self._context.settings).at()
+        answered = self._last_answer.at()
         if answered and (why := servers.why_restarted(record, answered.timestamp())):
             self._releases.begin_outage(live, f"the server ended: {why}")
         elif silent_s >= _LOADS_S:

@@ -59,7 +59,10 @@ class Airflow:
         return wait_for(reached, run, within_s=timeout_s, every_s=0.5)
 
     def wait_for_the_end(self, run: str, timeout_s: float = TIMEOUT_S) -> dict[str, str | None]:
-        return self.wait(run, lambda states: False, timeout_s)
+        states = self.wait(run, lambda states: False, timeout_s)
+        # Airflow ends the run a moment after its last task; what is cleared in between would not run again.
+        wait_for(lambda: self.api.run_state(DAG, run) in ENDED, run, within_s=timeout_s, every_s=0.5)
+        return states
 
     def wait_for_the_question(self, run: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         states = self.wait(run, lambda states: states["approve_release"] == "awaiting_input", timeout_s)

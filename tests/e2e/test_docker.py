@@ -22,7 +22,6 @@ from include.demo import run
 from include.demo.__main__ import DEMO
 from include.releases.records import ReleaseStore
 from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
-from include.targets.openvino import image
 from include.triton import servers
 from tests.e2e.conftest import MODEL, Deployment
 from tests.e2e.outage import comes_back
@@ -30,7 +29,7 @@ from tests.e2e.rest import AnyPath
 from tests.e2e.stack import TINY, save_tiny_model
 from tests.e2e.swap import release_and_roll_back
 from tests.support import wait as waiting
-from tests.support.engine import client_or_skip, frozen, lacking
+from tests.support.engine import client_with_image_or_skip, frozen
 
 pytestmark = [pytest.mark.docker, pytest.mark.story]
 
@@ -53,10 +52,7 @@ def more_settings() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    client = client_or_skip()
-    if not client.images(name=image.image()):
-        lacking(f"the image is not built: {image.BUILD_COMMAND}")
-    return client
+    return client_with_image_or_skip()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 
 from include.host.docker.containers import ContainerSpec
 from include.runners.container import StageContainers
+from include.targets.openvino import image
 from tests.support.wait import wait_for
 
 BASE = "debian:bookworm-slim"
@@ -35,6 +36,14 @@ def client_or_skip(**options: Any) -> Any:
         lacking(f"this Docker engine has no {BASE}")
     except docker.errors.DockerException as error:
         lacking(f"no Docker engine: {error}")
+    return client
+
+
+def client_with_image_or_skip() -> Any:
+    """A client of an engine that has the openvino target's image, too."""
+    client = client_or_skip()
+    if not client.images(name=image.image()):
+        lacking(f"the image is not built: {image.BUILD_COMMAND}")
     return client
 
 

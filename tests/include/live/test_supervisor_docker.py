@@ -18,7 +18,7 @@ from include.targets.base import Target
 from include.targets.openvino import image
 from include.triton import servers
 from include.triton.servers import Ports, ServerPlan
-from tests.support.engine import client_or_skip, lacking, none_left
+from tests.support.engine import client_with_image_or_skip, none_left
 from tests.support.live import HERE, Deployment, StandInTarget, StandInWorker
 from tests.support.wait import wait_for
 
@@ -41,10 +41,7 @@ class BoxedWorker(StandInWorker):
 
 @pytest.fixture(scope="module")
 def client() -> Any:
-    client = client_or_skip()
-    if not client.images(name=image.image()):
-        lacking(f"the image is not built: {image.BUILD_COMMAND}")
-    return client
+    return client_with_image_or_skip()
 
 
 @pytest.fixture

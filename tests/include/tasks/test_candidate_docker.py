@@ -12,12 +12,11 @@ import pytest
 from include.context import Context
 from include.runners.container_job import LABEL_DAG, LABEL_KEY, LABEL_PARTIAL, LABEL_RUN, LABEL_STORE
 from include.settings import Settings
-from include.targets.openvino import image
 from include.tasks import ArtifactRef, check_request, launch_triton, stop_candidate
 from include.triton import servers
 from include.triton.servers import ServerRecord
 from tests.support.echo import ask, write_repository
-from tests.support.engine import BASE, client_or_skip, containers, lacking, none_left
+from tests.support.engine import BASE, client_with_image_or_skip, containers, none_left
 
 pytestmark = pytest.mark.docker
 
@@ -26,10 +25,7 @@ PARAMS = {"awq_group_size": 64, "calib_seq_len": 64, "max_input_len": 128, "max_
 
 @pytest.fixture
 def client() -> Any:
-    client = client_or_skip()
-    if not client.images(name=image.image()):
-        lacking(f"the image is not built: {image.BUILD_COMMAND}")
-    return client
+    return client_with_image_or_skip()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from include.targets.openvino import SHM_BYTES, OpenVinoTarget, image
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord
 from tests.support.echo import BROKEN, ECHO, ask, free, launch, launched, write_repository
-from tests.support.engine import client_or_skip, containers, lacking, none_left
+from tests.support.engine import client_with_image_or_skip, containers, none_left
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.docker
@@ -33,10 +33,7 @@ TIMEOUT_S = 120
 
 @pytest.fixture(scope="module")
 def client() -> Any:
-    client = client_or_skip()
-    if not client.images(name=image.image()):
-        lacking(f"the image is not built: {image.BUILD_COMMAND}")
-    return client
+    return client_with_image_or_skip()
 
 
 def plan_of(root: Path, code: str = ECHO) -> ServerPlan:
