@@ -26,8 +26,6 @@ LAST_LINES = 15
 STOP_GRACE_S = 10
 _UNSHARE = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--keep-caps", "--net"))
 _LOOPBACK_UP = (sys.executable, "-I", str(Path(__file__).with_name("loopback.py")))
-_AS_STAGE = ("setpriv", "--pdeathsig", "KILL", "--inh-caps=-all", "--ambient-caps=-all")
-"""The kernel ends the program if this process is killed before it can do so; loopback has needed a capability."""
 _OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or a host with more memory"
 
 
@@ -68,7 +66,8 @@ class ProcessRunner:
         Raises:
             PipelineError: of the class that the program reported, else `ToolError` with its last lines.
         """
-        argv = [*self._without_network(), *_AS_STAGE, *command.argv, "--out", str(out)]
+        # setpriv: the kernel ends the program if this process is killed before it can do so.
+        argv = [*self._without_network(), "setpriv", "--pdeathsig", "KILL", *command.argv, "--out", str(out)]
         self._process = subprocess.Popen(
             argv,
             env={**inherited(), **command.env},
