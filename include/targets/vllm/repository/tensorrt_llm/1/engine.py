@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 _CHECK_S = 0.1
 _PIECES_PER_S = 2000
@@ -85,9 +85,7 @@ class Engine:
         self._thread.join()
 
     async def _answer(self, task: Task) -> None:
-        current = asyncio.current_task()
-        if current is None:
-            return
+        current = cast("asyncio.Task[None]", asyncio.current_task())
         self._running[current] = task.listener
         try:
             await self._pass_on(task)

@@ -16,6 +16,8 @@ from typing import Any
 
 from transformers import AutoTokenizer  # noqa: TID253 - runs in the target's environment only
 
+_COPY = "hf2triton-vllm-"
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -100,8 +102,14 @@ def _start(engine_dir: Path, arguments: Mapping[str, Any], capacity: Capacity) -
 
 
 def _own_cache(engine_dir: Path) -> str:
-    """A copy of the engine's compile cache: vLLM writes to it, and an engine does not change."""
-    copy = Path(tempfile.mkdtemp(prefix="hf2triton-vllm-"))
+    """A copy of the engine's compile cache: vLLM writes to it, and an engine does not change.
+
+    The copies of servers that have ended are removed here, for a server may end without a last word.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_COPY}*"):
+        if not Path("/proc", left.name.removeprefix(_COPY).partition("-")[0]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    copy = Path(tempfile.mkdtemp(prefix=f"{_COPY}{os.getpid()}-"))
     if (engine_dir / "cache").is_dir():
         shutil.copytree(engine_dir / "cache", copy, dirs_exist_ok=True)
     return str(copy)
