@@ -22,8 +22,7 @@ TOLERANCE = 0.01
 """PyTorch and vLLM both compute in 16 bits, with different kernels: that alone moves a perplexity by a few permille."""
 
 CACHE = "cache"
-# Sizes that vLLM's memory profile leaves to a score of a few hundred tokens.
-_SHARE_OF_GPU = 0.5
+_SHARE_OF_FREE = 0.9
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ def engine_perplexity(folder: Path, arguments: Mapping[str, Any], blocks: list[l
     os.environ["VLLM_CACHE_ROOT"] = str(folder / CACHE)
     with _inside(folder):
         losses = asyncio.run(_losses(arguments, blocks))
-    # Of no use to a server, and different from run to run.
-    for name in ("modelinfos", "assets", "deep_gemm"):
+    # Of no use to a server. What stays spares it the compilation, and a process that looks into the model class.
+    for name in ("assets", "deep_gemm"):
         shutil.rmtree(folder / CACHE / name, ignore_errors=True)
     return math.exp(sum(losses) / len(losses))
 
@@ -61,11 +60,19 @@ async def _losses(arguments: Mapping[str, Any], blocks: list[list[int]]) -> list
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, gpu_memory_utilization=_SHARE_OF_GPU))
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, gpu_memory_utilization=_share_of_gpu()))
     try:
         return list(await asyncio.gather(*(_loss(engine, number, block) for number, block in enumerate(blocks))))
     finally:
         engine.shutdown()
+
+
+def _share_of_gpu() -> float:
+    """vLLM's ``gpu_memory_utilization``: a live server may hold the rest of a GPU."""
+    import torch
+
+    memory = (torch.cuda.mem_get_info(device) for device in range(torch.cuda.device_count()))
+    return min(_SHARE_OF_FREE * float(free) / float(total) for free, total in memory)
 
 
 async def _loss(engine: Any, number: int, ids: list[int]) -> float:  # noqa: ANN401 - vllm's AsyncLLM
