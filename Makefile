@@ -2,8 +2,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down e2e-process e2e-docker \
-    e2e-browser e2e-compose gpu-proof lock wheels clean purge
+.PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down \
+    e2e-process e2e-docker e2e-browser e2e-compose gpu-proof lock wheels clean purge
 
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # nvidia-pytriton carries Triton's python backend for both; numpy 1.26 ends at 3.12.

@@ -26,6 +26,7 @@ from include.errors import GateFailure
 from include.runners.job import StageJob
 from include.runners.process import ProcessRunner
 from include.settings import settings
+from include.targets.vllm import VllmTarget
 from include.tasks import (
     ArtifactRef,
     assemble_repository,
@@ -128,7 +129,8 @@ def main() -> None:
     context = Context(settings=settings(), log=partial(print, flush=True), dag_id="release_awq_engine", run_id="gpu")
     fields = {name: json.loads(value) for name, _, value in (field.partition("=") for field in options.field)}
     params = {"model": str(options.model), "target": "vllm", "streaming": True, **fields}
-    before = context.target("vllm").list_gpus()  # type: ignore[attr-defined]
+    target = VllmTarget(context.settings)
+    before = target.list_gpus()
     record = release(context, params)
     try:
         hang_up(record)
@@ -136,8 +138,8 @@ def main() -> None:
     finally:
         servers.stop(record, context.candidate_record)
     with timed("memory_back") as facts:
-        context.target("vllm").wait_for_memory([gpu.uuid for gpu in before])
-        after = context.target("vllm").list_gpus()  # type: ignore[attr-defined]
+        target.wait_for_memory([gpu.uuid for gpu in before])
+        after = target.list_gpus()
         facts["used_mib"] = [[gpu.memory_used_mib for gpu in then] for then in (before, after)]
 
 

@@ -106,7 +106,7 @@ class VllmTarget(Target):
             raise HostError(
                 f"target vllm is not available: {self._settings.vllm_modelopt} holds no ModelOpt",
                 where="HF2TRITON_VLLM_MODELOPT",
-                fix="run `make setup-vllm`",
+                fix=f"run `make {'setup-vllm-image' if self._in_containers else 'setup-vllm'}`",
             )
         if self._in_containers:
             self._docker.ensure()
