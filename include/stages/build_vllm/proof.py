@@ -47,7 +47,8 @@ class Proof:
 def engine_perplexity(folder: Path, arguments: Mapping[str, Any], blocks: list[list[int]]) -> float:
     """Perplexity through vLLM of all tokens but the first of each block."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ["VLLM_CACHE_ROOT"] = str(folder / CACHE)
+    # The cache names its own files: from here, for it moves with the engine.
+    os.environ["VLLM_CACHE_ROOT"] = CACHE
     with _inside(folder):
         losses = asyncio.run(_losses(arguments, blocks))
     # Of no use to a server. What stays spares it the compilation, and a process that looks into the model class.

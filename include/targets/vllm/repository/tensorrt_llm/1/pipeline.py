@@ -16,7 +16,8 @@ from typing import Any
 
 from transformers import AutoTokenizer  # noqa: TID253 - runs in the target's environment only
 
-_COPY = "hf2triton-vllm-"
+_FOLDER = "hf2triton-vllm-"
+_CACHE = "cache"
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ def _start(engine_dir: Path, arguments: Mapping[str, Any], capacity: Capacity) -
     sys.executable = python
     multiprocessing.set_executable(python)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ["VLLM_CACHE_ROOT"] = _own_cache(engine_dir)
-    # vLLM's cache is found by the model's path, which is "." here as it was at the build.
-    os.chdir(engine_dir)
+    # vLLM's cache is found by the model's path and names its own files: both from here, as at the build.
+    os.chdir(_work_folder(engine_dir))
+    os.environ["VLLM_CACHE_ROOT"] = _CACHE
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -101,18 +102,21 @@ def _start(engine_dir: Path, arguments: Mapping[str, Any], capacity: Capacity) -
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, gpu_memory_utilization=share))
 
 
-def _own_cache(engine_dir: Path) -> str:
-    """A copy of the engine's compile cache: vLLM writes to it, and an engine does not change.
+def _work_folder(engine_dir: Path) -> Path:
+    """The engine by links, with a copy of its compile cache: vLLM writes to that, and an engine does not change.
 
-    The copies of servers that have ended are removed here, for a server may end without a last word.
+    The folders of servers that have ended are removed here, for a server may end without a last word.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{_COPY}*"):
-        if not Path("/proc", left.name.removeprefix(_COPY).partition("-")[0]).exists():
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        if not Path("/proc", left.name.removeprefix(_FOLDER).partition("-")[0]).exists():
             shutil.rmtree(left, ignore_errors=True)
-    copy = Path(tempfile.mkdtemp(prefix=f"{_COPY}{os.getpid()}-"))
-    if (engine_dir / "cache").is_dir():
-        shutil.copytree(engine_dir / "cache", copy, dirs_exist_ok=True)
-    return str(copy)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+    for path in engine_dir.iterdir():
+        if path.name == _CACHE:
+            shutil.copytree(path, folder / _CACHE)
+        else:
+            (folder / path.name).symlink_to(path)
+    return folder
 
 
 def _memory() -> list[tuple[int, int]]:
