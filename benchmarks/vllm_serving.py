@@ -1,8 +1,9 @@
 """Target vllm's serving against bare vLLM: tokens/s and time to first token, in one visit to a GPU host.
 
-``python -m benchmarks.vllm_serving make --tokenizer DIR --out DIR`` writes an engine of Llama-2-7B's shape with random
-int4 weights; ``bare --engine DIR`` measures vLLM's own engine on it, ``served --url URL`` a server's ensemble. Each
-request has about 64 tokens of prompt and an answer of 128 tokens that no end token cuts short; median of 3 runs.
+``python -m benchmarks.vllm_serving make --tokenizer DIR --engine DIR`` writes an engine of Llama-2-7B's shape with
+random int4 weights, and ``warm`` its compile cache, as a build does; ``bare`` measures vLLM's own engine on it,
+``served`` the ensemble around it. Each request has about 64 tokens of prompt and an answer of 128 tokens that no end
+token cuts short; median of 3 runs.
 """
 
 from __future__ import annotations
@@ -63,6 +64,19 @@ def make(tokenizer: Path, out: Path, attention: str | None) -> None:
     for path in tokenizer.iterdir():
         if path.name.startswith(("tokenizer", "special", "vocab", "merges", "chat")):
             shutil.copyfile(path, out / path.name)
+
+
+def warm(engine: Path) -> None:
+    """Fills the engine's compile cache."""
+    from include.settings import settings
+    from include.stages.build_vllm.proof import engine_perplexity
+    from include.targets.registry import get_target
+
+    os.environ |= get_target("vllm", settings()).command("", ()).env
+    arguments = json.loads((engine / "engine.json").read_text())["arguments"]
+    begun = time.monotonic()
+    engine_perplexity(engine, arguments, [[random.randrange(3, 31000) for _ in range(256)] for _ in range(4)])
+    print("SPEED", json.dumps({"kind": "warm", "s": round(time.monotonic() - begun, 1)}), flush=True)
 
 
 def show(kind: str, at_once: int, runs: list[tuple[float, list[float]]]) -> None:
@@ -178,7 +192,7 @@ def serve(engine: Path, tokenizer: Path, work: Path) -> Any:  # noqa: ANN401
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("make", "bare", "served"))
+    parser.add_argument("part", choices=("make", "warm", "bare", "served"))
     parser.add_argument("--engine", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--work", type=Path, help="served: an empty directory for the repository")
@@ -187,6 +201,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.part == "make":
         make(options.tokenizer, options.engine, options.attention)
+    elif options.part == "warm":
+        warm(options.engine)
     elif options.part == "bare":
         asyncio.run(bare(options.engine, options.share))
     else:

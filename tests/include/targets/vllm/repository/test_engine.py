@@ -75,6 +75,7 @@ class Collector:
         self.ids: list[int] = []
         self.error: Exception | None = None
         self.gone = False
+        self.pieces: list[list[int]] = []
         self.over = threading.Event()
         self._stop_after = stop_after
 
@@ -84,6 +85,11 @@ class Collector:
     def tokens(self, token_ids: Sequence[int]) -> bool:
         self.ids += token_ids
         return len(self.ids) >= self._stop_after
+
+    def show(self) -> None:
+        shown = sum(map(len, self.pieces))
+        if self.ids[shown:]:
+            self.pieces.append(self.ids[shown:])
 
     def end(self) -> None:
         self.over.set()
@@ -121,6 +127,24 @@ def test_an_answer_comes_whole_and_without_its_end_token(ask: Callable[..., Coll
     answer = ask(5, 6, 7)
     assert answer.over.wait(30)
     assert (answer.ids, answer.error) == ([5, 6, 7], None)
+
+
+def test_the_first_token_is_shown_at_once_and_the_end_waits_for_no_piece(
+    ask: Callable[..., Collector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_PIECES_PER_S", 1 / 3600)
+    listener = ask(5, 6, 7)
+    assert listener.over.wait(60)
+    assert listener.pieces[0] == [5]
+    assert listener.ids == [5, 6, 7]
+
+
+def test_what_waits_for_a_next_token_is_shown_all_the_same(
+    ask: Callable[..., Collector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_PIECES_PER_S", 1 / 3600)
+    listener = ask(5, 6, 7, 99)
+    wait_for(lambda: [token for piece in listener.pieces for token in piece] == [5, 6, 7])
 
 
 def test_a_stop_word_ends_the_answer_and_vllms_work(ask: Callable[..., Collector], llm: PlayedLLM) -> None:

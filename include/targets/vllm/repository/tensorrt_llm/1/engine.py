@@ -28,6 +28,9 @@ class Listener(Protocol):
     def tokens(self, token_ids: Sequence[int]) -> bool:
         """Takes the answer's next tokens; returns whether the answer ends with one of them."""
 
+    def show(self) -> None:
+        """Streams what was taken since the last piece, if it is a stream."""
+
     def end(self) -> None:
         """No token follows."""
 
@@ -100,8 +103,8 @@ class Engine:
 
     async def _pass_on(self, task: Task) -> None:
         stream = self._llm.generate({"prompt_token_ids": list(task.ids)}, task.config, str(next(self._numbers)))
+        next_piece = 0.0
         async for output in stream:
-            taken = time.monotonic()
             answer = output.outputs[0]
             if answer.finish_reason not in (None, "stop", "length"):
                 raise EngineFailure(answer.finish_reason)
@@ -110,18 +113,20 @@ class Engine:
             if task.listener.tokens(ids):
                 await stream.aclose()  # and vLLM stops working on it
                 break
-            # Meanwhile vLLM gathers the answer's next tokens, and hands them over together.
-            if (pause := taken + len(self._running) / _PIECES_PER_S - time.monotonic()) > 0 and not output.finished:
-                await asyncio.sleep(pause)
+            if (now := time.monotonic()) >= next_piece:
+                task.listener.show()
+                next_piece = now + len(self._running) / _PIECES_PER_S
         task.listener.end()
 
     async def _watch(self) -> None:
-        """Ends answers that nobody waits for, and the engine once vLLM's core is dead."""
+        """Ends answers that nobody waits for, shows what waits for a token, and ends with vLLM's core."""
         while True:
             await asyncio.sleep(_CHECK_S)
             for running, listener in list(self._running.items()):
                 if listener.cancelled():
                     running.cancel()
+                else:
+                    listener.show()
             try:
                 await self._llm.check_health()
             except Exception as error:
