@@ -56,6 +56,14 @@ class Settings(BaseSettings):
         default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
         description="Interpreter of the openvino target's own environment.",
     )
+    vllm_python: Path = Field(
+        default=PROJECT / ".venvs" / "vllm" / "bin" / "python",
+        description="Interpreter of the vllm target's own environment, for runner process.",
+    )
+    vllm_modelopt: Path = Field(
+        default=PROJECT / ".local" / "modelopt",
+        description="The folder of ModelOpt, by which target vllm calibrates; make setup-vllm fills it.",
+    )
     bind_address: str = Field(
         default="127.0.0.1",
         description="Address that the live endpoint and Airflow listen on; Triton itself is on loopback only.",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from include.context import Context, gpus_in_use
+from include.context import Context, gpus_in_use, gpus_of_processes
 from include.errors import HostError, PipelineError
 from include.host.docker.containers import Containers
 from include.host.docker.engine import local_engine
@@ -77,7 +77,12 @@ def check_signature(context: Context, repository: Path) -> None:
 def leased_gpus(context: Context, plan: ServerPlan) -> Iterator[tuple[str, ...]]:
     """The GPUs for a server. The live server's GPUs may be among them, if both servers fit."""
     target = context.target(plan.target)
-    in_use = partial(gpus_in_use, Containers(local_engine, context.log), context.settings.artifacts)
+    artifacts = context.settings.artifacts
+    in_use = (
+        partial(gpus_in_use, Containers(local_engine, context.log), artifacts)
+        if plan.container
+        else partial(gpus_of_processes, artifacts)
+    )
     directory = context.settings.gpu_lease_dir
     with lease(plan.gpus, target.gpu_ids(), directory=directory, in_use=in_use, log=context.log) as leased:
         target.wait_for_memory(set(leased).difference(context.live_gpus()))

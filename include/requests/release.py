@@ -106,9 +106,10 @@ class ReleaseRequest(Form):
         "main",
         pattern=REVISION_PATTERN,
     )
-    target: Literal["openvino", "tensorrt_llm"] = _model(
+    target: Literal["openvino", "tensorrt_llm", "vllm"] = _model(
         "Target",
-        "`openvino`: on the CPU. `tensorrt_llm`: on this host's NVIDIA GPU. Both serve the same int4 weights.",
+        "`openvino`: on the CPU. `tensorrt_llm`, `vllm`: on this host's NVIDIA GPU, from Ampere to Hopper, or from "
+        "Turing to Blackwell. All serve int4 weights.",
         "openvino",
     )
     dtype: Literal["float16", "bfloat16"] = _quantization(
@@ -157,7 +158,7 @@ class ReleaseRequest(Form):
     chat_template: Literal["auto", "off"] = _serving(
         "Chat template",
         "`auto`: the endpoint wraps `text_input` in the model's chat template, if it has one and the target can "
-        "(`openvino`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
+        "(`openvino`, `vllm`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
         "auto",
     )
     streaming: bool = _serving(

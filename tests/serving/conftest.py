@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from include.settings import PROJECT, Settings
-from include.targets.openvino import triton
+from include.targets import pytriton
 from include.triton import repository, servers
 from include.triton.servers import ServerRecord
 from tests.support.echo import free
@@ -66,8 +66,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
         if preprocessing:
             (root / "repository" / "preprocessing" / "1" / "model.py").write_text(preprocessing)
         repository.check(root / "repository")
-        triton.prepare(PYTHON)
-        plan = triton.server(triton.ask(PYTHON), root / "repository", free())
+        pytriton.prepare(PYTHON)
+        plan = pytriton.server("openvino", pytriton.ask(PYTHON), root / "repository", free())
         record = servers.launch(plan, root / "server.json", timeout_s=120)
         started.append((record, root / "server.json"))
         return Endpoint(record)
@@ -97,6 +97,7 @@ def values(tiny: Path, streaming: bool, chat: bool) -> dict[str, dict[str, str]]
             "decoupled_mode": str(streaming).lower(),
             "max_num_tokens": "512",
             "kv_cache_bytes": str(1 << 30),
+            "kv_cache_free_gpu_mem_fraction": "0",
         },
         "postprocessing": tokenizer,
     }

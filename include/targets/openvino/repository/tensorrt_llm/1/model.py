@@ -1,4 +1,4 @@
-"""Triton model `tensorrt_llm` of target openvino: token ids in, token ids out."""
+"""Triton model `tensorrt_llm`: token ids in, token ids out. Its `engine`, `options` and `pipeline` are the target's."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
-from compiler import Busy, GrammarCompiler, max_states
 from engine import Engine, EngineFailure, Task
 from hangups import Connections, Hangups, connection_of
 from options import InvalidRequest, Options
-from pipeline import Capacity, EngineConfig, load_pipeline, load_tokenizer
+from pipeline import Capacity, EngineConfig, load_compiler, load_pipeline, load_tokenizer
 from replies import Reply, Wishes
 from text import Decoder, StopWords, Transcript
 
@@ -95,8 +94,8 @@ class TritonPythonModel:
         engine_dir = Path(values["gpt_model_path"])
         engine_config = EngineConfig.read(engine_dir)
         self._vocab_size = engine_config.vocab_size
-        self._compiler = GrammarCompiler(tokenizer, self._vocab_size) if tokenizer else None
-        pipeline = load_pipeline(engine_dir, tokenizer, engine_config, _capacity(values))
+        self._compiler = load_compiler(tokenizer, self._vocab_size)
+        pipeline = load_pipeline(engine_dir, tokenizer, engine_config, Capacity.of(values))
         self._engine = Engine(pipeline, int(values["max_queue_size"]), on_failure=_stop_server)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
@@ -110,7 +109,7 @@ class TritonPythonModel:
                 self._begin([self._task(inputs, row, reply) for row in range(inputs.size)], reply)
             except InvalidRequest as error:
                 reply.failed(str(error), pb_utils.TritonError.INVALID_ARG)
-            except Busy as error:
+            except EngineFailure as error:
                 reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
 
     def finalize(self) -> None:
@@ -120,13 +119,13 @@ class TritonPythonModel:
         self._engine.close()
 
     def _begin(self, tasks: list[Task], reply: Reply) -> None:
-        """Hands the tasks to the engine as soon as their bad words are compiled."""
-        wanted = (task.config.structured_output_config for task in tasks)
-        if self._compiler and (grammars := [one.grammar for one in wanted if one]):
+        """Hands the tasks to the engine as soon as their bad words are compiled, if its kind compiles them."""
+        submit = partial(self._submit, tasks, reply)
+        if self._compiler:
             invalid = partial(reply.failed, code=pb_utils.TritonError.INVALID_ARG)
-            self._compiler.compile(grammars, partial(self._submit, tasks, reply), invalid, reply.cancelled)
+            self._compiler.compile([task.config for task in tasks], submit, invalid, reply.cancelled)
         else:
-            self._submit(tasks, reply)
+            submit()
 
     def _submit(self, tasks: list[Task], reply: Reply) -> None:
         try:
@@ -142,8 +141,7 @@ class TritonPythonModel:
         self._check(inputs, prompt, options)
         stop = StopWords.of(inputs.words("stop_words_list", row), self._decoder)
         shown = () if inputs.flag("exclude_input_in_output", self._exclude_input) else prompt
-        words = self._bad_words(inputs, row, options)
-        config = options.generation_config(words, max_states(self._vocab_size))
+        config = options.generation_config(self._bad_words(inputs, row, options), self._vocab_size)
         answer = reply.answer(len(prompt), Transcript(self._decoder, stop, shown))
         return Task(prompt, config, answer)
 
@@ -180,15 +178,6 @@ def _wishes(inputs: Inputs) -> Wishes:
 def _stop_server() -> None:
     """Ends the Triton server, whose health would go on to say ready with an engine that cannot answer."""
     os.kill(os.getppid(), signal.SIGTERM)
-
-
-def _capacity(values: dict[str, str]) -> Capacity:
-    return Capacity(
-        max_num_sequences=int(values["max_num_sequences"]),
-        max_num_tokens=int(values["max_num_tokens"]),
-        kv_cache_bytes=int(values["kv_cache_bytes"]),
-        reuse_kv_cache=_flag(values["enable_kv_cache_reuse"]),
-    )
 
 
 def _flag(value: str) -> bool:

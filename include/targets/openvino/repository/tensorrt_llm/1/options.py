@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import openvino_genai as genai
+from compiler import max_states
 from grammar import TooManyWords, grammar_without
 
 _NOT_NEGATIVE = ("max_tokens", "min_tokens", "top_k", "top_p", "temperature", "seed")
@@ -42,8 +43,8 @@ class Options:
             return False
         return bool(self.top_k) or bool(self.top_p)
 
-    def generation_config(self, bad_words: Collection[str] = (), max_states: int = 400) -> genai.GenerationConfig:
-        """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits, and words beyond ``max_states``."""
+    def generation_config(self, bad_words: Collection[str] = (), vocab_size: int = 1000) -> genai.GenerationConfig:
+        """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits, and words beyond `max_states`."""
         self._check()
         config = genai.GenerationConfig()
         self._set_lengths(config)
@@ -53,7 +54,7 @@ class Options:
             if value is not None:
                 setattr(config, name, value)
         if bad_words:
-            config.structured_output_config = genai.StructuredOutputConfig(grammar=_grammar(bad_words, max_states))
+            config.structured_output_config = genai.StructuredOutputConfig(grammar=_grammar(bad_words, vocab_size))
         _validate(config)
         return config
 
@@ -84,9 +85,9 @@ class Options:
             config.top_k = self.top_k or 0
 
 
-def _grammar(bad_words: Collection[str], max_states: int) -> str:
+def _grammar(bad_words: Collection[str], vocab_size: int) -> str:
     try:
-        return grammar_without(bad_words, max_states)
+        return grammar_without(bad_words, max_states(vocab_size))
     except TooManyWords as error:
         raise InvalidRequest(str(error)) from error
 

@@ -121,11 +121,19 @@ class Answer:
         return self.reply.cancelled()
 
     def token(self, token_id: int) -> bool:
-        """Takes the answer's next token; returns whether a stop word ends the answer with it."""
-        if self.transcript.add(token_id):
+        """Takes the answer's next token and streams it; returns whether a stop word ends the answer with it."""
+        if self.tokens([token_id]):
             return True
-        self.reply.progressed(self)
+        self.show()
         return False
+
+    def tokens(self, token_ids: Sequence[int]) -> bool:
+        """Takes the answer's next tokens; returns whether a stop word ends the answer with one of them."""
+        return any(self.transcript.add(token_id) for token_id in token_ids)
+
+    def show(self) -> None:
+        """Streams what was taken since the last piece."""
+        self.reply.progressed(self)
 
     def end(self) -> None:
         """No token follows."""
