@@ -95,7 +95,9 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers.PreTrain
         facts = TokenizerFacts.read(folder)
         if facts.of_transformers_5:
             return _of_transformers_5(folder, facts)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # Servers decode by tokenizer.json alone: transformers' own clean-up, which Llama 3 asks for, would take spaces
+        # out of what the reference says, and the answers of a right engine would not be equal.
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, clean_up_tokenization_spaces=False)
     except Exception as error:  # tokenizers has no class of its own, transformers fails as it goes through the fields
         raise UserError(
             f"the tokenizer cannot be read: {error.what if isinstance(error, UserError) else error}",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from include.errors import HostError, UserError
 from include.stages.calibrate.loading import compute_dtype, load_model, load_tokenizer
@@ -42,6 +43,16 @@ def test_refuses_a_directory_without_a_tokenizer(llama: Path, damage: str) -> No
         path.unlink() if damage == "missing" else path.write_text("{")
     with pytest.raises(UserError, match="tokenizer cannot be read"):
         load_tokenizer(llama)
+
+
+def test_the_tokenizer_decodes_as_servers_do(llama: Path, tmp_path: Path) -> None:
+    """Llama 3's repositories ask for a clean-up, which would make "a ?" of an answer "a?"."""
+    path = llama / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"clean_up_tokenization_spaces": True}))
+    text, tokenizer = "Is it so ? 'tis n't , no .", load_tokenizer(llama)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert one.decode(one(text)["input_ids"], skip_special_tokens=True) == text
 
 
 @pytest.mark.parametrize(
