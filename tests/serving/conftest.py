@@ -60,9 +60,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
     """Starts a server on the tiny engine; all are stopped at the end."""
     started: list[tuple[ServerRecord, Path]] = []
 
-    def start(*, streaming: bool, chat: bool = False, preprocessing: str = "") -> Endpoint:
+    def start(*, streaming: bool, chat: bool = False, preprocessing: str = "", end_ids: str = "0") -> Endpoint:
         root = tmp_path_factory.mktemp("server")
-        repository.assemble(TEMPLATES, values(tiny, streaming, chat), root / "repository")
+        repository.assemble(TEMPLATES, values(tiny, streaming, chat, end_ids), root / "repository")
         if preprocessing:
             (root / "repository" / "preprocessing" / "1" / "model.py").write_text(preprocessing)
         repository.check(root / "repository")
@@ -77,7 +77,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
         servers.stop(record, path, grace_s=20)
 
 
-def values(tiny: Path, streaming: bool, chat: bool) -> dict[str, dict[str, str]]:
+def values(tiny: Path, streaming: bool, chat: bool, end_ids: str = "0") -> dict[str, dict[str, str]]:
     """What the templates ask for."""
     batch = {"triton_max_batch_size": "8"}
     tokenizer = {**batch, "tokenizer_dir": str(tiny / "tokenizer")}
@@ -87,12 +87,14 @@ def values(tiny: Path, streaming: bool, chat: bool) -> dict[str, dict[str, str]]
         "preprocessing": {
             **tokenizer,
             **length,
+            "end_ids": end_ids,
             "max_input_len": str(MAX_INPUT_LEN),
             "apply_chat_template": str(chat).lower(),
         },
         "tensorrt_llm": {
             **tokenizer,
             **length,
+            "end_ids": end_ids,
             "engine_dir": str(tiny / "engine"),
             "decoupled_mode": str(streaming).lower(),
             "max_num_tokens": "512",

@@ -96,6 +96,15 @@ def test_end_id_ends_the_answer_and_is_no_part_of_it(plain: Endpoint) -> None:
     assert _engine_ids(plain, {"end_id": whole[5]}) == whole[: whole.index(whole[5])]
 
 
+def test_each_of_the_models_end_tokens_ends_the_answer(plain: Endpoint, serve: Serve) -> None:
+    whole = _engine_ids(plain, {})
+    until = whole[: whole.index(whole[5])]
+    several = serve(streaming=False, chat=True, end_ids=f"0 {whole[5]}")
+    assert _engine_ids(several, {}) == _engine_ids(several, {"end_id": 0}) == until
+    assert _engine_ids(several, {"end_id": -1}) == whole
+    assert several.text(PROMPT, bad_words=["e"])
+
+
 def test_seed_decides_what_is_drawn(plain: Endpoint) -> None:
     drawn = [plain.text(PROMPT, top_k=50, temperature=2.0, seed=seed) for seed in (3, 3, 4)]
     assert drawn[0] == drawn[1] != drawn[2]

@@ -10,6 +10,7 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
+from include.model.weights import check_tensors
 from include.stages.calibrate import data, memory
 from include.stages.calibrate.export import export
 from include.stages.calibrate.foldable import make_foldable
@@ -78,6 +79,7 @@ def check(options: Options) -> Inputs:
     device_map(options.device)  # refuses a GPU that is not there
     source = SourceModel.read(options.model)
     source.config.check_calibration(options.group_size, options.calib_seq_len, options.tp_size)
+    check_tensors(source.folder, source.config)
     tokenizer = load_tokenizer(options.model)
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
     held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)

@@ -20,6 +20,7 @@ from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
 from include.model.config import ModelConfig
+from include.model.generation import end_ids
 from include.requests.release import ReleaseRequest
 from include.runners.job import Command, inherited
 from include.settings import Settings
@@ -222,10 +223,12 @@ class VllmTarget(Target):
         enough = memory.serve_full + _CUDA_GRAPHS
         batch = {"triton_max_batch_size": str(request.max_batch_size)}
         tokenizer = {**batch, "tokenizer_dir": str(checkpoint / "tokenizer")}
+        ends = {"end_ids": " ".join(map(str, end_ids(checkpoint)))}
         return {
             "ensemble": batch,
             "preprocessing": {
                 **tokenizer,
+                **ends,
                 "apply_chat_template": str(request.chat_template == "auto").lower(),
                 "max_input_len": str(request.max_input_len),
                 "max_seq_len": str(request.max_seq_len),
@@ -233,6 +236,7 @@ class VllmTarget(Target):
             "postprocessing": tokenizer,
             "tensorrt_llm": {
                 **tokenizer,
+                **ends,
                 "engine_dir": str(engine),
                 "decoupled_mode": str(request.streaming).lower(),
                 "max_seq_len": str(request.max_seq_len),

@@ -40,6 +40,20 @@ def test_options_reach_the_engine() -> None:
     assert (config.repetition_penalty, config.presence_penalty, config.frequency_penalty) == (1.5, 0.5, 0.125)
 
 
+@pytest.mark.parametrize(
+    ("end_id", "ends"),
+    [
+        pytest.param(None, {2, 9}, id="none: the model's own"),
+        pytest.param(9, {2, 9}, id="one of the model's own: all of them"),
+        pytest.param(5, {5}, id="another: that one"),
+        pytest.param(-1, set(), id="-1: none"),
+    ],
+)
+def test_end_tokens_are_the_models_own_unless_the_request_names_another(end_id: int | None, ends: set[int]) -> None:
+    config = Options(max_tokens=5, end_id=end_id).generation_config(end_ids=frozenset({2, 9}))
+    assert (config.stop_token_ids, config.ignore_eos) == (ends, not ends)
+
+
 @pytest.mark.parametrize("end_id", [None, -1])
 def test_without_an_end_id_only_max_tokens_ends(end_id: int | None) -> None:
     assert Options(max_tokens=5, end_id=end_id).generation_config().ignore_eos

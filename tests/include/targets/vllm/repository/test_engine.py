@@ -219,7 +219,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def given(**asked: Any) -> dict[str, Any]:
-    return options.Options(max_tokens=8, **asked).generation_config().given
+    return options.Options(max_tokens=8, **asked).generation_config(end_ids=frozenset({9, 7})).given
 
 
 @pytest.mark.usefixtures("vllm")
@@ -231,8 +231,12 @@ def test_without_top_k_and_top_p_decoding_is_greedy() -> None:
 
 
 @pytest.mark.usefixtures("vllm")
-@pytest.mark.parametrize(("end_id", "stops", "ignores"), [(2, [2], False), (-1, [], True), (None, [], True)])
-def test_the_end_token_ends_an_answer_unless_there_is_none(end_id: int | None, stops: list[int], ignores: bool) -> None:
+@pytest.mark.parametrize(
+    ("end_id", "stops", "ignores"), [(2, [2], False), (9, [7, 9], False), (None, [7, 9], False), (-1, [], True)]
+)
+def test_the_models_end_tokens_end_an_answer_unless_the_request_names_another(
+    end_id: int | None, stops: list[int], ignores: bool
+) -> None:
     lengths = given(end_id=end_id)
     assert (lengths["stop_token_ids"], lengths["ignore_eos"]) == (stops, ignores)
 

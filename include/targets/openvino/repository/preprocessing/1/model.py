@@ -68,7 +68,8 @@ class TritonPythonModel:
         self._special = _flag(values["add_special_tokens"])
         self._chat = _flag(values["apply_chat_template"]) and bool(self._tokenizer.chat_template)
         self._limits = Limits(int(values["max_input_len"]), int(values["max_seq_len"]))
-        self._end_id = _or(self._tokenizer.eos_token_id, -1)
+        # The engine, too, knows all tokens that end an answer: any of them stands for all.
+        self._end_id = next(map(int, values["end_ids"].split()), _or(self._tokenizer.eos_token_id, -1))
         self._pad_id = _or(self._tokenizer.pad_token_id, max(self._end_id, 0))
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:

@@ -89,6 +89,7 @@ class TritonPythonModel:
         tokenizer_dir = Path(values["tokenizer_dir"])
         self._decoder = Decoder(tokenizer_dir, _flag(values["skip_special_tokens"]))
         tokenizer = load_tokenizer(tokenizer_dir)
+        self._end_ids = frozenset(map(int, values["end_ids"].split()))
         # What ends a text with banned words; without the tokens' texts none can be banned.
         self._eos_id = tokenizer.get_eos_token_id() if tokenizer and tokenizer.get_vocab() else None
         engine_dir = Path(values["gpt_model_path"])
@@ -141,7 +142,8 @@ class TritonPythonModel:
         self._check(inputs, prompt, options)
         stop = StopWords.of(inputs.words("stop_words_list", row), self._decoder)
         shown = () if inputs.flag("exclude_input_in_output", self._exclude_input) else prompt
-        config = options.generation_config(self._bad_words(inputs, row, options), self._vocab_size)
+        words = self._bad_words(inputs, row, options)
+        config = options.generation_config(words, self._vocab_size, self._end_ids)
         answer = reply.answer(len(prompt), Transcript(self._decoder, stop, shown))
         return Task(prompt, config, answer)
 
@@ -162,7 +164,7 @@ class TritonPythonModel:
         words = [word for word in words if word]
         if words and self._eos_id is None:
             raise InvalidRequest("bad_words are not supported with this model's tokenizer")
-        if words and options.end_id != self._eos_id:
+        if words and options.end_id not in {None, self._eos_id, *self._end_ids}:
             raise InvalidRequest(f"bad_words need end_id {self._eos_id}, the tokenizer's own")
         return words
 

@@ -43,11 +43,16 @@ class Options:
             return False
         return bool(self.top_k) or bool(self.top_p)
 
-    def generation_config(self, bad_words: Collection[str] = (), vocab_size: int = 1000) -> genai.GenerationConfig:
-        """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits, and words beyond `max_states`."""
+    def generation_config(
+        self, bad_words: Collection[str] = (), vocab_size: int = 1000, end_ids: frozenset[int] = frozenset()
+    ) -> genai.GenerationConfig:
+        """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits, and words beyond `max_states`.
+
+        ``end_ids`` are the model's own end tokens: each ends an answer unless ``end_id`` is none of them.
+        """
         self._check()
         config = genai.GenerationConfig()
-        self._set_lengths(config)
+        self._set_lengths(config, end_ids)
         self._set_sampling(config)
         for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
@@ -67,14 +72,16 @@ class Options:
             if (getattr(self, name) or 0) < 0:
                 raise InvalidRequest(f"{name} must not be negative")
 
-    def _set_lengths(self, config: genai.GenerationConfig) -> None:
+    def _set_lengths(self, config: genai.GenerationConfig, end_ids: frozenset[int]) -> None:
         config.max_new_tokens = self.max_tokens
         if self.min_tokens is not None:
             config.min_new_tokens = self.min_tokens
-        if self.end_id is None or self.end_id < 0:
-            config.ignore_eos = True
+        ends = end_ids if self.end_id is None or self.end_id in end_ids else {self.end_id} - {-1}
+        if ends:
+            config.set_eos_token_id(min(ends))
+            config.stop_token_ids = set(ends)
         else:
-            config.set_eos_token_id(self.end_id)
+            config.ignore_eos = True
 
     def _set_sampling(self, config: genai.GenerationConfig) -> None:
         config.do_sample = self.samples

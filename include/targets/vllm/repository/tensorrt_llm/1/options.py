@@ -41,15 +41,20 @@ class Options:
             return False
         return bool(self.top_k) or bool(self.top_p)
 
-    def generation_config(self, bad_words: Collection[str] = (), vocab_size: int = 1000) -> Any:  # noqa: ANN401
-        """vLLM's ``SamplingParams``; raises `InvalidRequest` for values outside vLLM's limits."""
+    def generation_config(
+        self, bad_words: Collection[str] = (), vocab_size: int = 1000, end_ids: frozenset[int] = frozenset()
+    ) -> Any:  # noqa: ANN401
+        """vLLM's ``SamplingParams``; raises `InvalidRequest` for values outside vLLM's limits.
+
+        ``end_ids`` are the model's own end tokens: each ends an answer.
+        """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         self._check()
         try:
             return SamplingParams(
-                **self._lengths(),
+                **self._lengths(end_ids),
                 **self._sampling(),
                 bad_words=list(bad_words),
                 detokenize=False,
@@ -67,12 +72,12 @@ class Options:
             if (getattr(self, name) or 0) < 0:
                 raise InvalidRequest(f"{name} must not be negative")
 
-    def _lengths(self) -> dict[str, Any]:
-        ends = self.end_id is not None and self.end_id >= 0
+    def _lengths(self, end_ids: frozenset[int]) -> dict[str, Any]:
+        ends = end_ids if self.end_id is None or self.end_id in end_ids else {self.end_id} - {-1}
         return {
             "max_tokens": self.max_tokens,
             "min_tokens": self.min_tokens or 0,
-            "stop_token_ids": [self.end_id] if ends else [],
+            "stop_token_ids": sorted(ends),
             "ignore_eos": not ends,
         }
 
