@@ -85,6 +85,16 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest time that a whole request may take to arrive; its answer may take longer.",
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File of mode 0600 with the API keys of the live endpoint's clients. None: everyone may ask it.",
+    )
+    tls_certificate_file: Path | None = Field(
+        default=None, description="Certificate chain (PEM) of the live endpoint. None: it has no TLS."
+    )
+    tls_key_file: Path | None = Field(
+        default=None, description="The certificate's private key (PEM), a file of mode 0600."
+    )
     airflow_home: Path = Field(
         default=PROJECT / ".local" / "airflow", description="Database, logs and password of the embedded Airflow."
     )

@@ -54,11 +54,11 @@ def _demo(chosen: Settings, model: str, console: Console) -> None:
         console.print(f"reused from the artifact store: {stages}", soft_wrap=True)
     console.print(_gates(Path(released["report"]).parent))
     question = run.SEED_REQUEST["text_input"]
-    console.print(Panel(run.ask(released["endpoint"]).strip(), title=str(question), title_align="left"))
+    console.print(Panel(run.ask(released["endpoint"], chosen).strip(), title=str(question), title_align="left"))
     for name, value in {
         "release": f"{released['model']} number {released['release']}",
         "report": released["report"],
-        "ask it": run.curl_line(released["endpoint"]),
+        "ask it": run.curl_line(released["endpoint"], chosen),
         "Airflow": f"{airflow.url_of(chosen)}  user {airflow.USER}  password {airflow.password(chosen)}",
         "stop all": "make down",
     }.items():

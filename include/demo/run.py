@@ -15,7 +15,9 @@ from rich.table import Table
 from include.demo.airflow import DAG
 from include.demo.api import AirflowApi, TaskState
 from include.errors import ToolError, UserError
+from include.live.proxy import proxy_of
 from include.requests.release import SEED_PROMPT
+from include.settings import Settings
 
 STAGES = (
     "check_request",
@@ -32,6 +34,7 @@ SEED_REQUEST = {
     "text_input": SEED_PROMPT,
     "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]},
 }
+_ANSWER_S = 120.0
 ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "yellow"}
 
@@ -64,16 +67,19 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
     return Outcome(released=released, reused=reused)
 
 
-def ask(endpoint: str) -> str:
-    """The live endpoint's answer to the seed request."""
-    answer = httpx.post(endpoint, json=SEED_REQUEST, timeout=120, trust_env=False)
+def ask(endpoint: str, settings: Settings | None = None) -> str:
+    """The live endpoint's answer to the seed request; ``settings`` are those of a deployment with keys or TLS."""
+    with proxy_of(settings).client(_ANSWER_S) if settings else httpx.Client(timeout=_ANSWER_S, trust_env=False) as http:
+        answer = http.post(endpoint, json=SEED_REQUEST)
     answer.raise_for_status()
     return str(answer.json()["text_output"])
 
 
-def curl_line(endpoint: str) -> str:
-    """A curl command that sends the seed request to the endpoint."""
-    return f"curl -s {endpoint} -d '{json.dumps(SEED_REQUEST)}'"
+def curl_line(endpoint: str, settings: Settings) -> str:
+    """A curl command that sends the seed request to the endpoint; users with keys fill in theirs."""
+    key = " -H 'Authorization: Bearer <key>'" if settings.api_keys_file else ""
+    trust = f" --cacert {settings.tls_certificate_file}" if settings.tls_certificate_file else ""
+    return f"curl -s{trust}{key} {endpoint} -d '{json.dumps(SEED_REQUEST)}'"
 
 
 def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:

@@ -30,7 +30,7 @@ from include.releases.records import Release
 from include.releases.rule import Rule
 from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
-from include.triton.client import Client, Endpoint, NoAnswer
+from include.triton.client import TIMEOUT_S, Client, Endpoint, NoAnswer
 from include.triton.servers import Ports, ServerRecord
 
 _LOADS_S = 10.0
@@ -79,6 +79,14 @@ class LiveAddress:
         self._last_answer.record()
         if live := self._releases.live():
             self._releases.end_outage(live, "itself")
+
+    def refresh_access(self) -> list[PipelineError]:
+        """Takes API keys and certificates that have changed; returns the errors of those that cannot be used.
+
+        Raises:
+            PipelineError: as `Proxy.refresh_access`.
+        """
+        return self._proxy.refresh_access()
 
     def restore(self, silent_s: float) -> bool:
         """Brings back a live server or a proxy that is gone; returns False if there was nothing that it could do.
@@ -131,12 +139,11 @@ class LiveAddress:
             release = self._releases.get(release.model, release.number)
             _check_accepted(release)
             (rule or Rule.of(self._context.settings)).check(self._releases, release)
-            if not self._releases.is_pruned(release):
-                check_signature(self._context, self._context.store.root / Kind.REPOSITORY / release.repository)
+            checked = self._check_signature(release)
             self._try_reconcile(keep=(self._servers.record_of(release), candidate))
             try:
-                record = self._server_of(release, candidate, swap)
-                answer = _ask(record.plan.address, record.ports, release.answer)
+                record = self._server_of(release, candidate, swap, checked)
+                answer = _ask_server(record, release.answer)
                 self._point_to(record)
                 self._ask_through_proxy(answer)
                 self._releases.record_proof(release, answer=answer, server=record.plan, by=self._context.run_id)
@@ -209,14 +216,22 @@ class LiveAddress:
             self._note_outage()
             yield frozenset(record.repository for _, record in self._servers.running())
 
-    def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
+    def _check_signature(self, release: Release) -> Path | None:
+        """The release's repository, as it was signed; None if it was pruned. Raises as `check_signature`."""
+        if self._releases.is_pruned(release):
+            return None
+        repository = self._context.store.root / Kind.REPOSITORY / release.repository
+        check_signature(self._context, repository)
+        return repository
+
+    def _server_of(self, release: Release, candidate: Path | None, swap: Swap, checked: Path | None) -> ServerRecord:
         if record := self._servers.ready(release):
             return record
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
         if swap == "recreate":
             self._suspend("")
-        return self._servers.launch(release)
+        return self._servers.launch(release, checked=checked)
 
     def _suspend(self, run: str) -> None:
         live = self._releases.live()
@@ -339,14 +354,15 @@ class LiveAddress:
         try:
             if not servers.is_ready(record):  # one that hangs would not answer for minutes
                 raise ToolError("the server runs, but is not ready", where=str(record.log))
-            _ask(record.plan.address, record.ports, live.answer)
+            _ask_server(record, live.answer)
         except PipelineError as error:
             self._log(f"{error}\nrestarting the server of release {live.name}")
             self._releases.begin_outage(live, str(error))
             self._servers.stop(live)
 
     def _ask_through_proxy(self, expected: str | None) -> None:
-        _ask(self._context.settings.bind_address, self._proxy.ports, expected)
+        with self._proxy.client(TIMEOUT_S) as http:
+            _ask(Client(_endpoint(self._context.settings.bind_address, self._proxy.ports), http), expected)
 
     def _lock(self) -> AbstractContextManager[None]:
         return locked(self._lock_path, lambda: self._log("another run is changing the live release: waiting for it"))
@@ -368,20 +384,27 @@ def _check_accepted(release: Release) -> None:
         )
 
 
-def _ask(address: str, ports: Ports, expected: str | None) -> str:
+def _ask_server(record: ServerRecord, expected: str | None) -> str:
+    with Client.open(_endpoint(record.plan.address, record.ports)) as client:
+        return _ask(client, expected)
+
+
+def _endpoint(address: str, ports: Ports) -> Endpoint:
+    return Endpoint(host=reachable(address), http_port=ports.http, grpc_port=ports.grpc)
+
+
+def _ask(client: Client, expected: str | None) -> str:
     """The greedy answer to the seed's prompt; raises `ToolError` without an answer, `GateFailure` for another."""
-    endpoint = Endpoint(host=reachable(address), http_port=ports.http, grpc_port=ports.grpc)
     answer = ""
     for _ in range(_TRIES):
         try:
-            with Client.open(endpoint) as client:
-                answer = client.text(SEED_PROMPT)
+            answer = client.text(SEED_PROMPT)
         except NoAnswer as error:
-            raise ToolError(f"no answer to {SEED_PROMPT!r}: {error}", where=endpoint.url) from error
+            raise ToolError(f"no answer to {SEED_PROMPT!r}: {error}", where=str(client.http.base_url)) from error
         if expected in (None, answer):
             return answer
     raise GateFailure(
         f"the release answers {answer!r} to {SEED_PROMPT!r}; when it was promoted it said {expected!r}",
-        where=endpoint.url,
+        where=str(client.http.base_url),
         fix="compare with its report; other hardware or another version of the server rounds differently",
     )

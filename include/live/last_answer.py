@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from include.host.ports import http_url
+from include.errors import PipelineError
+from include.live.proxy import proxy_of
 from include.settings import Settings
 
 _RECENT = timedelta(seconds=15)
@@ -18,7 +19,7 @@ class LastAnswer:
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.artifacts / "servers" / "answered"
-        self._url = http_url(settings.bind_address, settings.live_http_port)
+        self._settings = settings
 
     def record(self) -> None:
         """Records that the live release answers now."""
@@ -37,8 +38,9 @@ class LastAnswer:
         A web server in a container of its own does not reach the loopback address of the serving host.
         """
         try:
-            answer = httpx.get(f"{self._url}/v2/health/ready", timeout=_TIMEOUT_S, trust_env=False)
-        except httpx.HTTPError:
+            with proxy_of(self._settings).client(_TIMEOUT_S) as http:
+                answer = http.get("/v2/health/ready")
+        except (httpx.HTTPError, PipelineError):
             answer = None
         if answer is not None and answer.status_code == httpx.codes.OK:
             return True

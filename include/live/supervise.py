@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from include.context import Context
+from include.errors import HostError
 from include.host import services
 from include.live.address import LiveAddress
 from include.live.watch import Watch
@@ -48,6 +50,11 @@ class Supervision:
         if acted:
             self.watch = self.watch.started(time.monotonic(), answered=True)
 
+    def refresh_access(self) -> None:
+        """Takes API keys and certificates that have changed; raises the error of one that cannot be used."""
+        for problem in LiveAddress(self.context).refresh_access():
+            raise HostError(f"{problem.what}; the last good one stays in use", where=problem.where, fix=problem.fix)
+
     def rotate_logs(self) -> None:
         """Cuts off the logs of servers that have grown too long."""
         for log in self.context.settings.log_directory.glob("*.log"):
@@ -57,18 +64,24 @@ class Supervision:
 def supervise(context: Context, *, while_live: bool) -> None:
     """Supervises until the process is stopped; ``while_live``: or until the deployment has no live release."""
     supervision = Supervision(context)
-    said = ""
+    duties = (lambda: supervision.step(time.monotonic()), supervision.rotate_logs, supervision.refresh_access)
+    said = dict.fromkeys(duties, "")
     while not while_live or context.releases.live_since():
-        try:
-            supervision.step(time.monotonic())
-            supervision.rotate_logs()
-            said = ""
-        except Exception as error:  # whatever goes wrong, the next look may go well
-            problem = f"{type(error).__name__}: {error}"
-            if problem != said:
+        for duty in duties:
+            problem = _problem_of(duty)
+            if problem and problem != said[duty]:
                 context.log(problem)
-            said = problem
+            said[duty] = problem
         time.sleep(POLL_S)
+
+
+def _problem_of(duty: Callable[[], None]) -> str:
+    """Does a duty; returns its error, if any: whatever goes wrong, the next look may go well."""
+    try:
+        duty()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _print(line: str) -> None:

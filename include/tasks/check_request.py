@@ -78,7 +78,9 @@ def _check_approval(context: Context, request: ReleaseRequest) -> None:
 def _check_ports(context: Context, request: ReleaseRequest) -> None:
     if request.candidate_http_port:
         check_port_free(request.candidate_http_port)
-    if not LiveAddress(context).is_listening():
+    live = LiveAddress(context)
+    live.refresh_access()  # keys or a certificate that cannot be used fail now, and not at the promotion
+    if not live.is_listening():
         settings = context.settings
         for port in (settings.live_http_port, settings.live_grpc_port, settings.live_metrics_port):
             check_port_free(port)

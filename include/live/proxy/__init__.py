@@ -19,6 +19,7 @@ from include.errors import HostError, PipelineError, ToolError, UserError
 from include.files import Log, write_atomic
 from include.host.ports import check_port_free, http_url, reachable
 from include.live.proxy import config
+from include.live.proxy.access import Access
 from include.live.proxy.admin import Admin
 from include.live.proxy.config import Files, Routing, Upstream
 from include.live.proxy.envoy import Envoy
@@ -47,7 +48,15 @@ class Proxy:
     """
 
     def __init__(
-        self, files: Files, *, address: str, ports: Ports, limits: Limits, envoy: Envoy, log: Log = print
+        self,
+        files: Files,
+        *,
+        address: str,
+        ports: Ports,
+        limits: Limits,
+        access: Access,
+        envoy: Envoy,
+        log: Log = print,
     ) -> None:
         """Creates the proxy for clients that connect to ``address`` and ``ports``.
 
@@ -59,6 +68,7 @@ class Proxy:
         self._address = address
         self.ports = ports
         self._limits = limits
+        self._access = access
         self._envoy = envoy
         self._admin = Admin(self._files.admin)
         self._log = log
@@ -67,7 +77,30 @@ class Proxy:
     @property
     def url(self) -> str:
         """The URL of the HTTP endpoint on this host."""
-        return http_url(self._address, self.ports.http)
+        return http_url(self._address, self.ports.http, self._access.scheme)
+
+    def client(self, timeout_s: float) -> httpx.Client:
+        """A client of the HTTP endpoint on this host, with the deployment's own key, if there are keys.
+
+        Over TLS it trusts the endpoint's own certificate alone: no other program gets the key.
+        """
+        return httpx.Client(base_url=self.url, timeout=timeout_s, **self._access.client_options())
+
+    def refresh_access(self) -> list[PipelineError]:
+        """Takes API keys and certificates that have changed, without cutting off anything.
+
+        Returns the errors of those that cannot be used: the last good ones stay.
+
+        Raises:
+            PipelineError: there are no last good ones; or Envoy does not take the new ones within 10 s.
+        """
+        if self._access.is_open:
+            return []
+        with self._lock():
+            kept = self._publish_access()
+            if self._envoy.find() == _digest(self._bootstrap()):
+                self._await_access()
+            return kept
 
     def ensure_running(self) -> None:
         """Starts Envoy if it does not run as configured; it keeps its upstream.
@@ -79,9 +112,11 @@ class Proxy:
             HostError: a port is taken; the message names it and the process.
             ToolError: Envoy ended, or took no requests within 20 s; the message holds its last lines.
         """
-        wanted = config.bootstrap(self._files, self._address, self.ports, self._limits)
-        digest = hashlib.sha256(wanted.encode()).hexdigest()
+        wanted = self._bootstrap()
+        digest = _digest(wanted)
         with self._lock():
+            for problem in self._publish_access():
+                self._log(f"{problem}\nthe last good one stays in use")
             found = self._envoy.find()
             if found != digest or not self._answers_soon():
                 self._check_ports(config.listening(self._files) if found else ())
@@ -89,6 +124,7 @@ class Proxy:
                     self._log("the proxy runs with another configuration, or does not answer: it is started anew")
                     self._envoy.stop()
                 self._start(wanted, digest)
+            self._await_access()
             self._envoy.keep_across_restarts()
 
     def is_running(self) -> bool:
@@ -151,15 +187,31 @@ class Proxy:
         """Ends Envoy at once, with all connections, and forgets its upstream."""
         with self._lock():
             self._envoy.stop()
+            self._access.forget()
             if self._files.config.exists():
                 config.publish(self._files, Routing())
+
+    def _bootstrap(self) -> str:
+        return config.bootstrap(self._files, self._address, self.ports, self._limits, self._access)
+
+    def _publish_access(self) -> list[PipelineError]:
+        return self._access.publish(self._envoy.user, self._log)
+
+    def _await_access(self) -> None:
+        if wanted := self._access.versions():
+            self._await(lambda: self._has_taken(wanted), _SWITCH_S, "did not take its API keys or its certificate")
+
+    def _has_taken(self, wanted: dict[str, str]) -> bool:
+        with suppress(httpx.HTTPError):
+            return all(self._admin.versions(name) == {version} for name, version in wanted.items())
+        return False
 
     def _start(self, bootstrap: str, digest: str) -> None:
         self._files.run.mkdir(parents=True, exist_ok=True)
         write_atomic(self._files.bootstrap, bootstrap)
         config.publish(self._files, Routing(current=self.upstream()))
         try:
-            self._envoy.start(("--config-path", str(self._files.bootstrap), *_options()), digest)
+            self._envoy.start(("--config-path", str(self._files.bootstrap), *_options(self._access)), digest)
             self._await(self._admin.is_live, _START_S, "took no requests")
         except BaseException:
             self._envoy.stop()
@@ -232,10 +284,18 @@ class Proxy:
             )
 
 
-def _options() -> tuple[str, ...]:
+def _digest(bootstrap: str) -> str:
+    return hashlib.sha256(bootstrap.encode()).hexdigest()
+
+
+def _options(access: Access) -> tuple[str, ...]:
     workers = min(_MOST_WORKERS, os.cpu_count() or 1)
     # Component main only warns that connections have no limit; it reports its failures as errors.
-    levels = ("--log-level", "warning", "--component-log-level", "main:error")
+    quiet = ["main:error"]
+    if not access.is_open:
+        # Warnings about files that Envoy refuses show what is in them: keys. `Proxy` finds out by itself.
+        quiet += ["config:error", "misc:error"]
+    levels = ("--log-level", "warning", "--component-log-level", ",".join(quiet))
     return ("--concurrency", str(workers), "--disable-hot-restart", *levels)
 
 
@@ -248,4 +308,6 @@ def proxy_of(settings: Settings, log: Log = print, image: str | None = None, bui
     ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
     envoy = Envoy(files, log, image, build)
     limits = Limits.of(settings)
-    return Proxy(files, address=settings.bind_address, ports=ports, limits=limits, envoy=envoy, log=log)
+    access = Access.of(settings, files.config / "access")
+    address = settings.bind_address
+    return Proxy(files, address=address, ports=ports, limits=limits, access=access, envoy=envoy, log=log)

@@ -36,6 +36,11 @@ class Admin:
             for host in cluster.get("host_statuses", ())
         )
 
+    def versions(self, resources: str) -> set[str]:
+        """The versions of what Envoy has read from files that change; raises `httpx.HTTPError` without an answer."""
+        answer = self._get(f"/config_dump?resource={resources}").raise_for_status().json()
+        return {str(one.get("version_info")) for one in answer.get("configs", ())}
+
     def _get(self, path: str) -> httpx.Response:
         transport = httpx.HTTPTransport(uds=str(self.socket), verify=PLAIN_HTTP)
         with httpx.Client(transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S) as client:

@@ -22,6 +22,7 @@ from include.files import Damaged, disk_errors, find_record, remove, replace, wr
 from include.frozen import Frozen
 from include.host.ports import reachable
 from include.live.proxy import guard
+from include.live.proxy.access import Access
 from include.live.proxy.guard import Limits
 from include.reading import Limit
 from include.triton.servers import Ports
@@ -108,7 +109,7 @@ class Endpoint:
     port: int
 
 
-def bootstrap(files: Files, address: str, ports: Ports, limits: Limits) -> str:
+def bootstrap(files: Files, address: str, ports: Ports, limits: Limits, access: Access) -> str:
     """The bootstrap: a listener and a cluster for each of the server's ports, and the admin socket."""
     listeners = ports.model_dump()
     config = {
@@ -119,7 +120,7 @@ def bootstrap(files: Files, address: str, ports: Ports, limits: Limits) -> str:
         },
         "overload_manager": {"resource_monitors": [_most_connections(limits)]},
         "static_resources": {
-            "listeners": [_listener(name, address, port, limits) for name, port in listeners.items()],
+            "listeners": [_listener(name, address, port, limits, access) for name, port in listeners.items()],
             "clusters": [_cluster(name, files, limits) for name in listeners],
         },
     }
@@ -173,8 +174,9 @@ def _most_connections(limits: Limits) -> dict[str, Any]:
     return {"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": most}
 
 
-def _listener(name: str, address: str, port: int, limits: Limits) -> dict[str, Any]:
-    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(name, limits)}
+def _listener(name: str, address: str, port: int, limits: Limits, access: Access) -> dict[str, Any]:
+    http = access.guarded(name, _http(name, limits))
+    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": http}
     return {
         "name": name,
         "address": _socket_address(address, port),
@@ -182,7 +184,7 @@ def _listener(name: str, address: str, port: int, limits: Limits) -> dict[str, A
         "enable_reuse_port": False,
         # Streams have no timeout, so a vanished client has to be detected by TCP keepalive.
         "tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 20, "keepalive_probes": 3},
-        "filter_chains": [{"filters": [manager]}],
+        "filter_chains": [{"filters": [manager], **access.transport(name, limits.header_s)}],
     }
 
 
