@@ -60,7 +60,7 @@ ASKING = [
 ]
 
 
-def _stream(endpoint: Endpoint, model: str, inputs: Tensors, *outputs: str) -> list[Any]:
+def ask_stream(endpoint: Endpoint, model: str, inputs: Tensors, *outputs: str) -> list[Any]:
     """The responses to one request of a gRPC stream; raises the error of a response."""
     tensors = []
     for name, value in inputs.items():
@@ -80,7 +80,7 @@ def _stream(endpoint: Endpoint, model: str, inputs: Tensors, *outputs: str) -> l
     return [result for result, _ in got]
 
 
-def _of_text(prompts: Sequence[str], *, stream: bool, **changed: np.ndarray) -> Tensors:
+def of_text(prompts: Sequence[str], *, stream: bool, **changed: np.ndarray) -> Tensors:
     """The inputs of ``end_to_end_grpc_client.py``, with its defaults."""
     rows = len(prompts)
     return {
@@ -95,7 +95,7 @@ def _of_text(prompts: Sequence[str], *, stream: bool, **changed: np.ndarray) -> 
     }
 
 
-def _of_ids(ids: Sequence[int], *, stream: bool) -> Tensors:
+def of_ids(ids: Sequence[int], *, stream: bool) -> Tensors:
     """The inputs of ``inflight_batcher_llm_client.py``, with its defaults."""
     return {
         "input_ids": np.array([ids], np.int32),
@@ -114,7 +114,7 @@ def _of_ids(ids: Sequence[int], *, stream: bool) -> Tensors:
 @pytest.mark.parametrize("stream", [False, True], ids=["at once", "in pieces"])
 def test_text_comes_in_the_shape_that_upstreams_client_reads(streaming: Endpoint, stream: bool) -> None:
     """It takes ``text_output[0]`` for bytes, and expects the prompt before the answer unless that is streamed."""
-    results = _stream(streaming, "ensemble", _of_text([PROMPT], stream=stream), "text_output")
+    results = ask_stream(streaming, "ensemble", of_text([PROMPT], stream=stream), "text_output")
     pieces = [result.as_numpy("text_output")[0].decode() for result in results]
     assert "".join(pieces) == ("" if stream else PROMPT) + streaming.text(PROMPT, 16)
     assert (len(pieces) > 1) is stream
@@ -124,23 +124,23 @@ def test_text_comes_in_the_shape_that_upstreams_client_reads(streaming: Endpoint
 def test_each_of_several_prompts_has_responses_of_its_own(streaming: Endpoint, stream: bool) -> None:
     prompts = [PROMPT, "The quick brown"]
     hidden = np.ones((2, 1), bool)
-    inputs = _of_text(prompts, stream=stream, exclude_input_in_output=hidden)
+    inputs = of_text(prompts, stream=stream, exclude_input_in_output=hidden)
     texts = ["", ""]
-    for result in _stream(streaming, "ensemble", inputs, "text_output", "batch_index"):
+    for result in ask_stream(streaming, "ensemble", inputs, "text_output", "batch_index"):
         texts[result.as_numpy("batch_index")[0][0]] += result.as_numpy("text_output")[0].decode()
     assert texts == [streaming.text(prompt, 16) for prompt in prompts]
 
 
 def test_a_repository_that_does_not_stream_answers_upstreams_clients_too(plain: Endpoint) -> None:
-    (result,) = _stream(plain, "ensemble", _of_text([PROMPT], stream=False), "text_output")
+    (result,) = ask_stream(plain, "ensemble", of_text([PROMPT], stream=False), "text_output")
     assert result.as_numpy("text_output")[0].decode().endswith(plain.text(PROMPT, 16))
-    (answer,) = _stream(plain, "tensorrt_llm", _of_ids([5, 6, 7], stream=False))
+    (answer,) = ask_stream(plain, "tensorrt_llm", of_ids([5, 6, 7], stream=False))
     assert answer.as_numpy("output_ids").shape == (1, 1, 16)
 
 
 def test_the_engine_answers_with_token_ids(streaming: Endpoint) -> None:
-    (whole,) = _stream(streaming, "tensorrt_llm", _of_ids([5, 6, 7], stream=False))
-    pieces = _stream(streaming, "tensorrt_llm", _of_ids([5, 6, 7], stream=True))
+    (whole,) = ask_stream(streaming, "tensorrt_llm", of_ids([5, 6, 7], stream=False))
+    pieces = ask_stream(streaming, "tensorrt_llm", of_ids([5, 6, 7], stream=True))
     streamed = [token for piece in pieces for token in piece.as_numpy("output_ids")[0][0]]
     assert streamed == list(whole.as_numpy("output_ids")[0][0])
     assert sum(piece.as_numpy("sequence_length")[0][0] for piece in pieces) == len(streamed) == 16
@@ -176,7 +176,7 @@ def test_what_has_no_neutral_value_is_refused_by_name(plain: Endpoint, name: str
 
 def test_the_refusal_over_grpc_names_the_field(streaming: Endpoint) -> None:
     with pytest.raises(InferenceServerException, match="beam_width must be 1"):
-        _stream(streaming, "ensemble", _of_text([PROMPT], stream=True, beam_width=np.array([[2]], np.int32)))
+        ask_stream(streaming, "ensemble", of_text([PROMPT], stream=True, beam_width=np.array([[2]], np.int32)))
 
 
 def test_a_seed_has_two_names(plain: Endpoint) -> None:
@@ -195,8 +195,8 @@ def test_a_client_may_render_the_template_itself(plain: Endpoint) -> None:
 
 def test_a_raw_prompt_of_a_batch_is_raw_alone(plain: Endpoint) -> None:
     raw = np.array([[True], [False]])
-    inputs = _of_text([RENDERED, PROMPT], stream=False, exclude_input_in_output=np.ones((2, 1), bool))
-    (result,) = _stream(plain, "ensemble", {**inputs, "use_raw_prompt": raw}, "text_output")
+    inputs = of_text([RENDERED, PROMPT], stream=False, exclude_input_in_output=np.ones((2, 1), bool))
+    (result,) = ask_stream(plain, "ensemble", {**inputs, "use_raw_prompt": raw}, "text_output")
     assert {text.decode() for text in result.as_numpy("text_output")} == {plain.text(PROMPT, 16)}
 
 
