@@ -101,6 +101,12 @@ def test_seed_decides_what_is_drawn(plain: Endpoint) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_without_a_seed_the_same_is_drawn_each_time(plain: Endpoint) -> None:
+    drawn = {"top_k": 50, "temperature": 2.0}
+    assert plain.text(PROMPT, **drawn) == plain.text(PROMPT, **drawn) == plain.text(PROMPT, seed=0, **drawn)
+    assert plain.text(PROMPT, temperature=2.0) == plain.text(PROMPT)
+
+
 def test_penalty_changes_the_answer(plain: Endpoint) -> None:
     assert plain.text(PROMPT, 60) != plain.text(PROMPT, 60, repetition_penalty=2.0)
 
