@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     four_eyes: bool = Field(
         default=False, description="Whether the user who triggered a run may not be the one who approves it."
     )
+    refuse_breaking_changes: bool = Field(
+        default=False, description="Whether a release that would break clients of the live release is refused."
+    )
     drain_timeout_s: float = Field(
         default=120, description="Longest time that a server's last requests may take before it is stopped."
     )

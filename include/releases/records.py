@@ -45,6 +45,7 @@ from include.files import (
 )
 from include.frozen import Frozen, Moment
 from include.releases.approval import Answer, Approval
+from include.releases.contract import Comparison
 from include.requests.release import former_slug_of, slug_of, swap_of
 from include.triton.servers import ServerPlan
 
@@ -122,6 +123,7 @@ class Release(ReleaseId):
     request: dict[str, Any]
     promotions: tuple[Promotion, ...] = ()
     approvals: tuple[Approval, ...] = ()
+    contract: Comparison | None = Field(default=None, description="Changes for clients of the release before it.")
     answer: str | None = None
     server: ServerPlan | None = None
     promoted_by: str | None = None
@@ -307,6 +309,12 @@ class ReleaseStore:
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
+
+    def record_contract(self, release: Release, found: Comparison | None) -> Release:
+        """Records the changes that clients of the live release would notice."""
+        with self._lock():
+            known = _read(self.path(release) / RELEASE_FILE)
+            return self._write(known.model_copy(update={"contract": found}))
 
     def record_question(self, release: Release, asked: Approval) -> Release:
         """Records a question. It replaces one of the same run that nobody has answered."""

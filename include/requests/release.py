@@ -163,8 +163,10 @@ class ReleaseRequest(Form):
     )
     streaming: bool = _serving(
         "Streaming",
-        "Serve `generate_stream` (token by token); `generate` then needs a client that does not ask to stream.",
-        False,
+        "On: `generate_stream` and gRPC streams answer token by token, `generate` in one piece. Triton then refuses "
+        "`infer`, by HTTP and by gRPC: off is for clients that use it, and nobody can stream. Target `tensorrt_llm` "
+        "streams only models whose tokens keep their spaces, so not Llama 2 or Mistral.",
+        True,
     )
     candidate_http_port: int = _serving(
         "Candidate HTTP port", "Port of the candidate server; 0 takes a free one.", 0, ge=0, le=65535

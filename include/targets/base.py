@@ -40,6 +40,10 @@ class Target(StageTarget, Protocol):
         """Raises `HostError` if a stage needs more memory than is free. On the CPU the stages fit themselves to it."""
         return
 
+    def check_tokenizer(self, request: ReleaseRequest, folder: Path) -> None:
+        """Raises `UserError` if the tokenizer in a model's ``folder`` cannot be served as the request asks."""
+        return
+
     def environment(self) -> dict[str, str]:
         """Versions of all programs that make the artifacts' bytes."""
 

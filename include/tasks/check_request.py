@@ -18,7 +18,7 @@ from include.reading import read_lines
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.targets.estimates import pipeline_disk_bytes
-from include.tasks import Checked
+from include.tasks import Checked, contracts
 from include.tasks.approve_release import rule_of
 
 
@@ -46,6 +46,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
     _say_what_is_asked_for(context, request, source, config)
+    contracts.check_request(context, request)
     return Checked(request=request, source=source, dataset=dataset, config=config)
 
 

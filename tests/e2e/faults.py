@@ -46,7 +46,7 @@ def judge(repository: Path, checkpoint: Artifact, root: Path) -> Report:
             trial = Trial(
                 client,
                 tuple(ReleaseRequest().test_prompts),
-                streaming=False,
+                streaming=True,
                 chat=True,
                 reference=read_reference(checkpoint.path),
                 repository=repository,

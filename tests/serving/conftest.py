@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from filelock import FileLock
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from include.settings import PROJECT, Settings
 from include.targets import pytriton
@@ -21,6 +24,7 @@ from tests.support.echo import free
 
 PYTHON = Settings().openvino_python
 TEMPLATES = PROJECT / "include" / "targets" / "openvino" / "repository"
+BOS = "<|endoftext|>"
 MAX_INPUT_LEN, MAX_SEQ_LEN = 256, 30_000
 
 
@@ -60,9 +64,15 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
     """Starts a server on the tiny engine; all are stopped at the end."""
     started: list[tuple[ServerRecord, Path]] = []
 
-    def start(*, streaming: bool, chat: bool = False, preprocessing: str = "", end_ids: str = "0") -> Endpoint:
+    def start(
+        *, streaming: bool, chat: bool = False, preprocessing: str = "", bos: bool = False, end_ids: str = "0"
+    ) -> Endpoint:
         root = tmp_path_factory.mktemp("server")
         repository.assemble(TEMPLATES, values(tiny, streaming, chat, end_ids), root / "repository")
+        if bos:
+            _begin_texts(tiny / "tokenizer", root / "tokenizer")
+            for config in (root / "repository").glob("*/config.pbtxt"):
+                config.write_text(config.read_text().replace(str(tiny / "tokenizer"), str(root / "tokenizer")))
         if preprocessing:
             (root / "repository" / "preprocessing" / "1" / "model.py").write_text(preprocessing)
         repository.check(root / "repository")
@@ -75,6 +85,15 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
     yield start
     for record, path in started:
         servers.stop(record, path, grace_s=20)
+
+
+def _begin_texts(source: Path, folder: Path) -> None:
+    """A copy of a tokenizer that starts every text with a special token."""
+    shutil.copytree(source, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [(BOS, tokenizer.token_to_id(BOS))]
+    tokenizer.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=special)
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def values(tiny: Path, streaming: bool, chat: bool, end_ids: str = "0") -> dict[str, dict[str, str]]:

@@ -91,6 +91,11 @@ class TensorRTLLMTarget(Target):
         """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `estimates` has it."""
         estimates.check_fits(estimates.estimate(config, request), self.devices(request, shared))
 
+    def check_tokenizer(self, request: ReleaseRequest, folder: Path) -> None:
+        """Raises `UserError` if pieces of a streamed answer would lose the spaces between them."""
+        if request.streaming:
+            engines.check_pieces(folder)
+
     def devices(self, request: ReleaseRequest, shared: Collection[str] = ()) -> list[Gpu]:
         """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few.
 

@@ -88,7 +88,9 @@ class TritonPythonModel:
         max_tokens = _required(request, "REQUEST_OUTPUT_LEN")
         for text, row in zip(texts, max_tokens, strict=True):
             self._limits.check_text(text, int(row[0]))
-        prompts = [self._prompt(text) for text in texts]
+        raw = _array(request, "USE_RAW_PROMPT")
+        flags = [False] * len(texts) if raw is None else raw.ravel().tolist()
+        prompts = [self._prompt(text, raw=flag) for text, flag in zip(texts, flags, strict=True)]
         for ids, row in zip(prompts, max_tokens, strict=True):
             self._limits.check(len(ids), int(row[0]))
         size = len(prompts)
@@ -102,9 +104,10 @@ class TritonPythonModel:
             pb_utils.Tensor("OUT_PAD_ID", self._id(request, "PAD_ID", self._pad_id, size)),
         ]
 
-    def _prompt(self, text: str) -> list[int]:
-        if not self._chat:
-            return self._encode(text, special=self._special)
+    def _prompt(self, text: str, *, raw: bool) -> list[int]:
+        """The prompt's ids. A raw one is in the model's template already, with the special tokens that it has."""
+        if raw or not self._chat:
+            return self._encode(text, special=self._special and not raw)
         ids: list[int] = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
         )

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import neutral
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 from engine import Engine, EngineFailure, Task
@@ -28,7 +29,6 @@ _OPTION_INPUTS = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
     "min_tokens": "min_tokens",
-    "seed": "seed",
 }
 
 
@@ -71,7 +71,21 @@ class Inputs:
     def options(self, row: int) -> Options:
         """The row's options."""
         given = {field: self.value(name, row) for field, name in _OPTION_INPUTS.items()}
-        return Options(max_tokens=self.value("request_output_len", row), **given)
+        return Options(max_tokens=self.value("request_output_len", row), seed=self._seed(row), **given)
+
+    def check_neutral(self) -> None:
+        """Raises `InvalidRequest` for a field of upstream's that asks for what this engine does not have."""
+        for name in neutral.FIELDS:
+            if (array := _array(self.request, name)) is not None:
+                neutral.check(name, array.ravel().tolist())
+
+    def _seed(self, row: int) -> int | None:
+        """The seed by its name of today, or by that of clients from before May 2025."""
+        seed, former = self.value("seed", row), self.value("random_seed", row)
+        if None not in (seed, former) and seed != former:
+            raise InvalidRequest(f"seed is {seed} and random_seed is {former}: give one of them")
+        given: int | None = former if seed is None else seed
+        return given
 
 
 class TritonPythonModel:
@@ -105,8 +119,9 @@ class TritonPythonModel:
             inputs = Inputs.of(request)
             hangups = self._hangups if self._streams(inputs) else None
             gone = partial(self._connections.lacks, connection_of(request.parameters()))
-            reply = Reply(request.get_response_sender(), _wishes(inputs), gone, hangups)
+            reply = Reply(request.get_response_sender(), _wishes(inputs, self._decoupled), gone, hangups)
             try:
+                inputs.check_neutral()
                 self._begin([self._task(inputs, row, reply) for row in range(inputs.size)], reply)
             except InvalidRequest as error:
                 reply.failed(str(error), pb_utils.TritonError.INVALID_ARG)
@@ -141,7 +156,9 @@ class TritonPythonModel:
         prompt, options = inputs.prompt(row), inputs.options(row)
         self._check(inputs, prompt, options)
         stop = StopWords.of(inputs.words("stop_words_list", row), self._decoder)
-        shown = () if inputs.flag("exclude_input_in_output", self._exclude_input) else prompt
+        # Upstream's streamed answers never begin with the prompt.
+        excluded = self._streams(inputs) or inputs.flag("exclude_input_in_output", self._exclude_input)
+        shown = () if excluded else prompt
         words = self._bad_words(inputs, row, options)
         config = options.generation_config(words, self._vocab_size, self._end_ids)
         answer = reply.answer(len(prompt), Transcript(self._decoder, stop, shown))
@@ -149,9 +166,8 @@ class TritonPythonModel:
 
     def _check(self, inputs: Inputs, prompt: list[int], options: Options) -> None:
         """Refuses what would make the pipeline fail or answer from garbage."""
-        if inputs.flag("streaming", default=False) and not (self._decoupled and inputs.size == 1):
-            reason = "one prompt a request" if self._decoupled else "a repository with decoupled_mode true"
-            raise InvalidRequest(f"streaming needs {reason}")
+        if inputs.flag("streaming", default=False) and not self._decoupled:
+            raise InvalidRequest("streaming needs a repository with decoupled_mode true")
         if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
             raise InvalidRequest(f"input_ids must be 1 or more ids from 0 to {self._vocab_size - 1}")
         if len(prompt) + options.max_tokens > self._max_seq_len:
@@ -169,8 +185,9 @@ class TritonPythonModel:
         return words
 
 
-def _wishes(inputs: Inputs) -> Wishes:
+def _wishes(inputs: Inputs, decoupled: bool) -> Wishes:
     return Wishes(
+        one_each=decoupled,
         num_input_tokens=inputs.flag("return_num_input_tokens", default=False),
         num_output_tokens=inputs.flag("return_num_output_tokens", default=False),
         pad_id=inputs.value("pad_id", 0) or 0,

@@ -12,6 +12,7 @@ from grammar import TooManyWords, grammar_without
 
 _NOT_NEGATIVE = ("max_tokens", "min_tokens", "top_k", "top_p", "temperature", "seed")
 _NUMBERS = ("top_p", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty")
+_PENALTIES = ("presence_penalty", "frequency_penalty")
 
 
 class InvalidRequest(Exception):
@@ -71,6 +72,15 @@ class Options:
         for name in _NOT_NEGATIVE:
             if (getattr(self, name) or 0) < 0:
                 raise InvalidRequest(f"{name} must not be negative")
+        for name in _PENALTIES:
+            if abs(getattr(self, name) or 0) > 2:
+                raise InvalidRequest(f"{name} must be from -2 to 2")
+        if (self.top_p or 0) > 1:
+            raise InvalidRequest("top_p must not be above 1")
+        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
+            raise InvalidRequest("repetition_penalty must be above 0")
+        if (self.min_tokens or 0) > self.max_tokens:
+            raise InvalidRequest(f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}")
 
     def _set_lengths(self, config: genai.GenerationConfig, end_ids: frozenset[int]) -> None:
         config.max_new_tokens = self.max_tokens
