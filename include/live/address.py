@@ -23,7 +23,7 @@ from include.host.ports import reachable
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
 from include.live.last_answer import LastAnswer
 from include.live.launch import check_signature
-from include.live.proxy import Proxy, Upstream, proxy_of
+from include.live.proxy import Proxy, Served, Upstream, proxy_of
 from include.live.servers import ReleaseServers
 from include.live.supervisor import Supervisor
 from include.releases.records import Release
@@ -32,6 +32,9 @@ from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
 from include.triton.client import Client, Endpoint, NoAnswer
 from include.triton.servers import Ports, ServerRecord
+
+_NAME = "live"
+"""The name that the one live release is served under."""
 
 _LOADS_S = 10.0
 """A server that runs without being ready for so long counts as an outage; before that it may have been busy."""
@@ -137,7 +140,7 @@ class LiveAddress:
             try:
                 record = self._server_of(release, candidate, swap)
                 answer = _ask(record.plan.address, record.ports, release.answer)
-                self._point_to(record)
+                self._point_to(record, release)
                 self._ask_through_proxy(answer)
                 self._releases.record_proof(release, answer=answer, server=record.plan, by=self._context.run_id)
             except BaseException:
@@ -253,8 +256,8 @@ class LiveAddress:
             runs=frozenset(self._context.pins.runs()),
             keep=frozenset(path for path in keep if path) | self._servers.of_unknown_runs(),
         )
-        proxy_runs, upstream = self._proxy.is_running(), self._proxy.upstream()
-        actual = Actual(tuple(running), record is not None, proxy_runs, upstream is not None)
+        proxy_runs, served = self._proxy.is_running(), self._proxy.served().get(_NAME)
+        actual = Actual(tuple(running), record is not None, proxy_runs, served is not None)
         for action in decide(desired, actual):
             match action:
                 case Stop(path):
@@ -263,8 +266,8 @@ class LiveAddress:
                 case Step.LAUNCH if live:
                     self._log(f"the server of the live release {live.name} does not run, or is not ready: starting it")
                     record = self._servers.launch(live)
-                case Step.POINT if record:
-                    self._point_to(record)
+                case Step.POINT if record and live:
+                    self._point_to(record, live)
                 case _:
                     self._do(action)
         live = self._releases.live()
@@ -281,7 +284,7 @@ class LiveAddress:
             case Step.RECORD_PROMOTION:
                 self._releases.record_promotion()
             case Step.WITHDRAW:
-                self._proxy.point_to(None)
+                self._proxy.point_to(_NAME, None)
             case Step.DRAIN:
                 limit = self._context.settings.drain_timeout_s
                 if left := self._proxy.drain(limit):
@@ -294,12 +297,15 @@ class LiveAddress:
             self._log(f"{self.url} had no server from {suspended.since:%H:%M:%S} until this promotion")
             self._note.unlink()
 
-    def _point_to(self, record: ServerRecord) -> None:
+    def _point_to(self, record: ServerRecord, release: Release) -> None:
         # If the proxy is a container, the image of a running server is on the host already.
         _proxy_of(self._context, record.plan.container).ensure_running()
         upstream = Upstream(ports=record.ports, address=record.plan.address)
-        if self._proxy.upstream() != upstream:
-            self._proxy.point_to(upstream)
+        served = Served(upstream=upstream, release=release.name)
+        if self._proxy.served().get(_NAME) != served:
+            self._proxy.point_to(_NAME, served)
+        if self._proxy.default() != _NAME:
+            self._proxy.set_default(_NAME)
 
     def _restore(self, live: Release, silent_s: float) -> bool:
         try:
