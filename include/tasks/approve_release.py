@@ -15,7 +15,8 @@ from include.context import Context
 from include.errors import UserError
 from include.frozen import Frozen
 from include.releases.approval import Answer, Approval
-from include.releases.records import Release, ReleaseId
+from include.releases.ids import ReleaseId
+from include.releases.records import Release, ReleaseStore
 from include.releases.rule import Rule
 from include.requests.release import ReleaseRequest
 from include.tasks import contracts
@@ -82,11 +83,17 @@ def ask(
     scores = found.to_markdown() if found else "Its report cannot be read.\n"
     changes = release.contract.to_markdown() if release.contract else ""
     return Question(
-        subject=f"Release {release.number} of {release.model}: make it live?",
-        body=f"{scores}\n{changes}\n{where}",
+        subject=f"Release {release.number} of {release.model}: make it live as {release.served_name}?",
+        body=f"{scores}\n{changes}\n{_names(releases, release)}{where}",
         approvers=rule.approvers,
         timeout=timedelta(hours=hours),
     )
+
+
+def _names(releases: ReleaseStore, release: Release) -> str:
+    """The line about a release of another model that this one would replace."""
+    other = releases.replaced_model(release)
+    return f"It replaces **{other.source}**, release {other.name}, which has this name now.\n\n" if other else ""
 
 
 def answer(context: Context, question_id: str, given: Answer) -> None:

@@ -13,12 +13,12 @@ _SETTING = "HF2TRITON_REFUSE_BREAKING_CHANGES"
 
 
 def check_request(context: Context, request: ReleaseRequest) -> None:
-    """Logs what the request alone would change for clients of the live release.
+    """Logs what the request alone would change for clients of its name's live release.
 
     Raises:
         UserError: it would break them, and the deployment refuses that.
     """
-    live = context.releases.live()
+    live = context.releases.live(request.name)
     if live is None:
         return
     applies = context.target(request.target).applies_chat_template
@@ -28,8 +28,8 @@ def check_request(context: Context, request: ReleaseRequest) -> None:
 
 
 def record(context: Context, release: Release) -> Release:
-    """Compares the release with the live one, and records the comparison in it; the live release stays as it is."""
-    live = context.releases.live()
+    """Compares the release with the live one of its name, and records the comparison in it, unless it is that one."""
+    live = context.releases.live(release.served_name)
     if live is not None and live.id == release.id:
         return release
     found = _compared(context, live, _contract_of(context, release)) if live else None
