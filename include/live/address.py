@@ -139,11 +139,10 @@ class LiveAddress:
             release = self._releases.get(release.model, release.number)
             _check_accepted(release)
             (rule or Rule.of(self._context.settings)).check(self._releases, release)
-            if not self._releases.is_pruned(release):
-                check_signature(self._context, self._context.store.root / Kind.REPOSITORY / release.repository)
+            checked = self._check_signature(release)
             self._try_reconcile(keep=(self._servers.record_of(release), candidate))
             try:
-                record = self._server_of(release, candidate, swap)
+                record = self._server_of(release, candidate, swap, checked)
                 answer = _ask_server(record, release.answer)
                 self._point_to(record)
                 self._ask_through_proxy(answer)
@@ -217,14 +216,22 @@ class LiveAddress:
             self._note_outage()
             yield frozenset(record.repository for _, record in self._servers.running())
 
-    def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
+    def _check_signature(self, release: Release) -> Path | None:
+        """The release's repository, as it was signed; None if it was pruned. Raises as `check_signature`."""
+        if self._releases.is_pruned(release):
+            return None
+        repository = self._context.store.root / Kind.REPOSITORY / release.repository
+        check_signature(self._context, repository)
+        return repository
+
+    def _server_of(self, release: Release, candidate: Path | None, swap: Swap, checked: Path | None) -> ServerRecord:
         if record := self._servers.ready(release):
             return record
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
         if swap == "recreate":
             self._suspend("")
-        return self._servers.launch(release)
+        return self._servers.launch(release, checked=checked)
 
     def _suspend(self, run: str) -> None:
         live = self._releases.live()
