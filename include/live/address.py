@@ -20,12 +20,13 @@ from include.files import Damaged, find_record, locked, try_lock, write_atomic
 from include.host import services
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
+from include.live.api.service import ApiService
+from include.live.daemon import Daemon
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
 from include.live.last_answer import LastAnswer
 from include.live.launch import check_signature
 from include.live.proxy import Proxy, Upstream, proxy_of
 from include.live.servers import ReleaseServers
-from include.live.supervisor import Supervisor
 from include.releases.records import Release
 from include.releases.rule import Rule
 from include.requests.release import SEED_PROMPT, Swap
@@ -49,7 +50,8 @@ class LiveAddress:
         self._releases = context.releases
         self._servers = ReleaseServers(context)
         self._log = context.log
-        self._supervisor = Supervisor(context)
+        self._supervisor = Daemon.supervisor(context)
+        self._api = ApiService(context)
         self._last_answer = LastAnswer(context.settings)
         self._note = context.settings.artifacts / "servers" / "away.json"
         self._lock_path = context.settings.artifacts / ".locks" / "live.lock"
@@ -110,8 +112,9 @@ class LiveAddress:
                 self._record_suspension(run="")
             listening = self.is_listening()
             self._proxy.stop()
+            served = self._api.stop()
             stopped = [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
-        return ["supervisor"] * supervised + ["proxy"] * listening + stopped
+        return ["supervisor"] * supervised + ["proxy"] * listening + ["api"] * served + stopped
 
     def promote(
         self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green", rule: Rule | None = None
@@ -270,6 +273,8 @@ class LiveAddress:
         live = self._releases.live()
         if live and record:
             self._releases.end_outage(live, self._context.run_id)
+        if live:
+            self._api.serve([live])
         return live
 
     def _do(self, step: Step) -> None:

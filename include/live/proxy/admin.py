@@ -28,12 +28,13 @@ class Admin:
             return False
 
     def endpoints(self) -> dict[Endpoint, tuple[str, int]]:
-        """The health and the number of active requests of each endpoint; raises `httpx.HTTPError` without an answer."""
+        """The health and the number of active requests of each port; raises `httpx.HTTPError` without an answer."""
         answer = self._get("/clusters?format=json").raise_for_status().json()
         return dict(
             _parse(cluster["name"], host)
             for cluster in answer["cluster_statuses"]
             for host in cluster.get("host_statuses", ())
+            if "socket_address" in host["address"]
         )
 
     def _get(self, path: str) -> httpx.Response:

@@ -46,7 +46,8 @@ class Files:
 
     ``record`` is the record of Envoy's process or container, ``log`` its output, by default beside it. Envoy only
     reads ``config``: the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It
-    writes to ``run``, the directory of ``admin``, the unix socket of its admin interface.
+    writes to ``run``, the directory of unix sockets: ``admin`` for its admin interface, ``grpc`` for gRPC from the
+    programs of this deployment. In the same directory is ``api``, the socket of the OpenAI API's service.
     """
 
     def __init__(self, root: Path, log: Path | None = None) -> None:
@@ -54,7 +55,7 @@ class Files:
         self.record, self.log = root.with_suffix(".json"), log or root.with_suffix(".log")
         self.config, self.run = root / "config", root / "run"
         self.bootstrap, self.routing = self.config / "bootstrap.json", self.config / "routing"
-        self.admin = self.run / "admin.sock"
+        self.admin, self.grpc, self.api = (self.run / f"{name}.sock" for name in ("admin", "grpc", "api"))
 
 
 class Upstream(Frozen):
@@ -109,18 +110,19 @@ class Endpoint:
 
 
 def bootstrap(files: Files, address: str, ports: Ports, limits: Limits) -> str:
-    """The bootstrap: a listener and a cluster for each of the server's ports, and the admin socket."""
+    """The bootstrap: a listener and a cluster for each of the server's ports, and those of the API."""
     listeners = ports.model_dump()
+    internal = {"name": "internal", "address": _pipe(files.grpc), "filter_chains": [_chain("grpc", limits)]}
     config = {
         "node": {"id": "hf2triton", "cluster": "hf2triton"},
         "admin": {
-            "address": {"pipe": {"path": str(files.admin), "mode": 0o600}},
+            "address": _pipe(files.admin),
             "ignore_global_conn_limit": True,
         },
         "overload_manager": {"resource_monitors": [_most_connections(limits)]},
         "static_resources": {
-            "listeners": [_listener(name, address, port, limits) for name, port in listeners.items()],
-            "clusters": [_cluster(name, files, limits) for name in listeners],
+            "listeners": [*(_listener(name, address, port, limits) for name, port in listeners.items()), internal],
+            "clusters": [*(_cluster(name, files, limits) for name in listeners), _api_cluster(files, limits)],
         },
     }
     return json.dumps(config, indent=1)
@@ -130,7 +132,8 @@ def listening(files: Files) -> set[int]:
     """The ports in the bootstrap that was used last."""
     try:
         listeners = reading.read_json(files.bootstrap, Limit.RECORD)["static_resources"]["listeners"]
-        return {one["address"]["socket_address"]["port_value"] for one in listeners}
+        addresses = [one["address"] for one in listeners]
+        return {one["socket_address"]["port_value"] for one in addresses if "socket_address" in one}
     except (OSError, ValueError, LookupError, TypeError):  # damaged: no port is known to be its own
         return set()
 
@@ -174,7 +177,6 @@ def _most_connections(limits: Limits) -> dict[str, Any]:
 
 
 def _listener(name: str, address: str, port: int, limits: Limits) -> dict[str, Any]:
-    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(name, limits)}
     return {
         "name": name,
         "address": _socket_address(address, port),
@@ -182,8 +184,13 @@ def _listener(name: str, address: str, port: int, limits: Limits) -> dict[str, A
         "enable_reuse_port": False,
         # Streams have no timeout, so a vanished client has to be detected by TCP keepalive.
         "tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 20, "keepalive_probes": 3},
-        "filter_chains": [{"filters": [manager]}],
+        "filter_chains": [_chain(name, limits)],
     }
+
+
+def _chain(name: str, limits: Limits) -> dict[str, Any]:
+    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(name, limits)}
+    return {"filters": [manager]}
 
 
 def _http(name: str, limits: Limits) -> dict[str, Any]:
@@ -222,23 +229,42 @@ def _cluster(name: str, files: Files, limits: Limits) -> dict[str, Any]:
         {"http2_protocol_options": {"max_concurrent_streams": 1}} if name == "grpc" else {"http_protocol_options": {}}
     )
     source = {"path": str(files.routing / f"{name}.json"), "watched_directory": {"path": str(files.config)}}
-    counts = dict.fromkeys(("max_connections", "max_pending_requests", "max_retries"), _NO_LIMIT)
-    thresholds = [{"priority": one, **counts, "max_requests": limits.requests} for one in ("DEFAULT", "HIGH")]
     return {
         "name": name,
         "type": "EDS",
         "eds_cluster_config": {"eds_config": {"resource_api_version": "V3", "path_config_source": source}},
-        "connect_timeout": "5s",
         # A draining endpoint gets no new request, even if there is no other.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        **_upstream(limits, {"explicit_http_config": protocol}),
+    }
+
+
+def _api_cluster(files: Files, limits: Limits) -> dict[str, Any]:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(files.api)}}}}
+    options: dict[str, Any] = {"explicit_http_config": {"http_protocol_options": {}}}
+    return {
+        "name": "api",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "api", "endpoints": [{"lb_endpoints": [endpoint]}]},
+        **_upstream(limits, {**options, "common_http_protocol_options": {"idle_timeout": "60s"}}),
+    }
+
+
+def _upstream(limits: Limits, options: dict[str, Any]) -> dict[str, Any]:
+    """What all clusters have: no limit but that of requests, and how they speak HTTP."""
+    counts = dict.fromkeys(("max_connections", "max_pending_requests", "max_retries"), _NO_LIMIT)
+    thresholds = [{"priority": one, **counts, "max_requests": limits.requests} for one in ("DEFAULT", "HIGH")]
+    return {
+        "connect_timeout": "5s",
         "circuit_breakers": {"thresholds": thresholds},
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": _HTTP_OPTIONS,
-                "explicit_http_config": protocol,
-            }
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": _HTTP_OPTIONS, **options}
         },
     }
+
+
+def _pipe(path: Path) -> dict[str, Any]:
+    return {"pipe": {"path": str(path), "mode": 0o600}}
 
 
 def _socket_address(address: str, port: int) -> dict[str, Any]:

@@ -26,6 +26,9 @@ _MODEL = r"/v2/models/(ensemble|tensorrt_llm|tensorrt_llm_bls)(/versions/[0-9]+)
 _ABOUT_SERVER = ("/v2", "/v2/health/live", "/v2/health/ready")
 _ABOUT_MODEL = r"/v2/models/[A-Za-z0-9_.-]+(/versions/[0-9]+)?(/ready|/config)?"
 _ASK = rf"{_MODEL}/(generate|generate_stream|infer)"
+_API_PATHS = ("/v1/chat/completions", "/v1/completions")
+_ABOUT_API = r"/v1/models(/[A-Za-z0-9_.-]+)?"
+_OPENAI = "/v1/"
 _SERVICE = "/inference.GRPCInferenceService"
 _ASKED = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig")
 _HEALTH = "/grpc.health.v1.Health"
@@ -97,8 +100,30 @@ def replies(name: str, limits: Limits) -> dict[str, Any]:
             "body": _text(f"{limits.requests} requests are in flight already (HF2TRITON_MAX_REQUESTS_IN_FLIGHT)"),
         },
     ]
-    form = {} if name == "grpc" else {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}}
-    return {"mappers": mappers, **form}
+    if name == "grpc":
+        return {"mappers": mappers}
+    return {
+        "mappers": [*map(_in_openai_form, mappers), *_openai_errors(), *mappers],
+        "body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
+    }
+
+
+def _openai_errors() -> list[dict[str, Any]]:
+    """The form of all other errors at OpenAI's paths."""
+    asked, failed = _status("LE", 499), _status("GE", 500)
+    return [_in_openai_form({"filter": asked}), _in_openai_form({"filter": failed}, "server_error")]
+
+
+def _in_openai_form(mapper: dict[str, Any], kind: str = "invalid_request_error") -> dict[str, Any]:
+    """The same for requests to OpenAI's paths only."""
+    here = {"header_filter": {"header": {"name": ":path", "string_match": {"prefix": _OPENAI}}}}
+    kind = "rate_limit_error" if mapper.get("status_code") == 429 else kind
+    error = {"message": "%LOCAL_REPLY_BODY%", "type": kind, "param": None, "code": None}
+    return {
+        **mapper,
+        "filter": {"and_filter": {"filters": [mapper["filter"], here]}},
+        "body_format_override": {"json_format": {"error": error}},
+    }
 
 
 def _http() -> list[dict[str, Any]]:
@@ -108,6 +133,8 @@ def _http() -> list[dict[str, Any]]:
         _reply(encoded, 415, "compressed bodies are not taken: send it without content-encoding"),
         *(_to("http", match, priority="HIGH") for match in about),
         _to("http", _regex(_ASK, "POST"), filters={_LUA: _SWITCHED_ON}),
+        _to("api", _regex(_ABOUT_API, "GET"), priority="HIGH"),
+        *(_to("api", _path(path, "POST")) for path in _API_PATHS),
     ]
 
 
@@ -158,8 +185,12 @@ def _stream_bytes(limits: Limits) -> int:
 
 
 def _reworded(status: int, said: str) -> dict[str, Any]:
-    compared = {"op": "EQ", "value": {"default_value": status, "runtime_key": "none"}}
-    return {"filter": {"status_code_filter": {"comparison": compared}}, "body": _text(said)}
+    return {"filter": _status("EQ", status), "body": _text(said)}
+
+
+def _status(compared: str, status: int) -> dict[str, Any]:
+    comparison = {"op": compared, "value": {"default_value": status, "runtime_key": "none"}}
+    return {"status_code_filter": {"comparison": comparison}}
 
 
 def _text(said: str) -> dict[str, str]:
