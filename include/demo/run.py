@@ -32,6 +32,7 @@ SEED_REQUEST = {
     "text_input": SEED_PROMPT,
     "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]},
 }
+CHAT_PROMPT = "Name three colours of the rainbow."
 ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "yellow"}
 
@@ -74,6 +75,17 @@ def ask(endpoint: str) -> str:
 def curl_line(endpoint: str) -> str:
     """A curl command that sends the seed request to the endpoint."""
     return f"curl -s {endpoint} -d '{json.dumps(SEED_REQUEST)}'"
+
+
+def ask_chat(endpoint: str) -> tuple[str, str]:
+    """A chat's answer by the OpenAI API of the live endpoint, and a curl command that asks the same."""
+    api = f"{endpoint.partition('/v2/')[0]}/v1"
+    with httpx.Client(timeout=120, trust_env=False) as client:
+        model = client.get(f"{api}/models").raise_for_status().json()["data"][0]["id"]
+        body = {"model": model, "max_tokens": 60, "messages": [{"role": "user", "content": CHAT_PROMPT}]}
+        answer = client.post(f"{api}/chat/completions", json=body).raise_for_status().json()
+    line = f"curl -s {api}/chat/completions -H 'content-type: application/json' -d '{json.dumps(body)}'"
+    return str(answer["choices"][0]["message"]["content"]), line
 
 
 def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import weakref
-from asyncio.subprocess import PIPE, Process
-from contextlib import suppress
 from http import HTTPStatus
+from subprocess import PIPE, Popen
+from threading import Lock, Timer
 from typing import Any
 
 from include.live.api.failures import ApiError, invalid
 from include.settings import PROJECT
 
 _LIMIT_S = 5.0
-_LONGEST_LINE = 256 << 20
 _PASSED = ("LANG", "LC_ALL", "TZ")
 
 
@@ -26,56 +26,55 @@ class ChatTemplate:
     def __init__(self, source: str, limit_s: float = _LIMIT_S) -> None:
         self.source = source
         self._limit_s = limit_s
-        self._lock = asyncio.Lock()
-        self._process: Process | None = None
+        self._turn = asyncio.Lock()  # so that those who wait take no threads
+        self._lock = Lock()
+        self._process: Popen[bytes] | None = None
 
     async def render(self, variables: dict[str, Any]) -> str:
         """The text for these variables; raises `ApiError` if the template refuses them, or does not come to an end."""
-        async with self._lock:
-            try:
-                answer = await asyncio.wait_for(self._ask(json.dumps(variables)), self._limit_s)
-            except BaseException as error:
-                self._kill()
-                if isinstance(error, TimeoutError | OSError | ValueError):
-                    said = f"the model's chat template did not give a text within {self._limit_s:g} s and 1 GiB"
-                    raise ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, said) from error
-                raise
+        async with self._turn:
+            answer = await asyncio.to_thread(self._ask, variables)
         if "error" in answer:
             raise invalid(f"the model's chat template refuses these messages: {answer['error']}", "messages")
         return str(answer["text"])
 
-    async def _ask(self, line: str) -> dict[str, Any]:
-        process = self._process or await self._start()
-        if process.stdin is None or process.stdout is None:
-            raise ValueError("a process without pipes")
-        process.stdin.write(line.encode() + b"\n")
-        await process.stdin.drain()
-        answer: dict[str, Any] = json.loads(await process.stdout.readline())
-        return answer
+    def _ask(self, variables: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            process = self._process or self._start()
+            timer = Timer(self._limit_s, process.kill)
+            timer.start()
+            try:
+                _write(process, variables)
+                answer: dict[str, Any] = json.loads(process.stdout.readline() if process.stdout else b"")
+                return answer
+            except (OSError, ValueError) as error:
+                self._end()
+                self._process = None
+                said = f"the model's chat template did not give a text within {self._limit_s:g} s and 1 GiB"
+                raise ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, said) from error
+            finally:
+                timer.cancel()
 
-    async def _start(self) -> Process:
-        environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "include.live.api.render"),
+    def _start(self) -> Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "include.live.api.render"],
             stdin=PIPE,
             stdout=PIPE,
-            limit=_LONGEST_LINE,
             cwd="/",
-            env={**environment, "PYTHONPATH": str(PROJECT)},
+            env={**{name: os.environ[name] for name in _PASSED if name in os.environ}, "PYTHONPATH": str(PROJECT)},
         )
         self._process = process
-        self._end = weakref.finalize(self, _kill, process)
-        if process.stdin:
-            process.stdin.write(json.dumps({"template": self.source}).encode() + b"\n")
+        self._end = weakref.finalize(self, _end, process)
+        _write(process, {"template": self.source})
         return process
 
-    def _kill(self) -> None:
-        if self._process:
-            self._end()
-        self._process = None
+
+def _write(process: Popen[bytes], line: dict[str, Any]) -> None:
+    if process.stdin:
+        process.stdin.write(json.dumps(line).encode() + b"\n")
+        process.stdin.flush()
 
 
-def _kill(process: Process) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()
+def _end(process: Popen[bytes]) -> None:
+    with process:  # closes its pipes, and waits for it
+        process.kill()

@@ -34,22 +34,22 @@ class Vocabulary:
     def __init__(self, folder: Path, facts: TokenizerFacts, template: str = "") -> None:
         """Loads the tokenizer of a model; raises `HostError` if it cannot be loaded."""
         fields = read_object(folder / TOKENIZER_FILE)
-        nonce = secrets.token_hex(8)
+        try:
+            ids, special = _added(fields)
+            control = [token for token in ids if token in special or token in template]
+            nonce = secrets.token_hex(8)
+            self._names = {token: f"\ue000{nonce}.{ids[token]}\ue001" for token in control}
+            self._tokenizer = _load(_renamed(fields, self._names))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise HostError(f"the tokenizer cannot be loaded: {error}", where=str(folder / TOKENIZER_FILE)) from error
+        wrong = [token for token in control if self._encode(self._names[token], special=False) != [ids[token]]]
+        if wrong:
+            raise HostError(f"the tokenizer's tokens {wrong[:3]} cannot be told from text", where=str(folder))
         self._mark = f"\ue002{nonce}\ue003"
-        added = [one for one in fields.get("added_tokens") or () if len(one["content"]) > 1]
-        special = {one["content"] for one in added if one["special"]}
-        control = special | {one["content"] for one in added if one["content"] in template}
-        names = {one["content"]: f"\ue000{nonce}.{one['id']}\ue001" for one in added if one["content"] in control}
         self._special, self._control = _Tokens(special), _Tokens(control)
-        self._names = names
-        self._contents = {name: content for content, name in names.items()}
-        self._tokenizer = _load(
-            _renamed(fields, names),
-            {names[one["content"]]: one["id"] for one in added if one["content"] in names},
-            folder,
-        )
+        self._contents = {name: content for content, name in self._names.items()}
         self._bos = facts.named.get("bos_token")
-        self.end_id: int | None = self.id_of(facts.named.get("eos_token") or "")
+        self.end_id = self.id_of(facts.named.get("eos_token") or "")
 
     def id_of(self, token: str) -> int | None:
         """The id of a token by its own name."""
@@ -134,6 +134,13 @@ class _Tokens:
         return self._whole.sub(lambda found: names[found[0]], text)
 
 
+def _added(fields: dict[str, Any]) -> tuple[dict[str, int], frozenset[str]]:
+    """The ids of the tokens that are found in texts before all else, and the special ones of them."""
+    added = [one for one in fields.get("added_tokens") or () if len(one["content"]) > 1]
+    ids = {one["content"]: one["id"] for one in added}
+    return ids, frozenset(one["content"] for one in added if one["special"])
+
+
 def _renamed(fields: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """A tokenizer with other names for some tokens, under their own ids."""
     added = [
@@ -163,12 +170,8 @@ def _merged(pair: str | list[str]) -> tuple[str, ...]:
     return left, right, left + right
 
 
-def _load(fields: dict[str, Any], ids: dict[str, int], folder: Path) -> Tokenizer:
+def _load(fields: dict[str, Any]) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(fields))
+        return Tokenizer.from_str(json.dumps(fields))
     except Exception as error:  # the library raises nothing more precise
-        raise HostError(f"the tokenizer cannot be loaded: {error}", where=str(folder / TOKENIZER_FILE)) from error
-    wrong = [name for name, number in ids.items() if tokenizer.encode(name, add_special_tokens=False).ids != [number]]
-    if wrong:
-        raise HostError(f"{len(wrong)} control tokens of the tokenizer cannot be told from text", where=str(folder))
-    return tokenizer
+        raise ValueError(str(error)) from error
