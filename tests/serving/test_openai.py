@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from include.live.api.service import models_file
 from include.live.daemon import Daemon
 from include.live.proxy import Proxy, Upstream, files_of, proxy_of
 from include.live.proxy.admin import Admin
-from include.settings import Settings
+from include.settings import PROJECT, Settings
 from tests.support.proxied import settings_of, some_ports
 from tests.support.wait import wait_for
 
@@ -208,6 +211,24 @@ def test_without_a_limit_the_answer_takes_what_fits(api: Api) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         api.chat(max_completion_tokens=MAX_SEQ_LEN)
     assert caught.value.code == "context_length_exceeded"
+
+
+PAGE = (PROJECT / "docs" / "endpoint.md").read_text().partition("## OpenAI API")[2]
+EXAMPLES = re.findall(r"^```(python|sh)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("language", "text"), EXAMPLES, ids=[language for language, _ in EXAMPLES])
+def test_the_pages_examples_run(streams: Api, language: str, text: str) -> None:
+    text = text.replace("localhost:8000", streams.proxy.url.removeprefix("http://"))
+    text = text.replace("smollm2-135m-instruct", NAME)
+    # A random model may go on until its context is full.
+    text = text.replace('"messages"', '"max_tokens": 20, "messages"').replace(
+        "stream=True", "stream=True, max_tokens=20"
+    )
+    command = ["bash", "-ec", text] if language == "sh" else [sys.executable, "-c", text]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "error" not in done.stdout
+    assert done.stdout
 
 
 def test_64_at_once(streams: Api) -> None:

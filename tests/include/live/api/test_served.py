@@ -108,9 +108,7 @@ def test_of_several_templates_the_one_for_tools_is_taken(tmp_path: Path) -> None
 def test_variables_of_the_template_are_given_but_not_its_own(folder: Path, tmp_path: Path) -> None:
     thinks = write(tmp_path, byte_level(), chat_template="{{ bos_token }}{{ thinks }}{{ eos_token }}")
     assert rendered(thinks, chat_template_kwargs={"thinks": True}) == f"{END}True{STOP}"
-    assert (
-        STOP not in rendered(thinks, chat_template_kwargs={"thinks": STOP}).removesuffix(STOP).replace(STOP, "", 0)[:9]
-    )
+    assert len(chat(thinks, chat_template_kwargs={"thinks": STOP}).job.prompt) > 3, "a client's token is text"
     with pytest.raises(ApiError, match="bos_token"):
         chat(folder, chat_template_kwargs={"bos_token": "x"})
 
