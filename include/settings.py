@@ -145,10 +145,10 @@ class Settings(BaseSettings):
     )
     launch_timeout_s: float = Field(default=600, description="Longest time a server may take to be ready.")
     server_logs: Path | None = Field(
-        default=None, description="Directory of the logs of servers, proxy and supervisor. None: beside the store."
+        default=None, description="Directory of the logs of servers, proxy, API and supervisor. None: beside the store."
     )
     start_supervisor: bool = Field(
-        default=True, description="Whether tasks start the supervisor; not where it is a service of its own."
+        default=True, description="Whether tasks start supervisor and API; not where these are services of their own."
     )
 
     @property

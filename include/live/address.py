@@ -21,12 +21,13 @@ from include.files import locked, try_lock
 from include.host import services
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
+from include.live.api.service import ApiService
+from include.live.daemon import Daemon
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
 from include.live.last_answer import LastAnswer
 from include.live.launch import check_signature
 from include.live.proxy import Proxy, Served, Upstream, proxy_of
 from include.live.servers import ReleaseServers
-from include.live.supervisor import Supervisor
 from include.live.suspensions import Suspensions
 from include.releases.records import Release
 from include.releases.rule import Rule
@@ -51,7 +52,8 @@ class LiveAddress:
         self._releases = context.releases
         self._servers = ReleaseServers(context)
         self._log = context.log
-        self._supervisor = Supervisor(context)
+        self._supervisor = Daemon.supervisor(context)
+        self._api = ApiService(context)
         self._suspensions = Suspensions(context)
         self._lock_path = context.settings.artifacts / ".locks" / "live.lock"
 
@@ -120,8 +122,9 @@ class LiveAddress:
                     self._suspensions.record(name, run="")
             listening = self.is_listening()
             self._proxy.stop()
+            served = self._api.stop()
             stopped = [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
-        return ["supervisor"] * supervised + ["proxy"] * listening + stopped
+        return ["supervisor"] * supervised + ["proxy"] * listening + ["api"] * served + stopped
 
     def promote(
         self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green", rule: Rule | None = None
@@ -351,10 +354,11 @@ class LiveAddress:
                     self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
 
     def _live_set_changed(self) -> None:
-        """Tells the default model to the proxy. Whatever changes the set of live releases ends here."""
-        default = self._releases.default_name()
+        """Tells the proxy and the API what is live. Whatever changes the set of live releases ends here."""
+        default, lives = self._releases.default_name(), self._releases.lives()
         if self._proxy.is_running() and self._proxy.default() != default:
             self._proxy.set_default(default)
+        self._api.serve(sorted(lives.values(), key=lambda release: release.served_name != default))
 
     def _end_suspension(self, name: str) -> None:
         """Removes the suspension: the name has a server again."""

@@ -27,7 +27,7 @@ from include.live.proxy.guard import Limits
 from include.settings import Settings
 from include.triton.servers import Ports
 
-__all__ = ["Proxy", "Served", "Upstream", "proxy_of"]
+__all__ = ["Proxy", "Served", "Upstream", "files_of", "proxy_of"]
 
 _POLL_S = 0.1
 _START_S = 20.0
@@ -339,12 +339,17 @@ def _options(access: Access) -> tuple[str, ...]:
     return ("--concurrency", str(workers), "--disable-hot-restart", *levels)
 
 
+def files_of(settings: Settings) -> Files:
+    """The files of the deployment's proxy."""
+    return Files(settings.artifacts / "servers" / "proxy", settings.log_directory / "proxy.log")
+
+
 def proxy_of(settings: Settings, log: Log = print, image: str | None = None, build: str = "") -> Proxy:
     """The deployment's proxy: in a container if there is an ``image``, else a process of this host; see `Envoy`.
 
     Its record is ``<artifacts>/servers/proxy.json``.
     """
-    files = Files(settings.artifacts / "servers" / "proxy", settings.log_directory / "proxy.log")
+    files = files_of(settings)
     ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
     envoy = Envoy(files, log, image, build)
     limits = Limits.of(settings)
