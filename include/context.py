@@ -60,7 +60,7 @@ class Context:
     @property
     def releases(self) -> ReleaseStore:
         """The deployment's releases."""
-        return ReleaseStore(self.settings.artifacts / "releases", self.skip)
+        return ReleaseStore(self.settings.artifacts / "releases", self.skip, self.settings.default_model)
 
     @cached_property
     def skip(self) -> Skip:

@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         default="127.0.0.1",
         description="Address that the live endpoint and Airflow listen on; Triton itself is on loopback only.",
     )
+    default_model: str | None = Field(
+        default=None,
+        description="Served name of the model that requests without a name go to. None: the one that went live first.",
+    )
     live_http_port: int = Field(default=8000, description="Triton's HTTP port of the live release.")
     live_grpc_port: int = Field(default=8001, description="Its gRPC port.")
     live_metrics_port: int = Field(default=8002, description="Its Prometheus metrics.")

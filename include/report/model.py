@@ -11,7 +11,8 @@ from include import gates
 from include.artifacts.kind import Kind
 from include.frozen import Frozen, Moment
 from include.releases.approval import Approval
-from include.releases.records import Promotion, ReleaseId
+from include.releases.ids import ReleaseId
+from include.releases.records import Promotion
 from include.releases.run import RunRecord
 
 

@@ -15,7 +15,8 @@ from include.context import Context
 from include.errors import UserError
 from include.frozen import Frozen
 from include.releases.approval import Answer, Approval
-from include.releases.records import Release, ReleaseId
+from include.releases.ids import ReleaseId
+from include.releases.records import Release
 from include.releases.rule import Rule
 from include.requests.release import ReleaseRequest
 from include.triton.servers import ServerRecord

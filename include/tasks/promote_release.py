@@ -11,7 +11,8 @@ from include.artifacts.kind import Kind
 from include.artifacts.store import ArtifactStore
 from include.context import Context
 from include.live.address import LiveAddress
-from include.releases.records import Release, ReleaseId
+from include.releases.ids import ReleaseId
+from include.releases.records import Release
 from include.releases.rule import Rule
 from include.requests.release import ReleaseRequest, Swap
 from include.tasks import LiveRelease

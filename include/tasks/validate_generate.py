@@ -11,7 +11,8 @@ from include.context import Context
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
 from include.host.ports import reachable
-from include.releases.records import Release, ReleaseId
+from include.releases.ids import ReleaseId
+from include.releases.records import Release
 from include.releases.run import RunRecord
 from include.tasks import ArtifactRef, Checked
 from include.triton import servers
