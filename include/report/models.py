@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from include.releases.records import Outage, Release, ReleaseId, State
+from include.releases.ids import ReleaseId
+from include.releases.records import Outage, Release, State
 from include.report.charts import Trend, trend
 from include.report.model import ReleaseReport, Scores
 
@@ -116,6 +117,17 @@ class Card:
             return None
         return uptime(self.since, self.now, self.live.release.outages)
 
+    def label(self, release: ReleaseId) -> str:
+        """The release in few words: by its number alone if the history is of one model."""
+        models = {line.release.model for line in self.lines}
+        return f"release {release.number}" if models == {release.model} else str(release)
+
+    @property
+    def last_promoted(self) -> Line | None:
+        """The release that was live last, or is; None if none ever was."""
+        promoted = [line for line in self.lines if line.release.promotions]
+        return max(promoted, key=lambda line: line.release.promotions[-1].at, default=None)
+
     def line(self, release: str) -> Line | None:
         """The release of a name such as ``org--model/3`` in this history."""
         return next((line for line in self.lines if line.release.name == release), None)
@@ -123,7 +135,7 @@ class Card:
     @property
     def trends(self) -> tuple[Trend, ...]:
         """The figures over the history that at least two releases have."""
-        return trends(self.lines[::-1])
+        return trends([(self.label(line.release.id), line.scores) for line in self.lines[::-1]])
 
 
 def uptime(since: datetime, now: datetime, outages: Iterable[Outage]) -> float:
@@ -222,20 +234,16 @@ def _default_rival(card: Card, line: Line) -> Line:
     return card.lines[at + 1] if at + 1 < len(card.lines) else card.lines[at - 1]
 
 
-def trends(lines: Sequence[Line]) -> tuple[Trend, ...]:
-    """The trends of a history, oldest first: perplexity, agreement, speed under the least and the greatest load."""
-    clients = sorted({number for line in lines for number in line.scores.tokens_per_s})
-    loads = dict.fromkeys(clients[:1] + clients[-1:])
-    wanted = [
-        ("Perplexity", "after quantization", "less", [line.scores.perplexity_after for line in lines]),
-        ("Agreement", "with the checkpoint", "more", [line.scores.agreement for line in lines]),
-        *(
-            (f"Speed, {_clients(number)}", "tokens/s", "more", [line.scores.tokens_per_s.get(number) for line in lines])
-            for number in loads
-        ),
-    ]
-    names = [str(line.release.number) for line in lines]
-    made = (trend(title, unit, better, names, values) for title, unit, better, values in wanted)
+def trends(history: Sequence[tuple[str, Scores]]) -> tuple[Trend, ...]:
+    """The trends of labelled figures, oldest first: perplexity, agreement, speed under the least and greatest load."""
+    labels, scores = [label for label, _ in history], [score for _, score in history]
+    clients = sorted({number for score in scores for number in score.tokens_per_s})
+    speeds = {n: [score.tokens_per_s.get(n) for score in scores] for n in clients[:1] + clients[-1:]}
+    made = (
+        trend("Perplexity", "after quantization", "less", labels, [score.perplexity_after for score in scores]),
+        trend("Agreement", "with the checkpoint", "more", labels, [score.agreement for score in scores]),
+        *(trend(f"Speed, {_clients(n)}", "tokens/s", "more", labels, values) for n, values in speeds.items()),
+    )
     return tuple(one for one in made if one)
 
 

@@ -31,6 +31,8 @@ from include.requests.presets import Preset
 from include.requests.release import SEED_PROMPT
 from include.triton.servers import ServerRecord
 
+STATIC = Path(__file__).parent / "static"
+"""The scripts of the pages."""
 _ORDER = {"fail": 0, "pass": 1, "skip": 2}
 
 
