@@ -20,7 +20,6 @@ from fastapi import Path as PathParam
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
-from pydantic import AfterValidator
 
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
@@ -42,7 +41,7 @@ from include.report.page import (
     render_releases,
 )
 from include.report.served import Served
-from include.requests.names import LONGEST, is_name
+from include.requests.names import LONGEST
 from include.requests.presets import PRESETS
 from include.settings import settings
 
@@ -58,16 +57,9 @@ _SITE_HEADERS = _HEADERS | {
     "Content-Security-Policy": f"{_POLICY}form-action 'self'; script-src 'self'; connect-src 'self'"
 }
 
-
-def _served_name(text: str) -> str:
-    if not is_name(text):
-        raise ValueError("no model can be served under this name")
-    return text
-
-
 Model = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
 Number = Annotated[int, PathParam(ge=1, lt=10**9)]
-Name = Annotated[str, PathParam(max_length=LONGEST), AfterValidator(_served_name)]
+Name = Annotated[str, PathParam(max_length=LONGEST)]
 Chosen = Annotated[str | None, Query(max_length=300)]
 Script = Literal["theme.js", "pages.js"]
 ReportFile = Literal["report.html", "report.json", "sbom.cdx.json"]
