@@ -100,10 +100,11 @@ class ReleaseServers:
         return found
 
     def running(self) -> list[tuple[Path, ServerRecord]]:
-        """Every server of a release or a run, with its record; of two records of one server only that of the live."""
+        """Every server of a release or a run, with its record; of two records of one server only that of a live."""
         paths = [p for kind in ("release", "candidate") for p in sorted(self._directory.glob(f"{kind}-*.json"))]
+        live = set(self._context.live_records.values())
         found: dict[str, tuple[Path, ServerRecord]] = {}
-        for path in sorted(paths, key=lambda path: path != self._context.live_record):
+        for path in sorted(paths, key=lambda path: path not in live):
             if record := self._find_or_skip(path):
                 first, _ = found.setdefault(record.token, (path, record))
                 if first != path:

@@ -159,6 +159,11 @@ class Release(ReleaseId):
         return str(self.request.get("model") or self.chain.get("model", "").rpartition("@")[0])
 
     @property
+    def identity(self) -> str:
+        """That model by its name in paths, so that one path is one model however it is written."""
+        return slug_of(self.source) if self.source else self.model
+
+    @property
     def outage(self) -> Outage | None:
         """The outage that lasts."""
         return self.outages[-1] if self.outages and self.outages[-1].until is None else None
@@ -206,7 +211,7 @@ class ReleaseStore:
         """
         former = former_slug_of(model)
         history = self.all(former) if former else []
-        if former and history and _source_of(_owner(history)) == slug_of(model):
+        if former and history and _owner(history).identity == slug_of(model):
             return former
         return slug_of(model)
 
@@ -283,8 +288,8 @@ class ReleaseStore:
         """
         named = sorted((r for r in self.every() if r.served_name == name), key=lambda r: (r.created_at, r.number))
         by_default = [release for release in named if not release.is_named]
-        source = _source_of(_owner(by_default)) if by_default else ""
-        return [release for release in named if release.is_named or _source_of(release) == source]
+        source = _owner(by_default).identity if by_default else ""
+        return [release for release in named if release.is_named or release.identity == source]
 
     def current(self, model: str) -> Release | None:
         """The model's last promoted release."""
@@ -303,8 +308,15 @@ class ReleaseStore:
         live = self.live_id(name)
         return _promoted_last(release for release in self.of_name(name) if release.id != live)
 
+    def replaced_model(self, release: Release) -> Release | None:
+        """The live release of another model that this one would take the served name from."""
+        live = self.lives().get(release.served_name)
+        return live if live and live.source and live.identity != release.identity else None
+
     def check_names(self, name: str, aliases: Iterable[str], model: str, *, given: bool) -> None:
         """Checks that a release of a model may be served under these names, of which ``name`` was ``given``, or not.
+
+        ``model`` is the model's name in paths, as `slug_of` has it.
 
         Raises:
             UserError: another live model has one of the names, or a name by default has the history of another model.
@@ -318,9 +330,9 @@ class ReleaseStore:
                     fix=f"choose other names, or take {other} off the air first: DAG retire_model",
                 )
         last = _promoted_last(self.of_name(name))
-        if not given and last and _source_of(last) != slug_of(model):
+        if not given and last and last.identity != model:
             raise UserError(
-                f"the served name of {model} would be {name}, which is that of {last.source}, release {last.name}",
+                f"{name}, the served name of {model} by default, is that of release {last.name}, of another model",
                 where="field served_name",
                 fix=f"give a served_name: another one, or {name} to let this release replace that model",
             )
@@ -583,11 +595,6 @@ def _serves_as(release: Release) -> tuple[object, ...]:
 
 def _owner(history: Sequence[Release]) -> Release:
     return _promoted_last(history) or history[-1]
-
-
-def _source_of(release: Release) -> str:
-    """The identity of the model that a release was made from."""
-    return slug_of(release.source) if release.source else release.model
 
 
 def _promoted_last(releases: Iterable[Release]) -> Release | None:

@@ -12,7 +12,7 @@ from include.artifacts.kind import Kind
 from include.frozen import Frozen, Moment
 from include.releases.approval import Approval
 from include.releases.ids import ReleaseId
-from include.releases.records import Promotion
+from include.releases.records import Promotion, Retirement
 from include.releases.run import RunRecord
 
 
@@ -21,6 +21,9 @@ class Subject(ReleaseId):
 
     target: str
     source: str = Field(description="The model's Hub id or directory, and the commit: `<id>@<commit>`.")
+    served_name: str = Field("", description="The name that clients call it by.")
+    aliases: tuple[str, ...] = Field((), description="More names for clients.")
+    replaces: str = Field("", description="The live release of another model that had the name at the validation.")
 
 
 class Stage(Frozen):
@@ -80,6 +83,7 @@ class ReleaseReport(gates.Report):
     chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
     supply: Supply | None = Field(default=None, description="Signature, image and bill of materials.")
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
+    retirements: tuple[Retirement, ...] = Field((), description="Each time that it was taken off the air.")
     approvals: tuple[Approval, ...] = Field((), description="Each question whether it may go live, with the answer.")
 
     @property

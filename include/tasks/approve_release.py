@@ -16,7 +16,7 @@ from include.errors import UserError
 from include.frozen import Frozen
 from include.releases.approval import Answer, Approval
 from include.releases.ids import ReleaseId
-from include.releases.records import Release
+from include.releases.records import Release, ReleaseStore
 from include.releases.rule import Rule
 from include.requests.release import ReleaseRequest
 from include.triton.servers import ServerRecord
@@ -76,11 +76,17 @@ def ask(
     found = report.read(releases.path(release))
     scores = found.to_markdown() if found else "Its report cannot be read.\n"
     return Question(
-        subject=f"Release {release.number} of {release.model}: make it live?",
-        body=f"{scores}\n{where}",
+        subject=f"Release {release.number} of {release.model}: make it live as {release.served_name}?",
+        body=f"{scores}\n{_names(releases, release)}{where}",
         approvers=rule.approvers,
         timeout=timedelta(hours=hours),
     )
+
+
+def _names(releases: ReleaseStore, release: Release) -> str:
+    """The line about a release of another model that this one would replace."""
+    other = releases.replaced_model(release)
+    return f"It replaces **{other.source}**, release {other.name}, which has this name now.\n\n" if other else ""
 
 
 def answer(context: Context, question_id: str, given: Answer) -> None:

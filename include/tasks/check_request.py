@@ -37,6 +37,8 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     target.check_host(request, shared)
     _check_ports(context, request)
     check_calibration_file(request)
+    given = bool(request.served_name)
+    context.releases.check_names(request.name, request.aliases, request.slug, given=given)
     endpoint = context.settings.hub_endpoint
     source = sources.resolve(request.model, request.revision, token=context.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)

@@ -22,7 +22,8 @@ from include.errors import PipelineError
 from include.host.services import ServiceRecord
 from include.live.address import LiveAddress
 from include.live.decide import Suspension
-from include.live.proxy.config import Files, Routing, Upstream, listening, publish, published
+from include.live.proxy.config import Files, Model, Routing, Served, Upstream, listening, publish, published
+from include.live.proxy.guard import Limits
 from include.releases.records import RELEASE_FILE, ReleaseStore
 from include.report.page import render_releases
 from include.requests.catalogue import Entry
@@ -60,7 +61,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(record))
-    publish(Files(directory / "proxy"), Routing(current=Upstream(ports=PORTS)))
+    served = Served(upstream=Upstream(ports=PORTS), release="org--name/1")
+    publish(Files(directory / "proxy"), Routing(models={"name": Model(served=served)}), Limits.of(Settings()))
     return scene.root
 
 

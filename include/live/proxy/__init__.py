@@ -1,7 +1,7 @@
-"""The stable address: an Envoy proxy in front of the live server.
+"""The stable address: an Envoy proxy in front of the live servers, which tells them apart by name.
 
-Clients talk to three ports that never change (HTTP, gRPC, metrics). `Proxy.point_to` moves all three to another
-server in one step: new requests go there, requests in flight finish where they began, no connection is closed.
+Clients talk to three ports that never change (HTTP, gRPC, metrics). `Proxy.point_to` moves a name to another server on
+all three in one step: new requests go there, requests in flight finish where they began, no connection is closed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from include.files import Log, write_atomic
 from include.host.ports import check_port_free, http_url, reachable
 from include.live.proxy import config
 from include.live.proxy.admin import Admin
-from include.live.proxy.config import Files, Routing, Upstream
+from include.live.proxy.config import Files, Model, Routing, Served, Upstream
 from include.live.proxy.envoy import Envoy
 from include.live.proxy.guard import Limits
 from include.settings import Settings
 from include.triton.servers import Ports
 
-__all__ = ["Proxy", "Upstream", "proxy_of"]
+__all__ = ["Proxy", "Served", "Upstream", "proxy_of"]
 
 _POLL_S = 0.1
 _START_S = 20.0
@@ -41,9 +41,9 @@ _LONGEST_SOCKET = 107  # sun_path of unix(7), without the terminating null byte
 class Proxy:
     """One Envoy and its files. All methods can be called from any process of the host, also concurrently.
 
-    Without an upstream, and while the upstream is gone, HTTP requests get 503 with an error in Triton's format,
-    and gRPC calls get UNAVAILABLE. `include.live.proxy.guard` says what a request may be. The duration of an answer
-    is not limited.
+    Without an upstream, and while the upstream is gone, HTTP requests for a name get 503 with an error in Triton's
+    format, and gRPC calls get UNAVAILABLE. `include.live.proxy.routes` says which request is for which name, and
+    `include.live.proxy.guard` what it may be. The duration of an answer is not limited.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Proxy:
         return http_url(self._address, self.ports.http)
 
     def ensure_running(self) -> None:
-        """Starts Envoy if it does not run as configured; it keeps its upstream.
+        """Starts Envoy if it does not run as configured; it keeps its routing.
 
         An Envoy that was started with another configuration (ports, address, an older version of this project) is
         stopped first, once the other ports are known to be free; that cuts its connections.
@@ -89,6 +89,7 @@ class Proxy:
                     self._log("the proxy runs with another configuration, or does not answer: it is started anew")
                     self._envoy.stop()
                 self._start(wanted, digest)
+            self._list_targets(self._routing())
             self._envoy.keep_across_restarts()
 
     def is_running(self) -> bool:
@@ -103,41 +104,55 @@ class Proxy:
         """The way in which Envoy ended, with its last lines; None if it runs, or was stopped."""
         return self._envoy.obituary()
 
-    def upstream(self) -> Upstream | None:
-        """The upstream of new requests; kept when Envoy ends, forgotten by `stop`."""
-        return self._routing().current
+    def served(self) -> dict[str, Served]:
+        """What is served, by name; kept when Envoy ends, forgotten by `stop`."""
+        return self._routing().served()
 
-    def point_to(self, upstream: Upstream | None) -> None:
-        """Sends new requests to another server, on all ports at once; returns when Envoy has switched.
+    def default(self) -> str | None:
+        """The name of the model that answers requests that name none, whether it is served now or not."""
+        return self._routing().default
 
-        The previous upstream keeps its requests in flight: `drain` waits for them. With None, requests are refused.
+    def point_to(self, name: str, served: Served | None) -> None:
+        """Serves something else under a name, on all ports at once; returns when Envoy goes by it.
+
+        The previous upstream keeps its requests in flight: `drain` waits for them. Without an upstream in ``served``,
+        requests are refused; with None the name is taken off the routing. Other names are not touched.
 
         Raises:
-            ToolError: Envoy does not run, or did not switch within 10 s: the previous upstream is kept.
+            ToolError: Envoy does not run, or did not switch within 10 s: the previous routing is kept.
         """
         with self._lock():
             before = self._routing()
-            wanted = before.moved_to(upstream)
-            try:
-                self._publish(wanted)
-            except PipelineError:
-                config.publish(self._files, before)
-                raise
-        self._log(f"the proxy's upstream is {upstream or 'none: requests are refused'}")
+            if served and name not in before.models:
+                self._change(before, before.prepared(name))
+            self._change(before, before.moved(name, served))
+        self._log(f"the proxy serves {name!r}: {served or 'no more'}")
 
-    def drain(self, limit_s: float) -> int:
-        """Waits until no request is in flight to an upstream other than the current; returns how many still are.
+    def set_default(self, name: str | None) -> None:
+        """Chooses the model that answers requests that name none; while it is not served, they are refused.
+
+        Raises:
+            ToolError: Envoy does not run, or did not switch within 10 s: the previous routing is kept.
+        """
+        with self._lock():
+            before = self._routing()
+            self._change(before, Routing(models=before.models, default=name))
+        self._log(f"the proxy's default is {name!r}" if name else "the proxy has no default")
+
+    def drain(self, limit_s: float, name: str | None = None) -> int:
+        """Waits until no request is in flight to an upstream that is not served any more; returns how many still are.
 
         With 0, those servers can be stopped without losing a request. Otherwise ``limit_s`` is over; the rest are long
-        generations, and gRPC streams, which count as long as their client keeps them open.
+        generations, and gRPC streams, which count as long as their client keeps them open. With a ``name``, only its
+        upstreams count.
 
         Raises:
             ToolError: Envoy does not answer.
         """
-        left = self._routing().draining
+        left = self._routing().leaving(name)
         deadline = time.monotonic() + limit_s
         quiet_since = time.monotonic()
-        while left and (now := time.monotonic()) - quiet_since < _QUIET_S:
+        while left.models and (now := time.monotonic()) - quiet_since < _QUIET_S:
             if active := self._active(left):
                 quiet_since = now
                 if now > deadline:
@@ -148,19 +163,23 @@ class Proxy:
         return 0
 
     def stop(self) -> None:
-        """Ends Envoy at once, with all connections, and forgets its upstream."""
+        """Ends Envoy at once, with all connections, and forgets what it served."""
         with self._lock():
             self._envoy.stop()
             if self._files.config.exists():
-                config.publish(self._files, Routing())
+                self._write(Routing())
 
     def _start(self, bootstrap: str, digest: str) -> None:
         self._files.run.mkdir(parents=True, exist_ok=True)
         write_atomic(self._files.bootstrap, bootstrap)
-        config.publish(self._files, Routing(current=self.upstream()))
+        kept = self._routing()
+        models = {name: Model(served=served) for name, served in kept.served().items()}
+        routing = Routing(models=models, default=kept.default)
+        version = self._write(routing)
         try:
             self._envoy.start(("--config-path", str(self._files.bootstrap), *_options()), digest)
             self._await(self._admin.is_live, _START_S, "took no requests")
+            self._await_version(routing, version)
         except BaseException:
             self._envoy.stop()
             raise
@@ -178,18 +197,37 @@ class Proxy:
             if port not in its_own:
                 check_port_free(port)
 
+    def _change(self, before: Routing, wanted: Routing) -> None:
+        """Replaces the routing; the one ``before`` comes back if Envoy does not take it."""
+        try:
+            self._publish(wanted)
+        except PipelineError:
+            self._write(before)
+            raise
+
     def _publish(self, routing: Routing) -> None:
         """Replaces the routing and waits until Envoy uses it."""
-        config.publish(self._files, routing)
-        self._await(lambda: self._goes_by(routing), _SWITCH_S, "did not take its new upstream")
+        self._await_version(routing, self._write(routing))
 
-    def _goes_by(self, routing: Routing) -> bool:
+    def _await_version(self, routing: Routing, version: str) -> None:
+        wanted = dict.fromkeys(config.readers(routing), version)
+        self._await(lambda: self._goes_by(wanted), _SWITCH_S, "did not take its new routing")
+
+    def _write(self, routing: Routing) -> str:
+        version = config.publish(self._files, routing, self._limits)
+        self._list_targets(routing)
+        return version
+
+    def _list_targets(self, routing: Routing) -> None:
+        config.list_targets(self._files, routing, self._address, self.ports.metrics)
+
+    def _goes_by(self, versions: dict[str, str]) -> bool:
         with suppress(httpx.HTTPError):
-            return {one: health for one, (health, _) in self._admin.endpoints().items()} == routing.endpoints()
+            return versions.items() <= self._admin.versions().items()
         return False
 
-    def _active(self, upstreams: tuple[Upstream, ...]) -> int:
-        theirs = Routing(draining=upstreams).endpoints()
+    def _active(self, upstreams: Routing) -> int:
+        theirs = upstreams.endpoints()
         try:
             return sum(active for one, (_, active) in self._admin.endpoints().items() if one in theirs)
         except httpx.HTTPError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from include.host.ports import PLAIN_HTTP
-from include.live.proxy.config import Endpoint
+from include.live.proxy.routing import Endpoint
 
 _TIMEOUT_S = 5.0
 
@@ -26,6 +26,11 @@ class Admin:
             return self._get("/ready").status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
+
+    def versions(self) -> dict[str, str]:
+        """The version of the routing that each of its readers took last; raises `httpx.HTTPError` without an answer."""
+        answer = self._get("/stats?format=json&type=TextReadouts&filter=version_text").raise_for_status().json()
+        return {one["name"].removesuffix(".version_text"): one["value"] for one in answer["stats"]}
 
     def endpoints(self) -> dict[Endpoint, tuple[str, int]]:
         """The health and the number of active requests of each endpoint; raises `httpx.HTTPError` without an answer."""

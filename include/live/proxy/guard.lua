@@ -135,6 +135,7 @@ local OPTIONS = {
   streaming = BOOLEAN,
 }
 local NEEDED = {"text_input", "max_tokens"}
+local WITHOUT = {tensorrt_llm = true, tensorrt_llm_bls = true}  -- the models that need neither
 local DATATYPES = {
   BOOL = BOOLEAN, BYTES = STRING, BF16 = REAL, FP16 = REAL, FP32 = REAL, FP64 = number("a number", -1.7e308, 1.7e308),
   INT8 = whole(-2 ^ 7, 2 ^ 7 - 1), INT16 = whole(-2 ^ 15, 2 ^ 15 - 1), INT32 = INT32,
@@ -169,7 +170,7 @@ end
 local function check_generate(body, path)
   local given = {}
   check_options(body, given)
-  for _, name in ipairs(path:find("/models/ensemble/", 1, true) and NEEDED or {}) do
+  for _, name in ipairs(WITHOUT[path:match("^/v2/models/([^/]+)")] and {} or NEEDED) do
     if given[name] == nil then refuse(name .. " must be given, and be " .. OPTIONS[name].said) end
   end
   if given.stream == true and not path:find("generate_stream", 1, true) then

@@ -65,7 +65,7 @@ def boxed(client: Any, short_path: Path) -> Iterator[Deployment]:
 
 
 def container_of(deployment: Deployment) -> str:
-    return servers.find(deployment.context().live_record).container_id
+    return deployment.live_server().container_id
 
 
 def outage_of(deployment: Deployment) -> Outage | None:

@@ -23,7 +23,7 @@ from include.tasks import (
     rollback_release,
     stop_candidate,
 )
-from tests.support.live import MODEL, Deployment
+from tests.support.live import MODEL, NAME, Deployment
 
 RUN = "manual__1"
 
@@ -46,7 +46,7 @@ def test_promoting_returns_what_a_client_needs(deployment: Deployment, first: Re
     live = promote_release.run(context, ref, ReleaseRequest().model_dump())
     stop_candidate.run(context)
     assert (live.release, live.new, live.downtime_s) == (2, True, 0)
-    assert live.endpoint == f"{deployment.live().url}/v2/models/ensemble/generate"
+    assert live.endpoint == f"{deployment.live().url}/v2/models/{NAME}/generate"
     assert deployment.answer() == "deux"
     assert (
         promote_release.event(context, live)["digest"] == context.store.get("repositories", second.repository).content
@@ -86,8 +86,11 @@ def prune(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     ("prepare", "params", "problem"),
     [
-        pytest.param(None, {"to": "7"}, "no release 7 of org--name; it has: 1, 2", id="no such number"),
-        pytest.param(None, {"model": "org/x"}, r"org--x has no release(.|\n)*with releases: org--name", id="model"),
+        pytest.param(None, {"to": "7"}, "no release 7 of name; it has: 1, 2", id="no such number"),
+        pytest.param(None, {"model": "org/name", "to": "7"}, "7 of org--name; it has: 1, 2", id="nor of the model"),
+        pytest.param(
+            None, {"model": "org/x"}, r"org--x has no release(.|\n)*with releases: org--name; names: name", id="model"
+        ),
         pytest.param(None, {"to": "last"}, "to: ", id="neither previous nor a number"),
         pytest.param(reject, {"to": "3"}, "3 was rejected", id="rejected"),
         pytest.param(prune, {"to": "3"}, "3 was pruned: its artifacts are gone", id="pruned"),
@@ -180,13 +183,13 @@ def test_without_a_live_release_a_rollback_asks_for_the_model(deployment: Deploy
 
 
 def test_check_says_that_nothing_is_live(deployment: Deployment) -> None:
-    assert check_live_release.run(deployment.context()) is None
+    assert check_live_release.run(deployment.context()) == []
     assert deployment.log[-1] == "nothing is live"
 
 
 def test_check_restarts_what_died(deployment: Deployment, first: Release) -> None:
     deployment.kill_live_server()
-    assert check_live_release.run(deployment.context()).release == 1
+    assert [one.release for one in check_live_release.run(deployment.context())] == [1]
     assert deployment.answer() == "un"
 
 

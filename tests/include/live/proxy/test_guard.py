@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from include.live.proxy import Proxy, proxy_of
-from tests.support.proxied import server, settings_of, some_ports
+from tests.support.proxied import serve, server, settings_of, some_ports
 
 GOOD = {"text_input": "hello", "max_tokens": 8}
 GENERATE = "/v2/models/ensemble/generate"
@@ -37,7 +37,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     proxy = proxy_of(settings)
     proxy.ensure_running()
     with server("a") as behind:
-        proxy.point_to(behind.upstream)
+        serve(proxy, behind.upstream)
         yield proxy
     proxy.stop()
 
