@@ -122,6 +122,15 @@ class Card:
         models = {line.release.model for line in self.lines}
         return f"release {release.number}" if models == {release.model} else str(release)
 
+    def rollback(self, release: ReleaseId) -> dict[str, str]:
+        """The params of the run that rolls the name back to a release.
+
+        A number means one release of a name, unless two models had the name; then the model stands for it.
+        """
+        numbers = [line.release.number for line in self.lines]
+        whose = {"name": self.name} if numbers.count(release.number) == 1 else {"model": release.model}
+        return {**whose, "to": str(release.number)}
+
     @property
     def last_promoted(self) -> Line | None:
         """The release that was live last, or is; None if none ever was."""

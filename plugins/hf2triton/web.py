@@ -173,8 +173,11 @@ def _root() -> Path:
 
 def _served() -> Served:
     releases = ReleaseStore(_root(), default=settings().default_model)
-    last = LastAnswer(settings())
-    return Served(releases, lambda _: last.is_now(), _address(), candidates(settings(), releases))
+    return Served(releases, _answers, _address(), candidates(settings(), releases))
+
+
+def _answers(name: str) -> bool:
+    return LastAnswer(settings(), name).is_now()
 
 
 def _server_of(name: str, to: str) -> Server | None:

@@ -13,7 +13,6 @@ from include.errors import GateFailure, PipelineError, UserError
 from include.live.proxy.envoy import ProxyRecord
 from include.releases.records import Release
 from include.requests.release import Swap
-from include.triton import servers
 from tests.support.live import NAME, Deployment
 
 RUN = "manual__1"

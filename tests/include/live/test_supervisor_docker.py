@@ -16,7 +16,6 @@ from include.releases.records import Outage
 from include.settings import Settings
 from include.targets.base import Target
 from include.targets.openvino import image
-from include.triton import servers
 from include.triton.servers import Ports, ServerPlan
 from tests.support.engine import client_with_image_or_skip, none_left
 from tests.support.live import HERE, Deployment, StandInTarget, StandInWorker

@@ -98,6 +98,13 @@ def test_only_what_was_live_and_has_its_artifacts_can_be_rolled_back_to() -> Non
     assert not line(1, "retired", pruned=True).can_be_live_again
 
 
+def test_a_rollback_names_a_release_that_no_number_could_mistake() -> None:
+    first, second, other = line(1), line(2), line(2, model="org--other")
+    assert card(first, second).rollback(second.release) == {"name": "model", "to": "2"}
+    assert card(first, second, other).rollback(other.release) == {"model": "org--other", "to": "2"}
+    assert card(first, second, other).rollback(first.release) == {"name": "model", "to": "1"}
+
+
 def test_changes_of_a_request_name_each_field_and_the_commit() -> None:
     before = line(1, request={"model": "org/model", "calib_size": 32, "gone": 1})
     after = line(2, request={"model": "org/model", "calib_size": 64, "new": None})

@@ -14,6 +14,7 @@ from include.releases.ids import ReleaseId
 from include.releases.records import Outage, Promotion, Retirement
 from include.report.models import Candidate, Card, chosen
 from include.report.page import STATIC, render_model, render_models, render_presets
+from include.requests.operations import RetireRequest, RollbackRequest
 from include.requests.presets import PRESETS
 from tests.include.report.test_models import card, line, measured
 from tests.include.report.test_page import EVIL, Page
@@ -89,8 +90,21 @@ def test_links_begin_where_airflow_serves_its_pages() -> None:
 def test_buttons_carry_what_the_runs_need() -> None:
     one = full()
     found = buttons(render_models([one], []))
-    assert [dag for dag, _ in found] == ["rollback_release", "release_awq_engine", "retire_model"]
-    assert found[1][1] == one.live.release.request
+    assert one.live is not None
+    assert found == [
+        ("rollback_release", {"name": "model", "to": "1"}),
+        ("release_awq_engine", one.live.release.request),
+        ("retire_model", {"name": "model"}),
+    ]
+
+
+@pytest.mark.parametrize("html", pages(full()), ids=["model", "models"])
+def test_the_dags_of_the_buttons_take_their_params(html: str) -> None:
+    forms = {"rollback_release": RollbackRequest, "retire_model": RetireRequest}
+    asked = [(dag, conf) for dag, conf in buttons(html) if dag in forms]
+    assert {dag for dag, _ in asked} == set(forms)
+    for dag, conf in asked:
+        forms[dag].parse(conf)
 
 
 def test_a_name_off_the_air_cannot_be_retired_and_says_who_did_it() -> None:
