@@ -27,7 +27,7 @@ function send(method, body) {
 function refusal(status, detail) {
   const said = typeof detail === "string" ? detail : (detail ?? []).map((one) => one.msg).join("; ");
   if (status === 401) return "Your session has ended. Log in again, then repeat this.";
-  if (status === 403) return "You may not do this: Airflow does not let your user start runs of this DAG (403).";
+  if (status === 403) return "You may not do this: Airflow does not let your user start runs of this DAG, or unpause it (403).";
   if (status === 404) return `Airflow does not know this DAG (404). ${said}`;
   return `Airflow refused the run (${status}). ${said}`;
 }
@@ -85,10 +85,10 @@ function confirmed(button) {
 
 async function start(dag, conf) {
   const path = `/dags/${encodeURIComponent(dag)}`;
-  const run = await ask(`${path}/dagRuns`, send("POST", { logical_date: null, conf }));
-  const known = await ask(path);
-  if (known.is_paused) await ask(`${path}?update_mask=is_paused`, send("PATCH", { is_paused: false }));
-  return run.dag_run_id;
+  if ((await ask(path)).is_paused) {
+    await ask(`${path}?update_mask=is_paused`, send("PATCH", { is_paused: false }));
+  }
+  return (await ask(`${path}/dagRuns`, send("POST", { logical_date: null, conf }))).dag_run_id;
 }
 
 function say(place, state, ...content) {
@@ -160,8 +160,9 @@ async function question(side, body, signal) {
   try {
     const response = await fetch(playground.action, { ...send("POST", body), credentials: "same-origin", signal });
     if (!response.ok) {
-      const said = await response.json().catch(() => ({}));
-      return fail(typeof said.detail === "string" ? said.detail : `The web server refused this (${response.status}).`);
+      const { detail } = await response.json().catch(() => ({}));
+      if (response.status === 401) return fail(refusal(401));
+      return fail(typeof detail === "string" ? detail : `The web server refused this (${response.status}).`);
     }
     for await (const event of events(response)) {
       if (event.error) return fail(event.error);
