@@ -19,7 +19,6 @@ import pytest
 from rich.console import Console
 
 from include.artifacts.store import Artifact, ArtifactStore
-from include.context import live_record
 from include.demo import run
 from include.demo.api import AirflowApi
 from include.errors import ToolError, UserError
@@ -34,6 +33,7 @@ from tests.e2e.conftest import CHAIN, MODEL, Deployment, copy_artifacts
 from tests.e2e.outage import comes_back
 from tests.e2e.rest import AnyPath
 from tests.e2e.swap import SLUG, release_and_roll_back
+from tests.support.live import live_record
 
 pytestmark = pytest.mark.story
 

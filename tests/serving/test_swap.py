@@ -55,7 +55,7 @@ def test_promotion_and_rollback_lose_no_request(deployment: Deployment, tiny: Pa
     candidate = deployment.candidate(second, RUN)
     with deployment.load() as counts:
         deployment.live(RUN).promote(second, candidate=candidate)
-        deployment.live(RUN).finish_run()
+        deployment.live(RUN).finish_run(deployment.releases.default_name())
         deployment.live().promote(first)
     failed = {said: number for said, number in counts.items() if said.startswith("failed")}
     assert failed == {}

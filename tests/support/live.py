@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from include.artifacts.store import ArtifactStore
-from include.context import Context
+from include.context import Context, live_records
 from include.host.ports import free_ports
 from include.host.services import ServiceRecord, find
 from include.host.services.process import ProcessBackend
@@ -135,6 +135,12 @@ class Deployment:
         for path in (self.settings.artifacts / "servers").glob("*.json"):
             if record := find(path, ServiceRecord, BACKEND):
                 BACKEND.stop(record, path, grace_s=0)
+
+
+def live_record(artifacts: Path) -> Path:
+    """The record of the server of the one live release."""
+    (record,) = live_records(artifacts).values()
+    return record
 
 
 @contextmanager
