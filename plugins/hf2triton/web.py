@@ -24,9 +24,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
 from include import reading, report
-from include.host.ports import http_url
 from include.live.last_answer import LastAnswer
 from include.live.playground import LIVE, Question, Server, answer, candidates, server_of
+from include.live.proxy import proxy_of
 from include.reading import Limit
 from include.releases.ids import ReleaseId
 from include.releases.records import ReleaseStore
@@ -40,7 +40,7 @@ from include.report.page import (
     render_presets,
     render_releases,
 )
-from include.report.served import Served
+from include.report.served import Served, Snapshot
 from include.requests.names import LONGEST
 from include.requests.presets import PRESETS
 from include.settings import settings
@@ -172,7 +172,7 @@ def _root() -> Path:
 
 
 def _served() -> Served:
-    releases = ReleaseStore(_root(), default=settings().default_model)
+    releases = Snapshot(_root(), settings().default_model)
     return Served(releases, _answers, _address(), candidates(settings(), releases))
 
 
@@ -181,13 +181,13 @@ def _answers(name: str) -> bool:
 
 
 def _server_of(name: str, to: str) -> Server | None:
-    releases = ReleaseStore(_root())
+    releases = Snapshot(_root())
     running = () if to == LIVE else candidates(settings(), releases)
     return server_of(name, to, _address(), releases, running)
 
 
 def _address() -> str:
-    return http_url(settings().bind_address, settings().live_http_port)
+    return proxy_of(settings()).url
 
 
 async def _bounded(events: AsyncIterator[str]) -> AsyncIterator[str]:

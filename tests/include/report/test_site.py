@@ -10,6 +10,7 @@ import pytest
 
 from include.files import Damaged
 from include.gates import Quality, Sample
+from include.releases.approval import Answer, Approval
 from include.releases.ids import ReleaseId
 from include.releases.records import Outage, Promotion, Retirement
 from include.report.models import Candidate, Card, chosen
@@ -127,6 +128,13 @@ def test_a_pruned_release_is_not_offered_for_a_rollback() -> None:
     one = card(line(2, "live"), line(1, pruned=True), previous=1)
     for html in pages(one):
         assert "rollback_release" not in [dag for dag, _ in buttons(html)]
+
+
+def test_a_card_says_who_approved_the_release() -> None:
+    answer = Answer(approved=True, by="7", name="Jo <b>", at=WHEN)
+    asked = Approval(question="q", dag="d", run="r", content="c", promotions=0, answer=answer)
+    html = render_models([card(line(1, "live", approvals=(asked,)))], [])
+    assert "approved by Jo &lt;b&gt; at 2026-03-01 12:30" in html
 
 
 def test_a_silent_model_is_marked() -> None:
