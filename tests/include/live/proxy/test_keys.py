@@ -294,6 +294,14 @@ def test_stop_removes_the_copies_and_so_does_unsetting(tmp_path: Path) -> None:
     assert not access.exists()
 
 
+def test_without_the_settings_envoy_is_configured_as_if_there_were_none(tmp_path: Path) -> None:
+    proxy = proxy_of(guarded(tmp_path).model_copy(update={"api_keys_file": None}))
+    proxy.ensure_running()
+    bootstrap = (tmp_path / "store" / "servers" / "proxy" / "config" / "bootstrap.json").read_text()
+    proxy.stop()
+    assert not any(word in bootstrap for word in ("api_key", "drop_", "401", "transport_socket", "/access"))
+
+
 def test_turning_keys_on_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:
     settings = guarded(tmp_path)
     settings.api_keys_file.chmod(0o644)
