@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Container
 from contextlib import suppress
+from typing import Any
 
 import httpx
 from filelock import FileLock
@@ -80,11 +81,15 @@ class Proxy:
         return http_url(self._address, self.ports.http, self._access.scheme)
 
     def client(self, timeout_s: float) -> httpx.Client:
-        """A client of the HTTP endpoint on this host, with the deployment's own key, if there are keys.
+        """A client of the HTTP endpoint on this host."""
+        return httpx.Client(timeout=timeout_s, **self.client_options())
+
+    def client_options(self) -> dict[str, Any]:
+        """The options of such a client, also of an asynchronous one: with the deployment's own key, if there are keys.
 
         Over TLS it trusts the endpoint's own certificate alone: no other program gets the key.
         """
-        return httpx.Client(base_url=self.url, timeout=timeout_s, **self._access.client_options())
+        return {"base_url": self.url, **self._access.client_options()}
 
     def refresh_access(self) -> list[PipelineError]:
         """Takes API keys and certificates that have changed, without cutting off anything.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import stat
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     keys = root / "keys.txt"
     keys.touch(0o600)
     keys.write_text(f"alice {KEY}\n")
-    return settings_with_tls(root).model_copy(update={"api_keys_file": keys})
+    return settings_with_tls(root).model_copy(update={"api_keys_file": keys, "header_timeout_s": 2})
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,13 @@ def test_plain_http_is_not_answered(proxy: Proxy) -> None:
         httpx.get(proxy.url.replace("https", "http") + "/v2/health/ready")
 
 
+def test_a_handshake_that_does_not_begin_is_ended(proxy: Proxy) -> None:
+    for port in proxy.ports.all:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+            assert silent.recv(1) == b""
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 def test_nothing_older_than_tls_1_2_is_spoken(proxy: Proxy, settings: Settings) -> None:
     old = trusting(settings)
     old.minimum_version = ssl.TLSVersion.TLSv1
