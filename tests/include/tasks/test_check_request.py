@@ -224,14 +224,14 @@ def test_what_is_live_is_said_with_its_memory(context: Context, model: Path, bes
     beside(8)
     check(replace(context, log=said.append), model)
     assert "live: name, whose server holds 3.0 GiB of host memory, and GPU GPU-1" in said
-    assert any("needs at least 0.5 GiB of memory, 8.0 GiB are free" in line for line in said)
+    assert any("needs at least 0.3 GiB of memory, 8.0 GiB are free" in line for line in said)
 
 
 def test_a_server_that_does_not_fit_beside_the_others_is_refused(
     context: Context, model: Path, beside: Callable[[int], None]
 ) -> None:
     beside(0)
-    with pytest.raises(HostError, match=r"needs at least 0.5 GiB of memory, 0.0 GiB are free") as refused:
+    with pytest.raises(HostError, match=r"needs at least 0.3 GiB of memory, 0.0 GiB are free") as refused:
         check(context, model)
     assert "name (3.0 GiB)" in refused.value.where
     assert "retire_model" in refused.value.fix
