@@ -19,7 +19,7 @@ from include.live.proxy import Proxy, proxy_of
 from include.live.proxy.envoy import Envoy
 from include.live.proxy.keys import read_keys
 from include.settings import Settings
-from tests.support.proxied import server, settings_of, some_ports
+from tests.support.proxied import serve, server, settings_of, some_ports
 from tests.support.wait import wait_for
 
 ALICE, BOB, CAROL = (f"{name}-" + "0123456789abcdef" * 2 for name in ("alice", "bob", "carol"))
@@ -52,7 +52,7 @@ def proxy(settings: Settings) -> Iterator[Proxy]:
     proxy = proxy_of(settings)
     proxy.ensure_running()
     with server("a") as behind:
-        proxy.point_to(behind.upstream)
+        serve(proxy, behind.upstream)
         yield proxy
     proxy.stop()
 

@@ -19,7 +19,7 @@ from include.errors import PipelineError, UserError
 from include.live.proxy import Proxy, proxy_of
 from include.settings import Settings
 from tests.support.certificates import NAME, certificate, ecdsa, of_another_kind, pem, weak, write_pair
-from tests.support.proxied import server, settings_of, some_ports
+from tests.support.proxied import serve, server, settings_of, some_ports
 from tests.support.wait import wait_for
 
 BODY = {"text_input": "hello", "max_tokens": 8}
@@ -48,7 +48,7 @@ def proxy(settings: Settings) -> Iterator[Proxy]:
     proxy = proxy_of(settings)
     proxy.ensure_running()
     with server("a") as behind:
-        proxy.point_to(behind.upstream)
+        serve(proxy, behind.upstream)
         yield proxy
     proxy.stop()
 
