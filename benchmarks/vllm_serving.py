@@ -134,7 +134,7 @@ def ask(port: int, stream: bool, _: int) -> float:
     path = f"/v2/models/ensemble/generate{'_stream' if stream else ''}"
     connection.request("POST", path, json.dumps(body))
     for line in connection.getresponse():
-        if b"error" in line:
+        if b'"error":' in line:
             raise RuntimeError(line)
         if line.startswith(b"data:"):
             first = first or time.monotonic() - begun
