@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,14 +85,15 @@ def server_of(
     return Server(f"{chosen.url}/v2/models/{MODEL}", chosen.streams, f"the candidate at {chosen.url}")
 
 
-async def answer(server: Server, question: Question) -> AsyncIterator[str]:
+async def answer(server: Server, question: Question) -> AsyncGenerator[str]:
     """The answer as server-sent events, ``{"text": ...}`` each, or at the end one ``{"error": ...}``.
 
     The request to the server ends with the iteration, so that a reader who leaves frees the engine.
     """
+    until = asyncio.get_running_loop().time() + _WHOLE_S
     try:
-        async with asyncio.timeout(_WHOLE_S):
-            async for text in _pieces(server, question):
+        async with aclosing(_pieces(server, question)) as pieces:
+            while (text := await _next(pieces, until)) is not None:
                 yield _event("text", text)
     except TimeoutError:
         yield _event("error", f"The answer was cut off after {_WHOLE_S:g} s.")
@@ -102,7 +104,13 @@ async def answer(server: Server, question: Question) -> AsyncIterator[str]:
         yield _event("error", f"This web server gets no answer from {server.what} ({where}).")
 
 
-async def _pieces(server: Server, question: Question) -> AsyncIterator[str]:
+async def _next(pieces: AsyncGenerator[str], until: float) -> str | None:
+    """The next piece; None after the last. Only the server's time counts, not that of a slow reader in between."""
+    async with asyncio.timeout_at(until):
+        return await anext(pieces, None)
+
+
+async def _pieces(server: Server, question: Question) -> AsyncGenerator[str]:
     path = f"{server.url}/generate_stream" if server.streams else f"{server.url}/generate"
     limits = httpx.Timeout(_WHOLE_S, connect=_CONNECT_S)
     async with (

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -192,8 +193,8 @@ def _address() -> str:
     return proxy_of(settings()).url
 
 
-async def _bounded(events: AsyncIterator[str]) -> AsyncIterator[str]:
-    async with _asking:
+async def _bounded(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    async with _asking, aclosing(events):
         async for event in events:
             yield event
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ class Model(Handler):
 
     asked: ClassVar[list[tuple[str, dict[str, Any]]]] = []
     last: ClassVar[threading.Event] = threading.Event()
+    left: ClassVar[threading.Event] = threading.Event()
 
     def do_GET(self) -> None:
         self.reply(status=200 if self.path == "/v2/health/ready" else 404)
@@ -42,12 +44,22 @@ class Model(Handler):
                 self.stream([json.dumps({"text_output": "a"}), json.dumps({"error": "the engine died"})])
             case "long":
                 self.stream(json.dumps({"text_output": "a" * 1000}) for _ in range(100))
+            case "go on":
+                try:
+                    self.stream(self._endlessly())
+                except OSError:
+                    self.left.set()
+                    raise
             case "wait":
                 self.stream(self._slowly())
             case _ if self.path.endswith("_stream"):
                 self.stream(json.dumps({"text_output": piece}) for piece in ("one ", "zwei\u2028", "three"))
             case _:
                 self.reply({"text_output": "one zwei\u2028three"})
+
+    def _endlessly(self) -> Iterator[str]:
+        while not self.last.wait(0.01):
+            yield json.dumps({"text_output": "more"})
 
     def _slowly(self) -> Iterator[str]:
         yield json.dumps({"text_output": "first"})
@@ -92,11 +104,21 @@ def test_a_release_that_does_not_stream_answers_whole(url: str) -> None:
 
 def test_a_piece_is_handed_on_before_the_next_is_there(url: str) -> None:
     async def first() -> str:
-        events = answer(Server(url, True, "the live address"), Question(prompt="wait"))
-        return await anext(events)
+        async with aclosing(answer(Server(url, True, "the live address"), Question(prompt="wait"))) as events:
+            return await anext(events)
 
     assert json.loads(asyncio.run(first()).removeprefix("data: ")) == {"text": "first"}
     assert not Model.last.is_set()
+
+
+def test_a_reader_who_leaves_ends_the_request(url: str) -> None:
+    async def leave() -> None:
+        events = answer(Server(url, True, "the live address"), Question(prompt="go on"))
+        await anext(events)
+        await events.aclose()
+
+    asyncio.run(leave())
+    assert Model.left.wait(30)
 
 
 def test_a_refusal_is_told_in_the_servers_words(url: str) -> None:
