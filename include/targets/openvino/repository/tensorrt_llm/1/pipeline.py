@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import openvino_genai as genai
 from openvino.exceptions import OVTypeError  # noqa: TID253 - runs in the target's environment only
 from openvino_tokenizers import convert_tokenizer
 from transformers import AutoTokenizer  # noqa: TID253 - runs in the target's environment only
+
+log = logging.getLogger(__name__)  # its warnings are in the server's log
 
 _GIB = 1 << 30
 _PRECISION = "INFERENCE_PRECISION_HINT"
@@ -36,6 +39,7 @@ class EngineConfig:
     def properties(self, capabilities: Collection[str]) -> dict[str, Any]:
         """The properties on a CPU with these capabilities: without bfloat16, float32 does better, and is exact."""
         if self.plugin_config.get(_PRECISION) == "bf16" and "BF16" not in capabilities:
+            log.warning("this CPU has no bfloat16: the engine computes in float32")
             return {**self.plugin_config, _PRECISION: "f32"}
         return self.plugin_config
 
