@@ -149,6 +149,13 @@ class ReleaseRequest(Form):
     max_num_tokens: int = _engine(
         "Max batched tokens", "Tokens that one engine step may work on.", 2048, ge=16, le=131072
     )
+    precision: Literal["exact", "fast"] = _engine(
+        "Precision",
+        "Of the arithmetic on the CPU (`openvino`). `exact`: floating point, as calibrated. `fast`: up to twice the "
+        "tokens/s, with bfloat16 where the CPU has it and 8-bit activations and KV cache; greedy answers then depend "
+        "on what else is asked. The build refuses it if the perplexity changes by more than 0.5 %.",
+        "exact",
+    )
     kv_cache_memory_fraction: float = _serving(
         "KV cache memory",
         "Share of the free device memory that the KV cache may take (on the CPU: of the host's memory, and never "
