@@ -84,6 +84,7 @@ class Reply:
     def completed(self, answer: Answer) -> None:
         """Sends the rest of ``answer``, or that of all answers once every one is whole."""
         with self._sending:
+            answer.whole = True  # under the lock, so that only one of several answers is the last
             if self._over:
                 return
             final = all(one.whole for one in self._answers)
@@ -167,7 +168,6 @@ class Answer:
 
     def end(self) -> None:
         """No token follows."""
-        self.whole = True
         self.reply.completed(self)
 
     def fail(self, error: EngineFailure) -> None:
