@@ -74,7 +74,8 @@ class Reply:
             self._send([(answer, piece)], final=False)
 
     def completed(self, answer: Answer) -> None:
-        """Sends the rest of ``answer``, or that of all answers once every one is whole."""
+        """Sends the rest of ``answer``, which is whole, or that of all answers once every one is."""
+        answer.whole = True
         if self._over:
             return
         final = all(one.whole for one in self._answers)
@@ -143,7 +144,6 @@ class Answer:
 
     def end(self) -> None:
         """No token follows."""
-        self.whole = True
         self.reply.completed(self)
 
     def fail(self, error: EngineFailure) -> None:
