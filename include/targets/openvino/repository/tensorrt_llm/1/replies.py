@@ -82,7 +82,7 @@ class Reply:
                 self._send([(answer, piece)], final=False)
 
     def completed(self, answer: Answer) -> None:
-        """Sends the rest of ``answer``, or that of all answers once every one is whole."""
+        """Sends the rest of ``answer``, which is whole, or that of all answers once every one is."""
         with self._sending:
             answer.whole = True  # under the lock, so that only one of several answers is the last
             if self._over:
