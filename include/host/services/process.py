@@ -38,10 +38,11 @@ class ProcessBackend:
         write(record, path)
         keep_last(record.log)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        devices = {"CUDA_VISIBLE_DEVICES": ",".join(record.gpus)} if record.gpus else {}
         with record.log.open("ab") as log:  # so that it can be cut off at its start while the process writes
             subprocess.run(
                 ["setsid", "--fork", *spec.argv],
-                env={**inherited, **spec.env, TOKEN_VARIABLE: record.token},
+                env={**inherited, **spec.env, **devices, TOKEN_VARIABLE: record.token},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -87,6 +88,10 @@ class ProcessBackend:
 
     def why_restarted(self, record: ServiceRecord, since: float) -> str | None:
         """None: the kernel restarts no process."""
+
+    def memory(self, record: ServiceRecord) -> int | None:
+        """The bytes of host memory that the process and those that it started hold; shared pages are counted once."""
+        return sum(map(_memory, _members(record.token)))
 
     def collect_log(self, record: ServiceRecord) -> None:
         """Does nothing: the process writes its log itself."""
@@ -142,6 +147,13 @@ def _status_of_zombie(pid: int) -> str | None:
         return None
     code, number = divmod(int(fields[-1]), 256)
     return f"it was killed by {signal.Signals(number & 127).name}" if number else f"exit code {code}"
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:  # gone, or another user's
+        return 0
 
 
 def token_of(process: psutil.Process) -> str | None:

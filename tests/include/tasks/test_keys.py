@@ -77,7 +77,7 @@ def keys(context: Context, checked: Checked, pulled: Pulled, request: ReleaseReq
         ("new_promotion", 1, set()),
         ("calib_size", 16, ALL),
         ("max_batch_size", 4, {Kind.REPOSITORY}),
-        ("streaming", True, {Kind.REPOSITORY}),
+        ("streaming", False, {Kind.REPOSITORY}),
         ("candidate_http_port", 8123, set()),
         ("min_agreement", 0.9, set()),
         ("test_prompts", ["else"], set()),
@@ -159,4 +159,6 @@ def test_of_a_followed_model_all_is_compared_but_how_it_goes_live() -> None:
         "approvers",
         "approval_timeout_h",
         "swap",
+        "served_name",
+        "aliases",
     }
