@@ -53,10 +53,11 @@ def _demo(chosen: Settings, model: str, console: Console) -> None:
         stages = ", ".join(stage for stage in run.STAGES if stage in outcome.reused)
         console.print(f"reused from the artifact store: {stages}", soft_wrap=True)
     console.print(_gates(Path(released["report"]).parent))
+    names = (released["name"], *released["aliases"], *["ensemble (the default)"] * released["default"])
     question = run.SEED_REQUEST["text_input"]
     console.print(Panel(run.ask(released["endpoint"]).strip(), title=str(question), title_align="left"))
     for name, value in {
-        "release": f"{released['model']} number {released['release']}",
+        "release": f"{released['model']} number {released['release']}, served as {', '.join(names)}",
         "report": released["report"],
         "ask it": run.curl_line(released["endpoint"]),
         "Airflow": f"{airflow.url_of(chosen)}  user {airflow.USER}  password {airflow.password(chosen)}",

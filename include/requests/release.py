@@ -236,7 +236,10 @@ class ReleaseRequest(Form):
         "More names for clients, one a line.",
         [],
         max_length=20,
-        extra={"type": ["array", "null"]},
+        extra={
+            "type": ["array", "null"],
+            "items": {"type": "string", "maxLength": LONGEST, "pattern": NAME_OR_EMPTY_PATTERN},
+        },
     )
     require_approval: bool = _promotion(
         "Require approval",
@@ -351,8 +354,6 @@ _A_NAME = (
     f"{', '.join(RESERVED)} have a meaning of their own"
 )
 _FORMS = {
-    "served_name": _A_NAME,
-    "aliases": _A_NAME,
     "model": "a Hub id such as org/name, nor an absolute path",
     "calib_data": "builtin, a Hub dataset id, nor an absolute path",
     "revision": "a branch, tag or commit",
@@ -361,8 +362,10 @@ _FORMS = {
 
 def _problem(error: ErrorDetails, fields: Collection[str]) -> str:
     field, message = ".".join(map(str, error["loc"])), error["msg"]
-    if error["type"] == "string_pattern_mismatch" and (form := _FORMS.get(str(error["loc"][0]))):
-        message = f"{error['input']!r} is not {form}"
+    if error["type"] == "string_pattern_mismatch":
+        is_name = error["ctx"]["pattern"] in {NAME_PATTERN, NAME_OR_EMPTY_PATTERN}
+        if form := _A_NAME if is_name else _FORMS.get(field):
+            message = f"{error['input']!r} is not {form}"
     elif error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, fields, n=1)
         message = f"there is no such field{''.join(f'; did you mean {name}?' for name in near)}"

@@ -31,6 +31,10 @@ class Target(StageTarget, Protocol):
         """Raises `HostError` if a stage needs more memory than is free. On the CPU the stages fit themselves to it."""
         return
 
+    def serve_bytes(self, request: ReleaseRequest, config: ModelConfig) -> int | None:
+        """The host memory that a server of this request needs at least; None where GPU memory decides."""
+        return None
+
     def environment(self) -> dict[str, str]:
         """Versions of all programs that make the artifacts' bytes."""
 

@@ -123,8 +123,10 @@ class Proxy:
         """
         with self._lock():
             before = self._routing()
-            if served and name not in before.models:
-                self._change(before, before.prepared(name))
+            if served and served.upstream:
+                ready = before.prepared(name, served.upstream)
+                if ready != before:
+                    self._change(before, ready)
             self._change(before, before.moved(name, served))
         self._log(f"the proxy serves {name!r}: {served or 'no more'}")
 
@@ -179,7 +181,7 @@ class Proxy:
         try:
             self._envoy.start(("--config-path", str(self._files.bootstrap), *_options()), digest)
             self._await(self._admin.is_live, _START_S, "took no requests")
-            self._await_version(routing, version)
+            self._await_version(version)
         except BaseException:
             self._envoy.stop()
             raise
@@ -207,10 +209,10 @@ class Proxy:
 
     def _publish(self, routing: Routing) -> None:
         """Replaces the routing and waits until Envoy uses it."""
-        self._await_version(routing, self._write(routing))
+        self._await_version(self._write(routing))
 
-    def _await_version(self, routing: Routing, version: str) -> None:
-        wanted = dict.fromkeys(config.readers(routing), version)
+    def _await_version(self, version: str) -> None:
+        wanted = dict.fromkeys(config.READERS, version)
         self._await(lambda: self._goes_by(wanted), _SWITCH_S, "did not take its new routing")
 
     def _write(self, routing: Routing) -> str:
@@ -227,9 +229,9 @@ class Proxy:
         return False
 
     def _active(self, upstreams: Routing) -> int:
-        theirs = upstreams.endpoints()
+        theirs = {str(cluster) for cluster in upstreams.clusters()}
         try:
-            return sum(active for one, (_, active) in self._admin.endpoints().items() if one in theirs)
+            return sum(active for cluster, active in self._admin.active().items() if cluster in theirs)
         except httpx.HTTPError as error:
             raise self._silent() from error
 

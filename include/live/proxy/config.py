@@ -2,8 +2,9 @@
 
 `include.live.proxy.routes` says which request goes where, and `include.live.proxy.guard` what it may be.
 
-The routing is a directory behind a link: the routes of each listener, the clusters, and the endpoints of each cluster.
-Envoy reads the files again when the link is renamed, so one rename changes all of them.
+The routing is a directory behind a link: the clusters, one for each port of each server, and the routes to them of each
+listener. Envoy reads the files again when the link is renamed, so one rename moves all. Each file takes one of
+the few inotify instances that a user may have, so clusters have no files of their own.
 Field names are those of https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api.
 """
 
@@ -31,7 +32,6 @@ _HCM = f"{_API}.extensions.filters.network.http_connection_manager.v3.HttpConnec
 _ROUTER = f"{_API}.extensions.filters.http.router.v3.Router"
 _HTTP_OPTIONS = f"{_API}.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CLUSTER = f"{_API}.config.cluster.v3.Cluster"
-_ENDPOINTS = f"{_API}.config.endpoint.v3.ClusterLoadAssignment"
 
 _CONNECTIONS = f"{_API}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 
@@ -40,6 +40,9 @@ _NO_LIMIT = 2**32 - 1
 _EXPRESSIONS = ("re2.max_program_size.error_level", "re2.max_program_size.warn_level")
 _IDLE_CONNECTIONS = 1000  # kept by clients between their requests, besides those that have one in flight
 _STATE, _CLUSTERS = "routing.json", "clusters.json"
+
+READERS = ("cluster_manager.cds", *(f"http.{listener}.rds.{listener}" for listener in Ports.model_fields))
+"""What in Envoy reads the routing, by the prefix of its statistics."""
 
 
 class Files:
@@ -96,7 +99,7 @@ def publish(files: Files, routing: Routing, limits: Limits) -> str:
     """
     version = secrets.token_hex(4)
     directory = files.config / f"routing.{version}"
-    for name, resources in _resources(files, routing, limits).items():
+    for name, resources in _resources(routing, limits).items():
         write_atomic(directory / name, json.dumps({"version_info": version, "resources": resources}, indent=1))
     write_atomic(directory / _STATE, routing.model_dump_json(indent=1))
     link = files.config / f".{directory.name}"
@@ -107,15 +110,6 @@ def publish(files: Files, routing: Routing, limits: Limits) -> str:
         if old != directory:
             remove(old)
     return version
-
-
-def readers(routing: Routing) -> list[str]:
-    """What in Envoy reads a file of the routing, by the prefix of its statistics."""
-    return [
-        "cluster_manager.cds",
-        *(f"http.{listener}.rds.{listener}" for listener in Ports.model_fields),
-        *(f"cluster.{cluster}" for cluster in routing.clusters()),
-    ]
 
 
 def published(files: Files) -> Routing | None:
@@ -143,31 +137,16 @@ def list_targets(files: Files, routing: Routing, address: str, port: int) -> Non
     write_atomic(files.targets, text)
 
 
-def _resources(files: Files, routing: Routing, limits: Limits) -> dict[str, list[dict[str, Any]]]:
+def _resources(routing: Routing, limits: Limits) -> dict[str, list[dict[str, Any]]]:
     """What Envoy reads, by the name of its file."""
-    clusters = routing.clusters()
     return {
-        _CLUSTERS: [_cluster(cluster, files, limits) for cluster in clusters],
+        _CLUSTERS: [_cluster(cluster, limits) for cluster in routing.clusters()],
         **{_routes(listener): [routes.of(listener, routing)] for listener in Ports.model_fields},
-        **{_endpoints(cluster): [_assignment(cluster, routing)] for cluster in clusters},
     }
 
 
 def _routes(listener: str) -> str:
     return f"routes.{listener}.json"
-
-
-def _endpoints(cluster: Cluster) -> str:
-    return f"endpoints.{cluster}.json"
-
-
-def _assignment(cluster: Cluster, routing: Routing) -> dict[str, Any]:
-    endpoints = [
-        {"endpoint": {"address": _socket_address(one.address, one.port)}, "health_status": health}
-        for one, health in routing.endpoints().items()
-        if one.cluster == str(cluster)
-    ]
-    return {"@type": _ENDPOINTS, "cluster_name": str(cluster), "endpoints": [{"lb_endpoints": endpoints}]}
 
 
 def _source(files: Files, name: str) -> dict[str, Any]:
@@ -224,20 +203,22 @@ def _http(name: str, files: Files, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _cluster(cluster: Cluster, files: Files, limits: Limits) -> dict[str, Any]:
+def _cluster(cluster: Cluster, limits: Limits) -> dict[str, Any]:
     # A long error of Triton, as of a long name in a request, ends the connection: it must not be that of others.
     one_at_a_time = {"http2_protocol_options": {"max_concurrent_streams": 1}}
     protocol = one_at_a_time if cluster.listener == "grpc" else {"http_protocol_options": {}}
+    server = _socket_address(cluster.upstream.address, cluster.port)
     counts = dict.fromkeys(("max_connections", "max_pending_requests", "max_retries"), _NO_LIMIT)
     thresholds = [{"priority": one, **counts, "max_requests": limits.requests} for one in ("DEFAULT", "HIGH")]
     return {
         "@type": _CLUSTER,
         "name": str(cluster),
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": _source(files, _endpoints(cluster))},
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": str(cluster),
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": server}}]}],
+        },
         "connect_timeout": "5s",
-        # A draining endpoint gets no new request, even if there is no other.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": thresholds},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {

@@ -76,21 +76,19 @@ class _Target:
 
         Questions ``about`` the server have a HIGH priority, that is a count of requests of their own.
         """
+        said = {RELEASE_HEADER: self.served.release, MODEL_HEADER: self.name}
+        headers = {"response_headers_to_add": [guard.set_header(key, value) for key, value in said.items()]}
+        if self.served.upstream is None:
+            return {**_reply(match, 503, f"model {self.name} has no server now"), **headers}
         route = {
-            "cluster": str(Cluster(listener, self.name)),
+            "cluster": str(Cluster(listener, self.name, self.served.upstream)),
             "priority": "HIGH" if about else "DEFAULT",
             "timeout": "0s",
             "retry_policy": {"retry_on": _RETRY_ON, "num_retries": 3},
         }
         if own_path:
             route["regex_rewrite"] = {"pattern": {"regex": f"^{own_path[0]}"}, "substitution": own_path[1]}
-        said = {RELEASE_HEADER: self.served.release, MODEL_HEADER: self.name}
-        return {
-            "match": match,
-            "route": route,
-            "response_headers_to_add": [guard.set_header(key, value) for key, value in said.items()],
-            "typed_per_filter_config": filters or {},
-        }
+        return {"match": match, "route": route, **headers, "typed_per_filter_config": filters or {}}
 
 
 def of(listener: str, routing: Routing) -> dict[str, Any]:

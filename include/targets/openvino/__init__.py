@@ -87,6 +87,10 @@ class OpenVinoTarget(Target):
         else:
             triton.prepare(self._python)
 
+    def serve_bytes(self, request: ReleaseRequest, config: ModelConfig) -> int:
+        """The host memory that a server needs at least: the KV cache grows up to its limit as it is used."""
+        return estimates.host_serve_bytes(config, request)
+
     def environment(self) -> dict[str, str]:
         """Versions of the tools as installed, and the digest of the lock they came from; or the image, whose tag is."""
         if self._in_containers:

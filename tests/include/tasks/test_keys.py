@@ -159,4 +159,6 @@ def test_of_a_followed_model_all_is_compared_but_how_it_goes_live() -> None:
         "approvers",
         "approval_timeout_h",
         "swap",
+        "served_name",
+        "aliases",
     }
