@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,8 +14,10 @@ from include.files import Log, Skip, telling
 from include.host import services
 from include.host.docker.containers import Containers
 from include.host.docker.registry import FindLogin, no_login
+from include.host.leases import lease
 from include.releases.records import ReleaseStore
 from include.releases.run import RunRecord
+from include.runners.job import StageJob
 from include.settings import Settings
 from include.targets.base import Target
 from include.targets.registry import get_target
@@ -111,6 +114,24 @@ def live_records(artifacts: Path) -> dict[str, Path]:
     """The paths of the records of the live releases' servers by served name, for the store at ``artifacts``."""
     lives = ReleaseStore(artifacts / "releases").live_ids()
     return {name: servers.release_record(artifacts, str(live)) for name, live in lives.items()}
+
+
+def gpus_of_processes(artifacts: Path) -> set[str]:
+    """The device ids that servers hold which are processes, except the store's live ones, as for `gpus_in_use`."""
+    lives = live_records(artifacts).values()
+    records = [servers.find(path) for path in (artifacts / "servers").glob("*.json") if path not in lives]
+    return {device for record in records if record and not record.plan.container for device in record.gpus}
+
+
+def stage_gpus(context: Context, job: StageJob) -> AbstractContextManager[tuple[str, ...]]:
+    """The lease of the GPUs that a stage takes which runs as a process."""
+    return lease(
+        job.gpus,
+        context.target(job.target).gpu_ids() if job.gpus else (),
+        directory=context.settings.gpu_lease_dir,
+        in_use=partial(gpus_of_processes, context.settings.artifacts),
+        log=context.log,
+    )
 
 
 def gpus_in_use(containers: Containers, artifacts: Path) -> set[str]:

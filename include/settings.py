@@ -56,6 +56,14 @@ class Settings(BaseSettings):
         default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
         description="Interpreter of the openvino target's own environment.",
     )
+    vllm_python: Path = Field(
+        default=PROJECT / ".venvs" / "vllm" / "bin" / "python",
+        description="Interpreter of the vllm target's own environment, for runner process.",
+    )
+    vllm_modelopt: Path = Field(
+        default=PROJECT / ".local" / "modelopt",
+        description="The folder of ModelOpt, by which target vllm calibrates; make setup-vllm fills it.",
+    )
     bind_address: str = Field(
         default="127.0.0.1",
         description="Address that the live endpoint and Airflow listen on; Triton itself is on loopback only.",
@@ -81,6 +89,16 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest time that a whole request may take to arrive; its answer may take longer.",
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File of mode 0600 with the API keys of the live endpoint's clients. None: everyone may ask it.",
+    )
+    tls_certificate_file: Path | None = Field(
+        default=None, description="Certificate chain (PEM) of the live endpoint. None: it has no TLS."
+    )
+    tls_key_file: Path | None = Field(
+        default=None, description="The certificate's private key (PEM), a file of mode 0600."
+    )
     airflow_home: Path = Field(
         default=PROJECT / ".local" / "airflow", description="Database, logs and password of the embedded Airflow."
     )
@@ -104,6 +122,9 @@ class Settings(BaseSettings):
     four_eyes: bool = Field(
         default=False, description="Whether the user who triggered a run may not be the one who approves it."
     )
+    refuse_breaking_changes: bool = Field(
+        default=False, description="Whether a release that would break clients of the live release is refused."
+    )
     drain_timeout_s: float = Field(
         default=120, description="Longest time that a server's last requests may take before it is stopped."
     )
@@ -124,10 +145,10 @@ class Settings(BaseSettings):
     )
     launch_timeout_s: float = Field(default=600, description="Longest time a server may take to be ready.")
     server_logs: Path | None = Field(
-        default=None, description="Directory of the logs of servers, proxy and supervisor. None: beside the store."
+        default=None, description="Directory of the logs of servers, proxy, API and supervisor. None: beside the store."
     )
     start_supervisor: bool = Field(
-        default=True, description="Whether tasks start the supervisor; not where it is a service of its own."
+        default=True, description="Whether tasks start supervisor and API; not where these are services of their own."
     )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,9 @@ from rich.table import Table
 from include.demo.airflow import DAG
 from include.demo.api import AirflowApi, TaskState
 from include.errors import ToolError, UserError
+from include.live.proxy import proxy_of
 from include.requests.release import SEED_PROMPT
+from include.settings import Settings
 
 STAGES = (
     "check_request",
@@ -32,6 +35,8 @@ SEED_REQUEST = {
     "text_input": SEED_PROMPT,
     "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]},
 }
+_ANSWER_S = 120.0
+CHAT_PROMPT = "Name three colours of the rainbow."
 ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "yellow"}
 
@@ -64,16 +69,29 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
     return Outcome(released=released, reused=reused)
 
 
-def ask(endpoint: str) -> str:
-    """The live endpoint's answer to the seed request."""
-    answer = httpx.post(endpoint, json=SEED_REQUEST, timeout=120, trust_env=False)
+def ask(endpoint: str, settings: Settings | None = None) -> str:
+    """The live endpoint's answer to the seed request; ``settings`` are those of a deployment with keys or TLS."""
+    with proxy_of(settings).client(_ANSWER_S) if settings else httpx.Client(timeout=_ANSWER_S, trust_env=False) as http:
+        answer = http.post(endpoint, json=SEED_REQUEST)
     answer.raise_for_status()
     return str(answer.json()["text_output"])
 
 
-def curl_line(endpoint: str) -> str:
-    """A curl command that sends the seed request to the endpoint."""
-    return f"curl -s {endpoint} -d '{json.dumps(SEED_REQUEST)}'"
+def curl_line(endpoint: str, body: Mapping[str, Any], settings: Settings) -> str:
+    """A curl command that sends a request to the endpoint; users with keys fill in theirs."""
+    key = " -H 'Authorization: Bearer <key>'" if settings.api_keys_file else ""
+    trust = f" --cacert {settings.tls_certificate_file}" if settings.tls_certificate_file else ""
+    return f"curl -s{trust}{key} {endpoint} -d '{json.dumps(body)}'"
+
+
+def ask_chat(model: str, settings: Settings) -> tuple[str, str]:
+    """A chat's answer by the OpenAI API of the live endpoint, and a curl command that asks the same."""
+    body = {"model": model, "max_tokens": 60, "messages": [{"role": "user", "content": CHAT_PROMPT}]}
+    proxy = proxy_of(settings)
+    with proxy.client(_ANSWER_S) as http:
+        answer = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+    line = curl_line(f"{proxy.url}/v1/chat/completions", body, settings)
+    return str(answer["choices"][0]["message"]["content"]), line
 
 
 def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:

@@ -21,19 +21,19 @@ from include.files import locked, try_lock
 from include.host import services
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
+from include.live.api.service import ApiService
+from include.live.daemon import Daemon
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
 from include.live.last_answer import LastAnswer
 from include.live.launch import check_signature
 from include.live.proxy import Proxy, Served, Upstream, proxy_of
 from include.live.servers import ReleaseServers
-from include.live.supervisor import Supervisor
 from include.live.suspensions import Suspensions
 from include.releases.records import Release
 from include.releases.rule import Rule
 from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
-from include.triton.client import MODEL as ENSEMBLE
-from include.triton.client import Client, Endpoint, NoAnswer
+from include.triton.client import TIMEOUT_S, Client, Endpoint, NoAnswer
 from include.triton.servers import Ports, ServerRecord
 
 _LOADS_S = 10.0
@@ -52,7 +52,8 @@ class LiveAddress:
         self._releases = context.releases
         self._servers = ReleaseServers(context)
         self._log = context.log
-        self._supervisor = Supervisor(context)
+        self._supervisor = Daemon.supervisor(context)
+        self._api = ApiService(context)
         self._suspensions = Suspensions(context)
         self._lock_path = context.settings.artifacts / ".locks" / "live.lock"
 
@@ -81,6 +82,14 @@ class LiveAddress:
         LastAnswer(self._context.settings, name).record()
         if live := self._releases.live(name):
             self._releases.end_outage(live, "itself")
+
+    def refresh_access(self) -> list[PipelineError]:
+        """Takes API keys and certificates that have changed; returns the errors of those that cannot be used.
+
+        Raises:
+            PipelineError: as `Proxy.refresh_access`.
+        """
+        return self._proxy.refresh_access()
 
     def restore(self, name: str, silent_s: float) -> bool:
         """Brings back a name's server or a proxy that is gone; returns False if there was nothing that it could do.
@@ -113,8 +122,9 @@ class LiveAddress:
                     self._suspensions.record(name, run="")
             listening = self.is_listening()
             self._proxy.stop()
+            served = self._api.stop()
             stopped = [f"{path.stem} ({record})" for path, record in self._servers.stop_all()]
-        return ["supervisor"] * supervised + ["proxy"] * listening + stopped
+        return ["supervisor"] * supervised + ["proxy"] * listening + ["api"] * served + stopped
 
     def promote(
         self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green", rule: Rule | None = None
@@ -134,11 +144,11 @@ class LiveAddress:
         with self._lock():
             release = self._releases.get(release.model, release.number)
             name = release.served_name
-            self._check_may_go_live(release, rule or Rule.of(self._context.settings))
+            checked = self._check_may_go_live(release, rule or Rule.of(self._context.settings))
             self._try_reconcile(name, keep=(self._servers.record_of(release), candidate))
             try:
-                record = self._server_of(release, candidate, swap)
-                answer = _ask(record.plan.address, record.ports, release.answer)
+                record = self._server_of(release, candidate, swap, checked)
+                answer = _ask_server(record, release.answer)
                 self._point_to(release, record)
                 self._ask_through_proxy(name, answer)
                 self._releases.record_proof(release, answer=answer, server=record.plan, by=self._context.run_id)
@@ -245,23 +255,27 @@ class LiveAddress:
             self._note_outages()
             yield frozenset(record.repository for _, record in self._servers.running())
 
-    def _check_may_go_live(self, release: Release, rule: Rule) -> None:
+    def _check_may_go_live(self, release: Release, rule: Rule) -> Path | None:
+        """Returns the release's repository, as it was signed; None if it was pruned."""
         _check_accepted(release)
         rule.check(self._releases, release)
         # A release that was live under a name by default has its history, whoever has the name meanwhile.
         given = release.is_named or bool(release.promotions)
         self._releases.check_names(release.served_name, release.aliases, release.identity, given=given)
-        if not self._releases.is_pruned(release):
-            check_signature(self._context, self._context.store.root / Kind.REPOSITORY / release.repository)
+        if self._releases.is_pruned(release):
+            return None
+        repository = self._context.store.root / Kind.REPOSITORY / release.repository
+        check_signature(self._context, repository)
+        return repository
 
-    def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
+    def _server_of(self, release: Release, candidate: Path | None, swap: Swap, checked: Path | None) -> ServerRecord:
         if record := self._servers.ready(release):
             return record
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
         if swap == "recreate":
             self._suspend(release.served_name, "")
-        return self._servers.launch(release)
+        return self._servers.launch(release, checked=checked)
 
     def _suspend(self, name: str, run: str) -> None:
         live = self._releases.lives().get(name)
@@ -340,10 +354,11 @@ class LiveAddress:
                     self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
 
     def _live_set_changed(self) -> None:
-        """Tells the default model to the proxy. Whatever changes the set of live releases ends here."""
-        default = self._releases.default_name()
+        """Tells the proxy and the API what is live. Whatever changes the set of live releases ends here."""
+        default, lives = self._releases.default_name(), self._releases.lives()
         if self._proxy.is_running() and self._proxy.default() != default:
             self._proxy.set_default(default)
+        self._api.serve(sorted(lives.values(), key=lambda release: release.served_name != default))
 
     def _end_suspension(self, name: str) -> None:
         """Removes the suspension: the name has a server again."""
@@ -398,14 +413,15 @@ class LiveAddress:
         try:
             if not servers.is_ready(record):  # one that hangs would not answer for minutes
                 raise ToolError("the server runs, but is not ready", where=str(record.log))
-            _ask(record.plan.address, record.ports, live.answer)
+            _ask_server(record, live.answer)
         except PipelineError as error:
             self._log(f"{error}\nrestarting the server of release {live.name}")
             self._releases.begin_outage(live, str(error))
             self._servers.stop(live)
 
     def _ask_through_proxy(self, name: str, expected: str | None) -> None:
-        _ask(self._context.settings.bind_address, self._proxy.ports, expected, name)
+        with self._proxy.client(TIMEOUT_S) as http:
+            _ask(Client(_endpoint(self._context.settings.bind_address, self._proxy.ports), http, name), expected)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -438,20 +454,27 @@ def _check_accepted(release: Release) -> None:
         )
 
 
-def _ask(address: str, ports: Ports, expected: str | None, model: str = ENSEMBLE) -> str:
+def _ask_server(record: ServerRecord, expected: str | None) -> str:
+    with Client.open(_endpoint(record.plan.address, record.ports)) as client:
+        return _ask(client, expected)
+
+
+def _endpoint(address: str, ports: Ports) -> Endpoint:
+    return Endpoint(host=reachable(address), http_port=ports.http, grpc_port=ports.grpc)
+
+
+def _ask(client: Client, expected: str | None) -> str:
     """The greedy answer to the seed's prompt; raises `ToolError` without an answer, `GateFailure` for another."""
-    endpoint = Endpoint(host=reachable(address), http_port=ports.http, grpc_port=ports.grpc)
     answer = ""
     for _ in range(_TRIES):
         try:
-            with Client.open(endpoint, model) as client:
-                answer = client.text(SEED_PROMPT)
+            answer = client.text(SEED_PROMPT)
         except NoAnswer as error:
-            raise ToolError(f"no answer to {SEED_PROMPT!r}: {error}", where=endpoint.url) from error
+            raise ToolError(f"no answer to {SEED_PROMPT!r}: {error}", where=str(client.http.base_url)) from error
         if expected in (None, answer):
             return answer
     raise GateFailure(
         f"the release answers {answer!r} to {SEED_PROMPT!r}; when it was promoted it said {expected!r}",
-        where=endpoint.url,
+        where=str(client.http.base_url),
         fix="compare with its report; other hardware or another version of the server rounds differently",
     )

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from include.host.ports import http_url
+from include.errors import PipelineError
+from include.live.proxy import proxy_of
 from include.settings import Settings
 
 _RECENT = timedelta(seconds=15)
@@ -18,7 +19,7 @@ class LastAnswer:
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._path = settings.artifacts / "servers" / "answers" / name
-        self._url = f"{http_url(settings.bind_address, settings.live_http_port)}/v2/models/{name}/ready"
+        self._settings, self._name = settings, name
 
     def record(self) -> None:
         """Records that the live release answers now."""
@@ -38,8 +39,9 @@ class LastAnswer:
         A web server in a container of its own does not reach the loopback address of the serving host.
         """
         try:
-            answer = httpx.get(self._url, timeout=_TIMEOUT_S, trust_env=False)
-        except httpx.HTTPError:
+            with proxy_of(self._settings).client(_TIMEOUT_S) as http:
+                answer = http.get(f"/v2/models/{self._name}/ready")
+        except (httpx.HTTPError, PipelineError):
             answer = None
         if answer is not None and answer.status_code == httpx.codes.OK:
             return True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -47,11 +47,15 @@ class Question(BaseModel):
 
 @dataclass(frozen=True)
 class Server:
-    """A server that can be asked, by the URL of its model. ``what`` names it in errors."""
+    """A server that can be asked, by the URL of its model. ``what`` names it in errors.
+
+    ``options`` are those of the HTTP client: keys and trust, where the live address asks for them.
+    """
 
     url: str
     streams: bool
     what: str
+    options: Mapping[str, Any] = field(default_factory=lambda: {"trust_env": False, "verify": PLAIN_HTTP})
 
 
 def candidates(settings: Settings, releases: ReleaseStore) -> tuple[Candidate, ...]:
@@ -110,7 +114,7 @@ async def _pieces(server: Server, question: Question) -> AsyncGenerator[str]:
     path = f"{server.url}/generate_stream" if server.streams else f"{server.url}/generate"
     limits = httpx.Timeout(_WHOLE_S, connect=_CONNECT_S)
     async with (
-        httpx.AsyncClient(timeout=limits, trust_env=False, verify=PLAIN_HTTP) as client,
+        httpx.AsyncClient(timeout=limits, **server.options) as client,
         client.stream("POST", path, json=question.body(streams=server.streams)) as response,
     ):
         framed = server.streams and response.status_code == httpx.codes.OK

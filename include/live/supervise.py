@@ -1,8 +1,9 @@
 """The supervisor: ``python -m include.live.supervise`` brings back whatever the live address lacks, within seconds.
 
 It looks at each served name again and again. If its live server or the proxy is gone, it takes the lock that
-promotions take, and reconciles that name. A server that runs without being ready is left to `check_live_release`: it
-may be loading. So is everything that was stopped on purpose (see `LiveAddress.stop` and `LiveAddress.suspend`).
+promotions take, and reconciles that name. The service of the OpenAI API is started again without that. A server that
+runs without being ready is left to `check_live_release`: it may be loading. So is everything that was stopped on
+purpose (see `LiveAddress.stop` and `LiveAddress.suspend`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from include.context import Context
+from include.errors import HostError
 from include.files import Log
 from include.host import services
 from include.live.address import LiveAddress
+from include.live.daemon import Daemon
 from include.live.watch import Watch
 from include.settings import settings
 
@@ -30,10 +33,15 @@ NAME = "supervisor"
 
 @dataclass
 class Supervision:
-    """The supervision of one deployment, with the memory of each served name."""
+    """The supervision of one deployment, with the memory of each served name.
+
+    ``api`` is the service of the API unless others see to it.
+    """
 
     context: Context
+    api: Daemon | None = None
     watches: dict[str, Watch] = field(default_factory=lambda: defaultdict(Watch))
+    api_watch: Watch = field(default_factory=Watch)
 
     def step(self, name: str, now: float) -> None:
         """Looks once at a served name, and starts what is gone unless it is too early for another start."""
@@ -52,6 +60,20 @@ class Supervision:
         if acted:
             self.watches[name] = watch.started(time.monotonic(), answered=True)
 
+    def refresh_access(self) -> None:
+        """Takes API keys and certificates that have changed; raises the error of one that cannot be used."""
+        for problem in LiveAddress(self.context).refresh_access():
+            raise HostError(f"{problem.what}; the last good one stays in use", where=problem.where, fix=problem.fix)
+
+    def tend_api(self, now: float, *, wanted: bool) -> None:
+        """Starts the service of the API if it is gone, unless it is too early for another start."""
+        if self.api is None:
+            return
+        self.api_watch = self.api_watch.saw(self.api.runs() if wanted else None, now)
+        if self.api_watch.may_start(now):
+            self.api.start()
+            self.api_watch = self.api_watch.started(now, answered=False)
+
     def rotate_logs(self) -> None:
         """Cuts off the logs of servers that have grown too long."""
         for log in self.context.settings.log_directory.glob("*.log"):
@@ -60,14 +82,18 @@ class Supervision:
 
 def supervise(context: Context, *, while_live: bool) -> None:
     """Supervises until the process is stopped; ``while_live``: or until the deployment has no live release."""
-    supervision = Supervision(context)
+    supervision = Supervision(context, api=Daemon.api(context) if while_live else None)
     said: dict[str, str] = {}
     while (names := context.releases.live_names()) or not while_live:
         for name in names:
             with _problems_said(context.log, said, name):
                 supervision.step(name, time.monotonic())
+        with _problems_said(context.log, said, "API"):
+            supervision.tend_api(time.monotonic(), wanted=bool(names))
         with _problems_said(context.log, said, "logs"):
             supervision.rotate_logs()
+        with _problems_said(context.log, said, "access"):
+            supervision.refresh_access()
         time.sleep(POLL_S)
 
 

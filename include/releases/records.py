@@ -6,7 +6,7 @@
 - ``releases/<model>/current -> <n>``: the model's last promoted release; it follows the live links.
 
 A release's state is never stored: it follows from the live links, the verdict and the promotions, so that no crash
-leaves two releases of a name live, or none. Promotions are numbered over all models, so that no clock decides which was
+leaves two releases of a name live, or none. Promotions, questions and answers are numbered: no clock decides which was
 the last.
 
 Which release a record is of follows from its place alone. Lists skip a record that is damaged or says otherwise, and
@@ -42,6 +42,7 @@ from include.files import (
 )
 from include.frozen import Frozen, Moment
 from include.releases.approval import Answer, Approval
+from include.releases.contract import Comparison
 from include.releases.ids import MODEL, NUMBER, ReleaseId
 from include.releases.live import FORMER_LINK, LiveLinks, link_to
 from include.requests.names import default_name, names_of
@@ -113,6 +114,7 @@ class Release(ReleaseId):
     promotions: tuple[Promotion, ...] = ()
     retirements: tuple[Retirement, ...] = ()
     approvals: tuple[Approval, ...] = ()
+    contract: Comparison | None = Field(default=None, description="Changes for clients of the release before it.")
     answer: str | None = None
     server: ServerPlan | None = None
     promoted_by: str | None = None
@@ -380,18 +382,27 @@ class ReleaseStore:
             known = _read(self.path(release) / RELEASE_FILE)
             return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
 
+    def record_contract(self, release: Release, found: Comparison | None) -> Release:
+        """Records the changes that clients of the live release would notice."""
+        with self._lock():
+            known = _read(self.path(release) / RELEASE_FILE)
+            return self._write(known.model_copy(update={"contract": found}))
+
     def record_question(self, release: Release, asked: Approval) -> Release:
         """Records a question. It replaces one of the same run that nobody has answered."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             others = (a for a in known.approvals if a.answer or (a.dag, a.run) != (asked.dag, asked.run))
-            return self._write(known.model_copy(update={"approvals": (*others, asked)}))
+            last = max((one.order for release in self.every() for one in release.approvals), default=0)
+            numbered = asked.model_copy(update={"order": last + 1})
+            return self._write(known.model_copy(update={"approvals": (*others, numbered)}))
 
     def record_answer(self, question: str, answer: Answer) -> Release:
         """Records the answer to a question, by the question's id. A no rejects a release that has never been live."""
         with self._lock():
             known, asked = self.asked(question)
-            answered = asked.model_copy(update={"answer": answer})
+            last = max((a.answer.order for a in known.approvals if a.answer), default=0)
+            answered = asked.model_copy(update={"answer": answer.model_copy(update={"order": last + 1})})
             changes: dict[str, Any] = {"approvals": tuple(answered if a is asked else a for a in known.approvals)}
             if not answer.approved and not known.promotions:
                 changes["verdict"] = "rejected"
@@ -411,8 +422,8 @@ class ReleaseStore:
 
     def asked_by(self, dag: str, run: str) -> Release | None:
         """The release that a DAG run has asked about last."""
-        asked = [(a.asked_at, r) for r in self.every() for a in r.approvals if (a.dag, a.run) == (dag, run)]
-        return max(asked, key=lambda pair: pair[0], default=(None, None))[1]
+        asked = [(a, r) for r in self.every() for a in r.approvals if (a.dag, a.run) == (dag, run)]
+        return max(asked, key=lambda pair: (pair[0].order, pair[0].asked_at), default=(None, None))[1]
 
     def record_proof(self, release: Release, *, answer: str, server: ServerPlan, by: str) -> Release:
         """Records the server, the answer and the run of a promotion. The first answer of a release stays."""

@@ -52,6 +52,7 @@ def compose(
         request=release.request,
         chain=_chain_of(release, store),
         supply=supply,
+        contract=release.contract,
         promotions=release.promotions,
         approvals=release.approvals,
         retirements=release.retirements,
@@ -106,9 +107,9 @@ def record_run(directory: Path, run: RunRecord) -> None:
 
 
 def record_history(directory: Path, release: Release) -> None:
-    """Writes the report anew, with the release's approvals and the times that it went live so far."""
+    """Writes the report anew, with the release's approvals, its contract and the times that it went live so far."""
     if known := read(directory):
-        names = ("promotions", "approvals", "retirements")
+        names = ("promotions", "approvals", "retirements", "contract")
         history = {name: getattr(release, name) for name in names}
         write(directory, known.model_copy(update=history))
 

@@ -11,6 +11,7 @@ from include import gates
 from include.artifacts.kind import Kind
 from include.frozen import Frozen, Moment
 from include.releases.approval import Approval
+from include.releases.contract import Comparison
 from include.releases.ids import ReleaseId
 from include.releases.records import Promotion, Retirement
 from include.releases.run import RunRecord
@@ -82,6 +83,7 @@ class ReleaseReport(gates.Report):
     request: dict[str, Any]
     chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
     supply: Supply | None = Field(default=None, description="Signature, image and bill of materials.")
+    contract: Comparison | None = Field(None, description="Changes for clients of the release that was live.")
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
     retirements: tuple[Retirement, ...] = Field((), description="Each time that it was taken off the air.")
     approvals: tuple[Approval, ...] = Field((), description="Each question whether it may go live, with the answer.")

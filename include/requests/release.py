@@ -108,9 +108,10 @@ class ReleaseRequest(Form):
         "main",
         pattern=REVISION_PATTERN,
     )
-    target: Literal["openvino", "tensorrt_llm"] = _model(
+    target: Literal["openvino", "tensorrt_llm", "vllm"] = _model(
         "Target",
-        "`openvino`: on the CPU. `tensorrt_llm`: on this host's NVIDIA GPU. Both serve the same int4 weights.",
+        "`openvino`: on the CPU. `tensorrt_llm`, `vllm`: on this host's NVIDIA GPU, from Ampere to Hopper, or from "
+        "Turing to Blackwell. All serve int4 weights.",
         "openvino",
     )
     dtype: Literal["float16", "bfloat16"] = _quantization(
@@ -148,6 +149,13 @@ class ReleaseRequest(Form):
     max_num_tokens: int = _engine(
         "Max batched tokens", "Tokens that one engine step may work on.", 2048, ge=16, le=131072
     )
+    precision: Literal["exact", "fast"] = _engine(
+        "Precision",
+        "Of the arithmetic on the CPU (`openvino`). `exact`: floating point, as calibrated. `fast`: up to twice the "
+        "tokens/s, with bfloat16 where the CPU has it and 8-bit activations and KV cache; greedy answers then depend "
+        "on what else is asked. The build refuses it if the perplexity changes by more than 0.5 %.",
+        "exact",
+    )
     kv_cache_memory_fraction: float = _serving(
         "KV cache memory",
         "Share of the free device memory that the KV cache may take (on the CPU: of the host's memory, and never "
@@ -159,13 +167,15 @@ class ReleaseRequest(Form):
     chat_template: Literal["auto", "off"] = _serving(
         "Chat template",
         "`auto`: the endpoint wraps `text_input` in the model's chat template, if it has one and the target can "
-        "(`openvino`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
+        "(`openvino`, `vllm`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
         "auto",
     )
     streaming: bool = _serving(
         "Streaming",
-        "Serve `generate_stream` (token by token); `generate` then needs a client that does not ask to stream.",
-        False,
+        "On: `generate_stream` and gRPC streams answer token by token, `generate` in one piece. Triton then refuses "
+        "`infer`, by HTTP and by gRPC: off is for clients that use it, and nobody can stream. Target `tensorrt_llm` "
+        "streams only models whose tokens keep their spaces, so not Llama 2 or Mistral.",
+        True,
     )
     candidate_http_port: int = _serving(
         "Candidate HTTP port", "Port of the candidate server; 0 takes a free one.", 0, ge=0, le=65535

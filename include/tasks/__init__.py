@@ -16,6 +16,7 @@ from include.context import Context
 from include.frozen import Frozen
 from include.gates import Outcome
 from include.model.config import ModelConfig
+from include.releases.contract import Comparison
 from include.releases.records import Release
 from include.report import Scores
 from include.requests.release import ReleaseRequest
@@ -68,8 +69,9 @@ class LiveRelease(Frozen):
     """A release at the live address: ``release`` is its number, ``endpoint`` the URL that generates.
 
     Clients call it by ``name`` or one of ``aliases``; if ``default`` is true, also by none (``ensemble``). ``new`` is
-    true if this run made it live; ``downtime_s``: the seconds without a server before that. ``passed``, ``gates`` and
-    ``scores`` are those of its report. Programs read this; docs/rest-api.md describes it.
+    true if this run made it live; ``downtime_s``: the seconds without a server before that. ``contract``: the changes
+    for clients of the release that was live before it. ``passed``, ``gates`` and ``scores`` are those of its report.
+    Programs read this; docs/rest-api.md describes it.
     """
 
     model: str
@@ -85,6 +87,7 @@ class LiveRelease(Frozen):
     report: str
     repository: str
     downtime_s: float
+    contract: Comparison | None = None
 
     @classmethod
     def of(cls, release: Release, url: str, context: Context) -> Self:
@@ -105,4 +108,5 @@ class LiveRelease(Frozen):
             report=str(directory / report.HTML_FILE),
             repository=release.repository,
             downtime_s=release.promotions[-1].downtime_s if release.promotions else 0,
+            contract=release.contract,
         )

@@ -18,7 +18,7 @@ from include.reading import read_lines
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.targets.estimates import pipeline_disk_bytes
-from include.tasks import Checked
+from include.tasks import Checked, contracts
 from include.tasks.approve_release import rule_of
 from include.tasks.room import check_room
 
@@ -50,6 +50,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
     _say_what_is_asked_for(context, request, source, config)
+    contracts.check_request(context, request)
     return Checked(request=request, source=source, dataset=dataset, config=config)
 
 
@@ -82,7 +83,9 @@ def _check_approval(context: Context, request: ReleaseRequest) -> None:
 def _check_ports(context: Context, request: ReleaseRequest) -> None:
     if request.candidate_http_port:
         check_port_free(request.candidate_http_port)
-    if not LiveAddress(context).is_listening():
+    live = LiveAddress(context)
+    live.refresh_access()  # keys or a certificate that cannot be used fail now, and not at the promotion
+    if not live.is_listening():
         settings = context.settings
         for port in (settings.live_http_port, settings.live_grpc_port, settings.live_metrics_port):
             check_port_free(port)

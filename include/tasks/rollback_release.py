@@ -11,7 +11,7 @@ from include.releases.records import Release, ReleaseStore
 from include.releases.rule import Rule
 from include.requests.operations import RollbackRequest
 from include.requests.release import ReleaseRequest
-from include.tasks import LiveRelease
+from include.tasks import LiveRelease, contracts
 from include.tasks.approve_release import Question, ask, rule_of
 from include.tasks.promote_release import go_live
 
@@ -27,6 +27,7 @@ def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
     request = RollbackRequest.parse(dict(params))
     chosen = context.releases.asked_by(context.dag_id, context.run_id) or _choose(context, request)
     context.log(f"rolling back to release {chosen.name}")
+    chosen = contracts.record(context, chosen)
     return go_live(context, chosen, request.swap, Rule.of(context.settings))
 
 
@@ -35,7 +36,7 @@ def question(context: Context, question_id: str, params: Mapping[str, Any]) -> Q
     rule = rule_of(context)
     if not rule.required:
         return None
-    chosen = _choose(context, RollbackRequest.parse(dict(params)))
+    chosen = contracts.record(context, _choose(context, RollbackRequest.parse(dict(params))))
     live = context.releases.live(chosen.served_name)
     where = f"It is a rollback. Live now: {f'release {live.name}' if live else 'nothing'}.\n"
     return ask(context, question_id, chosen, rule, where, hours=ReleaseRequest().approval_timeout_h)

@@ -14,7 +14,7 @@ from include.host.ports import reachable
 from include.releases.ids import ReleaseId
 from include.releases.records import Release
 from include.releases.run import RunRecord
-from include.tasks import ArtifactRef, Checked
+from include.tasks import ArtifactRef, Checked, contracts
 from include.triton import servers
 from include.triton.servers import ServerRecord
 
@@ -40,6 +40,7 @@ def run(
         | {"model": f"{checked.source.id}@{checked.source.commit}"},
         request=checked.request.model_dump(mode="json"),
     )
+    release = contracts.record(context, release)
     path = context.releases.path(release)
     if candidate is None:
         context.log(f"hit: release {release.name} has passed these gates, nothing to try")

@@ -10,6 +10,7 @@ import asyncio
 import mimetypes
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -182,9 +183,10 @@ def _answers(name: str) -> bool:
 
 
 def _server_of(name: str, to: str) -> Server | None:
-    releases = Snapshot(_root())
+    releases, proxy = Snapshot(_root()), proxy_of(settings())
     running = () if to == LIVE else candidates(settings(), releases)
-    return server_of(name, to, _address(), releases, running)
+    server = server_of(name, to, proxy.url, releases, running)
+    return replace(server, options=proxy.client_options()) if server and to == LIVE else server
 
 
 def _address() -> str:

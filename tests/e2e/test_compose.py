@@ -183,7 +183,7 @@ def test_nothing_listens_on_other_addresses(stack: Stack, engine: Any) -> None:
 
 def test_no_service_runs_as_root(stack: Stack, engine: Any) -> None:
     services = stack.compose("config", "--services").split()
-    assert len(services) == 12
+    assert len(services) == 13
     for service in set(services) - {"airflow-init"}:
         users = {words[0] for words in engine.top(stack.container(service), "-eo user,pid")["Processes"]}
         assert users, service

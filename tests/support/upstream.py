@@ -27,7 +27,11 @@ class Handler(web.Handler):
     step_s = 0.0
 
     def do_GET(self) -> None:
-        self.reply(json.dumps(METADATA | {"platform": self.name}) if self.path == MODEL else self.name)
+        """Says its name, or is asked about the model, and what came with the request for those who ask with a key."""
+        keys = (self.headers.get(name, "") for name in ("authorization", "x-api-key"))
+        seen = {"x-saw-client": self.headers.get("x-hf2triton-client", ""), "x-saw-key": "".join(keys)}
+        said = json.dumps(METADATA | {"platform": self.name}) if self.path == MODEL else self.name
+        self.reply(said, headers=seen)
 
     def do_POST(self) -> None:
         """Says its name and how long the text was after a while; as a stream in steps, or until nobody reads it."""

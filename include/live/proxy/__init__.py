@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Container
 from contextlib import suppress
+from typing import Any
 
 import httpx
 from filelock import FileLock
@@ -19,6 +20,7 @@ from include.errors import HostError, PipelineError, ToolError, UserError
 from include.files import Log, write_atomic
 from include.host.ports import check_port_free, http_url, reachable
 from include.live.proxy import config
+from include.live.proxy.access import Access
 from include.live.proxy.admin import Admin
 from include.live.proxy.config import Files, Model, Routing, Served, Upstream
 from include.live.proxy.envoy import Envoy
@@ -26,7 +28,7 @@ from include.live.proxy.guard import Limits
 from include.settings import Settings
 from include.triton.servers import Ports
 
-__all__ = ["Proxy", "Served", "Upstream", "proxy_of"]
+__all__ = ["Proxy", "Served", "Upstream", "files_of", "proxy_of"]
 
 _POLL_S = 0.1
 _START_S = 20.0
@@ -47,7 +49,15 @@ class Proxy:
     """
 
     def __init__(
-        self, files: Files, *, address: str, ports: Ports, limits: Limits, envoy: Envoy, log: Log = print
+        self,
+        files: Files,
+        *,
+        address: str,
+        ports: Ports,
+        limits: Limits,
+        access: Access,
+        envoy: Envoy,
+        log: Log = print,
     ) -> None:
         """Creates the proxy for clients that connect to ``address`` and ``ports``.
 
@@ -59,6 +69,7 @@ class Proxy:
         self._address = address
         self.ports = ports
         self._limits = limits
+        self._access = access
         self._envoy = envoy
         self._admin = Admin(self._files.admin)
         self._log = log
@@ -67,7 +78,34 @@ class Proxy:
     @property
     def url(self) -> str:
         """The URL of the HTTP endpoint on this host."""
-        return http_url(self._address, self.ports.http)
+        return http_url(self._address, self.ports.http, self._access.scheme)
+
+    def client(self, timeout_s: float) -> httpx.Client:
+        """A client of the HTTP endpoint on this host."""
+        return httpx.Client(timeout=timeout_s, **self.client_options())
+
+    def client_options(self) -> dict[str, Any]:
+        """The options of such a client, also of an asynchronous one: with the deployment's own key, if there are keys.
+
+        Over TLS it trusts the endpoint's own certificate alone: no other program gets the key.
+        """
+        return {"base_url": self.url, **self._access.client_options()}
+
+    def refresh_access(self) -> list[PipelineError]:
+        """Takes API keys and certificates that have changed, without cutting off anything.
+
+        Returns the errors of those that cannot be used: the last good ones stay.
+
+        Raises:
+            PipelineError: there are no last good ones; or Envoy does not take the new ones within 10 s.
+        """
+        if self._access.is_open:
+            return []
+        with self._lock():
+            kept = self._publish_access()
+            if self._envoy.find() == _digest(self._bootstrap()):
+                self._await_access()
+            return kept
 
     def ensure_running(self) -> None:
         """Starts Envoy if it does not run as configured; it keeps its routing.
@@ -79,9 +117,11 @@ class Proxy:
             HostError: a port is taken; the message names it and the process.
             ToolError: Envoy ended, or took no requests within 20 s; the message holds its last lines.
         """
-        wanted = config.bootstrap(self._files, self._address, self.ports, self._limits)
-        digest = hashlib.sha256(wanted.encode()).hexdigest()
+        wanted = self._bootstrap()
+        digest = _digest(wanted)
         with self._lock():
+            for problem in self._publish_access():
+                self._log(f"{problem}\nthe last good one stays in use")
             found = self._envoy.find()
             if found != digest or not self._answers_soon():
                 self._check_ports(config.listening(self._files) if found else ())
@@ -89,6 +129,7 @@ class Proxy:
                     self._log("the proxy runs with another configuration, or does not answer: it is started anew")
                     self._envoy.stop()
                 self._start(wanted, digest)
+            self._await_access()
             self._list_targets(self._routing())
             self._envoy.keep_across_restarts()
 
@@ -168,8 +209,24 @@ class Proxy:
         """Ends Envoy at once, with all connections, and forgets what it served."""
         with self._lock():
             self._envoy.stop()
+            self._access.forget()
             if self._files.config.exists():
                 self._write(Routing())
+
+    def _bootstrap(self) -> str:
+        return config.bootstrap(self._files, self._address, self.ports, self._limits, self._access)
+
+    def _publish_access(self) -> list[PipelineError]:
+        return self._access.publish(self._envoy.user, self._log)
+
+    def _await_access(self) -> None:
+        if wanted := self._access.versions():
+            self._await(lambda: self._has_taken(wanted), _SWITCH_S, "did not take its API keys or its certificate")
+
+    def _has_taken(self, wanted: dict[str, str]) -> bool:
+        with suppress(httpx.HTTPError):
+            return all(self._admin.versions_of(name) == {version} for name, version in wanted.items())
+        return False
 
     def _start(self, bootstrap: str, digest: str) -> None:
         self._files.run.mkdir(parents=True, exist_ok=True)
@@ -179,7 +236,7 @@ class Proxy:
         routing = Routing(models=models, default=kept.default)
         version = self._write(routing)
         try:
-            self._envoy.start(("--config-path", str(self._files.bootstrap), *_options()), digest)
+            self._envoy.start(("--config-path", str(self._files.bootstrap), *_options(self._access)), digest)
             self._await(self._admin.is_live, _START_S, "took no requests")
             self._await_version(version)
         except BaseException:
@@ -221,7 +278,7 @@ class Proxy:
         return version
 
     def _list_targets(self, routing: Routing) -> None:
-        config.list_targets(self._files, routing, self._address, self.ports.metrics)
+        config.list_targets(self._files, routing, self._access.scheme, self._address, self.ports.metrics)
 
     def _goes_by(self, versions: dict[str, str]) -> bool:
         with suppress(httpx.HTTPError):
@@ -272,11 +329,24 @@ class Proxy:
             )
 
 
-def _options() -> tuple[str, ...]:
+def _digest(bootstrap: str) -> str:
+    return hashlib.sha256(bootstrap.encode()).hexdigest()
+
+
+def _options(access: Access) -> tuple[str, ...]:
     workers = min(_MOST_WORKERS, os.cpu_count() or 1)
     # Component main only warns that connections have no limit; it reports its failures as errors.
-    levels = ("--log-level", "warning", "--component-log-level", "main:error")
+    quiet = ["main:error"]
+    if not access.is_open:
+        # Warnings about files that Envoy refuses show what is in them: keys. `Proxy` finds out by itself.
+        quiet += ["config:error", "misc:error"]
+    levels = ("--log-level", "warning", "--component-log-level", ",".join(quiet))
     return ("--concurrency", str(workers), "--disable-hot-restart", *levels)
+
+
+def files_of(settings: Settings) -> Files:
+    """The files of the deployment's proxy."""
+    return Files(settings.artifacts / "servers" / "proxy", settings.log_directory / "proxy.log")
 
 
 def proxy_of(settings: Settings, log: Log = print, image: str | None = None, build: str = "") -> Proxy:
@@ -284,8 +354,10 @@ def proxy_of(settings: Settings, log: Log = print, image: str | None = None, bui
 
     Its record is ``<artifacts>/servers/proxy.json``.
     """
-    files = Files(settings.artifacts / "servers" / "proxy", settings.log_directory / "proxy.log")
+    files = files_of(settings)
     ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
     envoy = Envoy(files, log, image, build)
     limits = Limits.of(settings)
-    return Proxy(files, address=settings.bind_address, ports=ports, limits=limits, envoy=envoy, log=log)
+    access = Access.of(settings, files.config / "access")
+    address = settings.bind_address
+    return Proxy(files, address=address, ports=ports, limits=limits, access=access, envoy=envoy, log=log)

@@ -39,6 +39,11 @@ class Admin:
             for cluster in answer["cluster_statuses"]
         }
 
+    def versions_of(self, resources: str) -> set[str]:
+        """The versions of what Envoy has read from files that change; raises `httpx.HTTPError` without an answer."""
+        answer = self._get(f"/config_dump?resource={resources}").raise_for_status().json()
+        return {str(one.get("version_info")) for one in answer.get("configs", ())}
+
     def _get(self, path: str) -> httpx.Response:
         transport = httpx.HTTPTransport(uds=str(self.socket), verify=PLAIN_HTTP)
         with httpx.Client(transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S) as client:

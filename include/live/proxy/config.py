@@ -20,7 +20,9 @@ from include import reading
 from include.files import Damaged, disk_errors, find_record, remove, replace, write_atomic
 from include.host.ports import http_url
 from include.live.proxy import guard, routes
+from include.live.proxy.access import Access
 from include.live.proxy.guard import Limits
+from include.live.proxy.routes import API
 from include.live.proxy.routing import Cluster, Model, Routing, Served, Upstream
 from include.reading import Limit
 from include.triton.servers import Ports
@@ -50,8 +52,8 @@ class Files:
 
     ``record`` is the record of Envoy's process or container, ``log`` its output, by default beside it. Envoy only
     reads ``config``: the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It
-    writes to ``run``, the directory of ``admin``, the unix socket of its admin interface. ``targets`` is the list of
-    metrics for Prometheus.
+    writes to ``run``, the directory of unix sockets: ``admin`` for its admin interface, ``grpc`` for gRPC from the
+    programs of this deployment. In the same directory is ``api``, the socket of the OpenAI API's service.
     """
 
     def __init__(self, root: Path, log: Path | None = None) -> None:
@@ -59,16 +61,19 @@ class Files:
         self.record, self.log = root.with_suffix(".json"), log or root.with_suffix(".log")
         self.config, self.run = root / "config", root / "run"
         self.bootstrap, self.routing = self.config / "bootstrap.json", self.config / "routing"
-        self.admin = self.run / "admin.sock"
+        self.admin, self.grpc, self.api = (self.run / f"{name}.sock" for name in ("admin", "grpc", "api"))
         self.targets = root.parent / "prometheus" / "live.json"
 
 
-def bootstrap(files: Files, address: str, ports: Ports, limits: Limits) -> str:
-    """The bootstrap: a listener for each of the server's ports, where the routing stands, and the admin socket."""
+def bootstrap(files: Files, address: str, ports: Ports, limits: Limits, access: Access) -> str:
+    """The bootstrap: a listener for each of the server's ports, where the routing stands, and what the API needs."""
+    guarded = [_listener(name, files, address, port, limits, access) for name, port in ports.model_dump().items()]
+    chain = _chain(_http("grpc", files, limits))
+    internal = {"name": "internal", "address": _pipe(files.grpc), "filter_chains": [chain]}
     config = {
         "node": {"id": "hf2triton", "cluster": "hf2triton", "metadata": {"routes": routes.digest()}},
         "admin": {
-            "address": {"pipe": {"path": str(files.admin), "mode": 0o600}},
+            "address": _pipe(files.admin),
             "ignore_global_conn_limit": True,
         },
         "overload_manager": {"resource_monitors": [_most_connections(limits)]},
@@ -77,7 +82,8 @@ def bootstrap(files: Files, address: str, ports: Ports, limits: Limits) -> str:
         },
         "dynamic_resources": {"cds_config": _source(files, _CLUSTERS)},
         "static_resources": {
-            "listeners": [_listener(name, files, address, port, limits) for name, port in ports.model_dump().items()],
+            "listeners": [*guarded, internal],
+            "clusters": [_api_cluster(files, limits)],
         },
     }
     return json.dumps(config, indent=1)
@@ -87,7 +93,8 @@ def listening(files: Files) -> set[int]:
     """The ports in the bootstrap that was used last."""
     try:
         listeners = reading.read_json(files.bootstrap, Limit.RECORD)["static_resources"]["listeners"]
-        return {one["address"]["socket_address"]["port_value"] for one in listeners}
+        addresses = [one["address"] for one in listeners]
+        return {one["socket_address"]["port_value"] for one in addresses if "socket_address" in one}
     except (OSError, ValueError, LookupError, TypeError):  # damaged: no port is known to be its own
         return set()
 
@@ -120,13 +127,18 @@ def published(files: Files) -> Routing | None:
         return None
 
 
-def list_targets(files: Files, routing: Routing, address: str, port: int) -> None:
+def list_targets(files: Files, routing: Routing, scheme: str, address: str, port: int) -> None:
     """Writes the list of what Prometheus can scrape, in the format of its ``file_sd_configs``, if it has changed."""
     target = http_url(address, port).removeprefix("http://")
     targets = [
         {
             "targets": [target],
-            "labels": {"__metrics_path__": f"/metrics/{name}", "model": name, "release": served.release},
+            "labels": {
+                "__scheme__": scheme,
+                "__metrics_path__": f"/metrics/{name}",
+                "model": name,
+                "release": served.release,
+            },
         }
         for name, served in routing.served().items()
     ]
@@ -160,8 +172,8 @@ def _most_connections(limits: Limits) -> dict[str, Any]:
     return {"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": most}
 
 
-def _listener(name: str, files: Files, address: str, port: int, limits: Limits) -> dict[str, Any]:
-    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(name, files, limits)}
+def _listener(name: str, files: Files, address: str, port: int, limits: Limits, access: Access) -> dict[str, Any]:
+    http = access.guarded(name, _http(name, files, limits))
     return {
         "name": name,
         "address": _socket_address(address, port),
@@ -169,8 +181,12 @@ def _listener(name: str, files: Files, address: str, port: int, limits: Limits) 
         "enable_reuse_port": False,
         # Streams have no timeout, so a vanished client has to be detected by TCP keepalive.
         "tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 20, "keepalive_probes": 3},
-        "filter_chains": [{"filters": [manager]}],
+        "filter_chains": [{**_chain(http), **access.transport(name, limits.header_s)}],
     }
+
+
+def _chain(http: dict[str, Any]) -> dict[str, Any]:
+    return {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}]}
 
 
 def _http(name: str, files: Files, limits: Limits) -> dict[str, Any]:
@@ -208,25 +224,42 @@ def _cluster(cluster: Cluster, limits: Limits) -> dict[str, Any]:
     one_at_a_time = {"http2_protocol_options": {"max_concurrent_streams": 1}}
     protocol = one_at_a_time if cluster.listener == "grpc" else {"http_protocol_options": {}}
     server = _socket_address(cluster.upstream.address, cluster.port)
+    return {
+        "@type": _CLUSTER,
+        **_static(str(cluster), server),
+        **_upstream(limits, {"explicit_http_config": protocol}),
+    }
+
+
+def _api_cluster(files: Files, limits: Limits) -> dict[str, Any]:
+    options: dict[str, Any] = {"explicit_http_config": {"http_protocol_options": {}}}
+    server = {"pipe": {"path": str(files.api)}}
+    return {
+        **_static(API, server),
+        **_upstream(limits, {**options, "common_http_protocol_options": {"idle_timeout": "60s"}}),
+    }
+
+
+def _static(name: str, address: dict[str, Any]) -> dict[str, Any]:
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+    return {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": endpoints}}
+
+
+def _upstream(limits: Limits, options: dict[str, Any]) -> dict[str, Any]:
+    """What all clusters have: no limit but that of requests, and how they speak HTTP."""
     counts = dict.fromkeys(("max_connections", "max_pending_requests", "max_retries"), _NO_LIMIT)
     thresholds = [{"priority": one, **counts, "max_requests": limits.requests} for one in ("DEFAULT", "HIGH")]
     return {
-        "@type": _CLUSTER,
-        "name": str(cluster),
-        "type": "STATIC",
-        "load_assignment": {
-            "cluster_name": str(cluster),
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": server}}]}],
-        },
         "connect_timeout": "5s",
         "circuit_breakers": {"thresholds": thresholds},
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": _HTTP_OPTIONS,
-                "explicit_http_config": protocol,
-            }
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": _HTTP_OPTIONS, **options}
         },
     }
+
+
+def _pipe(path: Path) -> dict[str, Any]:
+    return {"pipe": {"path": str(path), "mode": 0o600}}
 
 
 def _socket_address(address: str, port: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _BUFFER = "envoy.filters.http.buffer"
 _LUA = "envoy.filters.http.lua"
 _SIZE = "envoy.filters.http.body_size_limit"
 _SWITCH = f"{_API}.config.route.v3.FilterConfig"
+_OPENAI = "/v1/"
 
 # A model inside an ensemble is not told that the client of an answer without pieces has gone: it has to know the
 # client's connection. Triton 2.51 forwards headers with infer only, so guard.lua puts its name into bodies to generate.
@@ -100,8 +101,30 @@ def replies(name: str, limits: Limits) -> dict[str, Any]:
             "body": _text(f"{limits.requests} requests are in flight already (HF2TRITON_MAX_REQUESTS_IN_FLIGHT)"),
         },
     ]
-    form = {} if name == "grpc" else {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}}
-    return {"mappers": mappers, **form}
+    if name == "grpc":
+        return {"mappers": mappers}
+    return {
+        "mappers": [*map(_in_openai_form, mappers), *_openai_errors(), *mappers],
+        "body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
+    }
+
+
+def _openai_errors() -> list[dict[str, Any]]:
+    """The form of all other errors at OpenAI's paths."""
+    asked, failed = _status("LE", 499), _status("GE", 500)
+    return [_in_openai_form({"filter": asked}), _in_openai_form({"filter": failed}, "server_error")]
+
+
+def _in_openai_form(mapper: dict[str, Any], kind: str = "invalid_request_error") -> dict[str, Any]:
+    """The same for requests to OpenAI's paths only."""
+    here = {"header_filter": {"header": {"name": ":path", "string_match": {"prefix": _OPENAI}}}}
+    kind = "rate_limit_error" if mapper.get("status_code") == 429 else kind
+    error = {"message": "%LOCAL_REPLY_BODY%", "type": kind, "param": None, "code": None}
+    return {
+        **mapper,
+        "filter": {"and_filter": {"filters": [mapper["filter"], here]}},
+        "body_format_override": {"json_format": {"error": error}},
+    }
 
 
 def _stream_bytes(limits: Limits) -> int:
@@ -109,8 +132,12 @@ def _stream_bytes(limits: Limits) -> int:
 
 
 def _reworded(status: int, said: str) -> dict[str, Any]:
-    compared = {"op": "EQ", "value": {"default_value": status, "runtime_key": "none"}}
-    return {"filter": {"status_code_filter": {"comparison": compared}}, "body": _text(said)}
+    return {"filter": _status("EQ", status), "body": _text(said)}
+
+
+def _status(compared: str, status: int) -> dict[str, Any]:
+    comparison = {"op": compared, "value": {"default_value": status, "runtime_key": "none"}}
+    return {"status_code_filter": {"comparison": comparison}}
 
 
 def _text(said: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -27,7 +28,7 @@ from tests.support.live import MODEL, Deployment
 from tests.support.live import NAME as SERVED
 from tests.support.wait import wait_for
 
-SERVER, PROXY, SUPERVISOR = "release-org--name-1", "proxy", "supervisor"
+SERVER, PROXY, SUPERVISOR, API = "release-org--name-1", "proxy", "supervisor", "api"
 LONG_SILENT_S = 11.0
 
 
@@ -238,7 +239,23 @@ def test_a_promotion_starts_the_supervisor_and_the_check_starts_it_again(
     assert process.pid != killed
     assert whole.live().stop()[0] == SUPERVISOR
     wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
-    assert [*(whole.settings.artifacts / "servers").glob("*.json")] == []
+    left = sorted(path.name for path in (whole.settings.artifacts / "servers").glob("*.json"))
+    assert left == ["models.json"]
+
+
+def test_the_api_comes_with_a_promotion_and_back_by_itself(deployment: Deployment, first: Release) -> None:
+    whole = replace(deployment, settings=deployment.settings.model_copy(update={"start_supervisor": True}))
+    whole.live().reconcile()
+    url = f"http://127.0.0.1:{whole.settings.live_http_port}/v1/models"
+    wait_for(lambda: httpx.get(url).is_success, "the API")
+    wait_for(LastAnswer(whole.settings, first.served_name).at, "the supervisor's first look")
+    killed = kill(whole, API)
+    assert httpx.get(url).status_code == 503
+    assert whole.answer() == "un"
+    wait_for(lambda: httpx.get(url).is_success, "the API again")
+    assert record_of(whole, API).pid != killed
+    assert outages(whole) == ()
+    assert API in whole.live().stop()
 
 
 def test_an_engine_that_is_away_is_the_cause_of_an_outage(

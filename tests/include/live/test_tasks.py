@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from include.tasks import (
     stop_candidate,
 )
 from tests.support.live import MODEL, NAME, Deployment
+from tests.support.report import report as example
+from tests.support.served import write_repository, write_tokenizer
 
 RUN = "manual__1"
 
@@ -175,6 +178,38 @@ def test_an_approved_release_goes_live_with_a_resumed_run_too(
     (deployment.settings.artifacts / "repositories" / second.repository / "broken").unlink()
     assert promote_release.run(forced.context(RUN), second.id, params).release == 2
     assert not promote_release.run(forced.context("manual__2"), second.id, params).new
+
+
+def with_repository(deployment: Deployment, answer: str, tokenizer: Path, *, streaming: bool) -> Release:
+    """A release that answers, and whose repository tells its contract."""
+
+    def fill(folder: Path) -> None:
+        write_repository(folder, tokenizer, streaming=streaming)
+        (folder / "answer.txt").write_text(answer)
+
+    return deployment.release_of(answer, fill, "stand-in")
+
+
+def test_breaking_changes_are_in_the_result_or_refused_and_a_rollback_is_only_named(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    deployment.live().promote(with_repository(deployment, "un", tokenizer, streaming=True))
+    second = with_repository(deployment, "deux", tokenizer, streaming=False)
+    report.write(deployment.releases.path(second), example())
+    strict = replace(deployment, settings=deployment.settings.model_copy(update={"refuse_breaking_changes": True}))
+    with pytest.raises(UserError, match="streaming is off"):
+        promote_release.run(strict.context(RUN), second.id, ReleaseRequest().model_dump())
+    assert deployment.answer() == "un"
+    result = promote_release.run(deployment.context(RUN), second.id, ReleaseRequest().model_dump())
+    assert result.contract
+    assert [change.field for change in result.contract.breaking] == ["streaming"]
+    written = report.read(deployment.releases.path(second))
+    assert written
+    assert written.contract == result.contract
+    back = rollback(strict)
+    assert back.contract
+    assert (back.release, back.contract.against) == (1, second.name)
 
 
 def test_without_a_live_release_a_rollback_asks_for_the_model(deployment: Deployment) -> None:

@@ -97,6 +97,21 @@ def test_end_token_ends_the_answer_and_is_no_part_of_it(engine: Engine) -> None:
     assert _ask(engine, _config(end_id=whole[5])) == whole[: whole.index(whole[5])]
 
 
+def test_each_of_the_models_end_tokens_ends_the_answer(engine: Engine) -> None:
+    whole = _ask(engine, _config())
+    for first, other in ((whole[5], 0), (0, whole[5])):
+        config = Options(max_tokens=12, end_id=first).generation_config(end_ids=frozenset({first, other}))
+        assert _ask(engine, config) == whole[: whole.index(whole[5])]
+
+
+def test_an_end_token_of_the_models_own_ends_an_answer_without_bad_words(engine: Engine) -> None:
+    config = Options(max_tokens=60, end_id=0).generation_config({"e"})
+    whole = _ask(engine, config)
+    ends = frozenset({0, whole[5]})
+    config = Options(max_tokens=60, end_id=0).generation_config({"e"}, end_ids=ends)
+    assert _ask(engine, config) == whole[: whole.index(whole[5])]
+
+
 def test_min_tokens_keeps_the_answer_from_ending(engine: Engine) -> None:
     whole = _ask(engine, _config())
     assert len(_ask(engine, _config(end_id=whole[0], min_tokens=6))) >= 6
@@ -187,6 +202,15 @@ def test_engine_config_is_read_from_the_engine(tmp_path: Path) -> None:
     fields = {"vocab_size": 7, "plugin_config": {"KV_CACHE_PRECISION": "f16"}, "more": 1}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     assert EngineConfig.read(tmp_path) == EngineConfig(7, {"KV_CACHE_PRECISION": "f16"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "capabilities", "used"),
+    [("bf16", ["BF16", "FP32"], "bf16"), ("bf16", ["FP32"], "f32"), ("f32", ["BF16", "FP32"], "f32")],
+)
+def test_bfloat16_is_used_where_the_cpu_has_it(asked: str, capabilities: list[str], used: str) -> None:
+    config = EngineConfig(7, {"INFERENCE_PRECISION_HINT": asked, "KV_CACHE_PRECISION": "u8"})
+    assert config.properties(capabilities) == {"INFERENCE_PRECISION_HINT": used, "KV_CACHE_PRECISION": "u8"}
 
 
 @pytest.mark.parametrize(("asked", "gib"), [(1, 1), (1 << 30, 1), ((1 << 30) + 1, 2)])
