@@ -29,26 +29,33 @@ class ApiService:
 
     def serve(self, live: Iterable[Release]) -> None:
         """Serves these releases from now on, and no other; a failure is only logged, as they answer without it."""
+        served = [model for model in map(self._described, live) if model]
         try:
-            models.publish(models_file(self._context.settings), filter(None, map(self._described, live)))
-        except (PipelineError, LookupError, ValueError) as error:
+            models.publish(models_file(self._context.settings), served)
+        except PipelineError as error:
             self._context.log(f"the API does not learn what is live: {error}")
-        self._daemon.ensure_running()
+        if served:
+            self._daemon.ensure_running()
 
     def stop(self) -> bool:
         """Stops the service; returns True if it ran."""
         return self._daemon.stop()
 
     def _described(self, release: Release) -> LiveModel | None:
+        """The model of a release; None if nothing serves its tokens, or if a file about it is damaged."""
         repository = self._context.store.root / Kind.REPOSITORY / release.repository
         if not (repository / models.ENGINE).is_dir():
             return None
-        return models.served_from(
-            repository,
-            name=release.served_name,
-            aliases=release.aliases,
-            release=release.name,
-            max_input_len=release.request["max_input_len"],
-            max_seq_len=release.request["max_seq_len"],
-            created=release.created_at,
-        )
+        try:
+            return models.served_from(
+                repository,
+                name=release.served_name,
+                aliases=release.aliases,
+                release=release.name,
+                max_input_len=release.request["max_input_len"],
+                max_seq_len=release.request["max_seq_len"],
+                created=release.created_at,
+            )
+        except (PipelineError, LookupError, ValueError) as error:
+            self._context.log(f"the API does not serve {release.name}: {error}")
+            return None

@@ -16,7 +16,7 @@ from include import reading
 from include.errors import PipelineError, UserError
 from include.files import Log, remove, write_atomic
 from include.host.ports import PLAIN_HTTP
-from include.live.proxy import keys, private, tls
+from include.live.proxy import guard, keys, private, tls
 from include.live.proxy.keys import Keys
 from include.live.proxy.tls import Tls
 from include.settings import Settings
@@ -96,10 +96,11 @@ class Access:
         """A listener's HTTP connection manager, which first asks for a key."""
         if self.keys is None:
             return manager
-        replies = manager["local_reply_config"]
+        replies, refusal = manager["local_reply_config"], keys.refusal(name)
+        first = [] if name == "grpc" else [guard.in_openai_form(refusal)]
         return {
             **manager,
-            "local_reply_config": {**replies, "mappers": [*replies["mappers"], keys.refusal(name)]},
+            "local_reply_config": {**replies, "mappers": [*first, *replies["mappers"], refusal]},
             "http_filters": [*keys.filters(self._source(self.keys)), *manager["http_filters"]],
         }
 

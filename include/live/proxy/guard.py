@@ -104,7 +104,7 @@ def replies(name: str, limits: Limits) -> dict[str, Any]:
     if name == "grpc":
         return {"mappers": mappers}
     return {
-        "mappers": [*map(_in_openai_form, mappers), *_openai_errors(), *mappers],
+        "mappers": [*map(in_openai_form, mappers), *_openai_errors(), *mappers],
         "body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
     }
 
@@ -112,10 +112,10 @@ def replies(name: str, limits: Limits) -> dict[str, Any]:
 def _openai_errors() -> list[dict[str, Any]]:
     """The form of all other errors at OpenAI's paths."""
     asked, failed = _status("LE", 499), _status("GE", 500)
-    return [_in_openai_form({"filter": asked}), _in_openai_form({"filter": failed}, "server_error")]
+    return [in_openai_form({"filter": asked}), in_openai_form({"filter": failed}, "server_error")]
 
 
-def _in_openai_form(mapper: dict[str, Any], kind: str = "invalid_request_error") -> dict[str, Any]:
+def in_openai_form(mapper: dict[str, Any], kind: str = "invalid_request_error") -> dict[str, Any]:
     """The same for requests to OpenAI's paths only."""
     here = {"header_filter": {"header": {"name": ":path", "string_match": {"prefix": _OPENAI}}}}
     kind = "rate_limit_error" if mapper.get("status_code") == 429 else kind

@@ -186,7 +186,7 @@ def test_check_looks_for_paths_where_the_map_says(filled: Path, tmp_path: Path) 
 def test_the_openvino_templates_fill_and_check(tmp_path: Path) -> None:
     batch = {"triton_max_batch_size": "8"}
     tokenizer = {**batch, "tokenizer_dir": str(tmp_path)}
-    limits = {"max_seq_len": "2048"}
+    limits = {"max_seq_len": "2048", "end_ids": "0 7"}
     values = {
         "ensemble": batch,
         "preprocessing": {**tokenizer, **limits, "max_input_len": "1024", "apply_chat_template": "true"},
