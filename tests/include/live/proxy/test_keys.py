@@ -226,9 +226,9 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("breaks", "said"), [one[1:] for one in BROKEN], ids=[one[0] for one in BROKEN])
 def test_a_broken_file_is_refused_without_showing_a_key(
-    tmp_path: Path, breaks: Callable[[Path], object], said: str
+    short_path: Path, breaks: Callable[[Path], object], said: str
 ) -> None:
-    settings = guarded(tmp_path)
+    settings = guarded(short_path)
     breaks(settings.api_keys_file)
     with pytest.raises(PipelineError, match=said) as caught:
         proxy_of(settings).ensure_running()
@@ -286,8 +286,8 @@ def holds(path: Path, secrets: tuple[str, ...]) -> bool:
     return any(secret.encode() in content for secret in secrets)
 
 
-def test_stop_removes_the_copies_and_so_does_unsetting(tmp_path: Path) -> None:
-    settings = guarded(tmp_path)
+def test_stop_removes_the_copies_and_so_does_unsetting(short_path: Path) -> None:
+    settings = guarded(short_path)
     access = settings.artifacts / "servers" / "proxy" / "config" / "access"
     proxy_of(settings).ensure_running()
     assert (access / "keys.json").exists()
@@ -302,16 +302,16 @@ def test_stop_removes_the_copies_and_so_does_unsetting(tmp_path: Path) -> None:
     assert not access.exists()
 
 
-def test_without_the_settings_envoy_is_configured_as_if_there_were_none(tmp_path: Path) -> None:
-    proxy = proxy_of(guarded(tmp_path).model_copy(update={"api_keys_file": None}))
+def test_without_the_settings_envoy_is_configured_as_if_there_were_none(short_path: Path) -> None:
+    proxy = proxy_of(guarded(short_path).model_copy(update={"api_keys_file": None}))
     proxy.ensure_running()
-    bootstrap = (tmp_path / "store" / "servers" / "proxy" / "config" / "bootstrap.json").read_text()
+    bootstrap = (short_path / "store" / "servers" / "proxy" / "config" / "bootstrap.json").read_text()
     proxy.stop()
     assert not any(word in bootstrap for word in ("api_key", "drop_", "401", "transport_socket", "/access"))
 
 
-def test_turning_keys_on_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:
-    settings = guarded(tmp_path)
+def test_turning_keys_on_with_a_broken_file_changes_nothing(short_path: Path) -> None:
+    settings = guarded(short_path)
     settings.api_keys_file.chmod(0o644)
     proxy = proxy_of(settings.model_copy(update={"api_keys_file": None}))
     proxy.ensure_running()
@@ -322,8 +322,8 @@ def test_turning_keys_on_with_a_broken_file_changes_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
-def test_envoys_own_user_in_a_container_can_read_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = guarded(tmp_path)
+def test_envoys_own_user_in_a_container_can_read_them(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = guarded(short_path)
     monkeypatch.setattr(Envoy, "find", lambda self: None)
     proxy_of(settings, image="image").refresh_access()
     access = settings.artifacts / "servers" / "proxy" / "config" / "access"

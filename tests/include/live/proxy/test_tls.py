@@ -163,11 +163,11 @@ def test_a_broken_new_pair_keeps_the_last_good_one(proxy: Proxy, settings: Setti
     assert proxy_of(settings).refresh_access() == []
 
 
-def test_a_chain_is_served_whole(tmp_path: Path) -> None:
+def test_a_chain_is_served_whole(short_path: Path) -> None:
     root, middle, leaf = ecdsa(), ecdsa(), ecdsa()
     chain = certificate(leaf, signed_by=("middle", middle)) + certificate(middle, "middle", ("root", root))
-    settings = settings_with_tls(tmp_path)
-    write_pair(tmp_path, chain, pem(leaf))
+    settings = settings_with_tls(short_path)
+    write_pair(short_path, chain, pem(leaf))
     proxy = proxy_of(settings)
     proxy.ensure_running()
     with proxy_of(settings).client(20) as http:
@@ -209,8 +209,8 @@ BROKEN: list[tuple[str, Callable[[Settings], object], str]] = [
 
 
 @pytest.mark.parametrize(("breaks", "said"), [one[1:] for one in BROKEN], ids=[one[0] for one in BROKEN])
-def test_a_broken_pair_is_refused_at_the_start(tmp_path: Path, breaks: Callable[[Settings], object], said: str) -> None:
-    settings = settings_with_tls(tmp_path)
+def test_a_broken_pair_is_refused_at_the_start(short_path: Path, breaks: Callable[[Settings], object], said: str) -> None:
+    settings = settings_with_tls(short_path)
     breaks(settings)
     with pytest.raises(PipelineError, match=said):
         proxy_of(settings).ensure_running()
@@ -218,7 +218,7 @@ def test_a_broken_pair_is_refused_at_the_start(tmp_path: Path, breaks: Callable[
 
 
 @pytest.mark.parametrize("name", ["tls_certificate_file", "tls_key_file"])
-def test_one_file_of_the_two_is_refused(tmp_path: Path, name: str) -> None:
-    settings = settings_with_tls(tmp_path).model_copy(update={name: None})
+def test_one_file_of_the_two_is_refused(short_path: Path, name: str) -> None:
+    settings = settings_with_tls(short_path).model_copy(update={name: None})
     with pytest.raises(UserError, match="only one of them"):
         proxy_of(settings)
