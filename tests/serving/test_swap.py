@@ -15,9 +15,9 @@ from include.host.ports import free_ports
 from include.releases.records import Release
 from include.settings import Settings
 from include.targets import pytriton
-from include.triton import repository
+from include.triton import repository, servers
 from tests.serving.conftest import PYTHON, TEMPLATES, values
-from tests.support.live import Deployment
+from tests.support.live import NAME, Deployment
 
 # Under load, and compared with one another: nothing else may run beside them.
 pytestmark = pytest.mark.slow
@@ -44,20 +44,27 @@ def deployment() -> Iterator[Deployment]:
     shutil.rmtree(root)
 
 
-def release(deployment: Deployment, tiny: Path, *, chat: bool) -> Release:
+def release(deployment: Deployment, tiny: Path, *, chat: bool, **request: str) -> Release:
     fill = partial(repository.assemble, TEMPLATES, values(tiny, streaming=False, chat=chat))
-    return deployment.release_of(f"chat {chat}", fill, "openvino")
+    return deployment.release_of(f"chat {chat}", fill, "openvino", **request)
 
 
 def test_promotion_and_rollback_lose_no_request(deployment: Deployment, tiny: Path) -> None:
     first, second = release(deployment, tiny, chat=False), release(deployment, tiny, chat=True)
+    other = release(deployment, tiny, chat=False, served_name="other")
     deployment.live().promote(first)
+    deployment.live().promote(other)
+    assert 50e6 < servers.memory(deployment.live_server("other")) < 2e9
     candidate = deployment.candidate(second, RUN)
-    with deployment.load() as counts:
+    with deployment.load() as counts, deployment.load("other") as others:
         deployment.live(RUN).promote(second, candidate=candidate)
-        deployment.live(RUN).finish_run(deployment.releases.default_name())
+        deployment.live(RUN).finish_run(NAME)
         deployment.live().promote(first)
-    failed = {said: number for said, number in counts.items() if said.startswith("failed")}
-    assert failed == {}
+    with deployment.load() as later:
+        deployment.live().retire("other")
+    for counted in (counts, others, later):
+        assert [said for said in counted if said.startswith("failed")] == []
+        print(f"{sum(counted.values())} requests")
     assert len(counts) > 1, "both releases answered"
-    print(f"{sum(counts.values())} requests")
+    assert len(others) == 1, "and nobody but the other model under its name"
+    assert deployment.answer("other") == "HTTP 404"
