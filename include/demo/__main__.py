@@ -54,13 +54,13 @@ def _demo(chosen: Settings, model: str, console: Console) -> None:
         console.print(f"reused from the artifact store: {stages}", soft_wrap=True)
     console.print(_gates(Path(released["report"]).parent))
     question = run.SEED_REQUEST["text_input"]
-    console.print(Panel(run.ask(released["endpoint"]).strip(), title=str(question), title_align="left"))
-    chat, chat_line = run.ask_chat(released["endpoint"])
+    console.print(Panel(run.ask(released["endpoint"], chosen).strip(), title=str(question), title_align="left"))
+    chat, chat_line = run.ask_chat(released["endpoint"], chosen)
     console.print(Panel(Text(chat.strip()), title=run.CHAT_PROMPT, title_align="left"))
     for name, value in {
         "release": f"{released['model']} number {released['release']}",
         "report": released["report"],
-        "ask it": run.curl_line(released["endpoint"]),
+        "ask it": run.curl_line(released["endpoint"], chosen),
         "or chat": chat_line,
         "Airflow": f"{airflow.url_of(chosen)}  user {airflow.USER}  password {airflow.password(chosen)}",
         "stop all": "make down",

@@ -33,6 +33,7 @@ REQUEST = {
     "max_input_len": 2048,
     "max_seq_len": 4096,
     "max_num_tokens": 8192,
+    "streaming": False,
     "test_prompts": [SEED_PROMPT, "The capital of Portugal is", "A short history of the steam engine:"],
     "speed_concurrencies": [1, 8, 32],
 }

@@ -15,7 +15,9 @@ from rich.table import Table
 from include.demo.airflow import DAG
 from include.demo.api import AirflowApi, TaskState
 from include.errors import ToolError, UserError
+from include.live.proxy import proxy_of
 from include.requests.release import SEED_PROMPT
+from include.settings import Settings
 
 STAGES = (
     "check_request",
@@ -33,6 +35,7 @@ SEED_REQUEST = {
     "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]},
 }
 CHAT_PROMPT = "Name three colours of the rainbow."
+_ANSWER_S = 120.0
 ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "yellow"}
 
@@ -65,27 +68,33 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
     return Outcome(released=released, reused=reused)
 
 
-def ask(endpoint: str) -> str:
-    """The live endpoint's answer to the seed request."""
-    answer = httpx.post(endpoint, json=SEED_REQUEST, timeout=120, trust_env=False)
+def ask(endpoint: str, settings: Settings | None = None) -> str:
+    """The live endpoint's answer to the seed request; ``settings`` are those of a deployment with keys or TLS."""
+    with proxy_of(settings).client(_ANSWER_S) if settings else httpx.Client(timeout=_ANSWER_S, trust_env=False) as http:
+        answer = http.post(endpoint, json=SEED_REQUEST)
     answer.raise_for_status()
     return str(answer.json()["text_output"])
 
 
-def curl_line(endpoint: str) -> str:
-    """A curl command that sends the seed request to the endpoint."""
-    return f"curl -s {endpoint} -d '{json.dumps(SEED_REQUEST)}'"
+def curl_line(endpoint: str, settings: Settings) -> str:
+    """A curl command that sends the seed request to the endpoint; users with keys fill in theirs."""
+    return _curl(endpoint, SEED_REQUEST, settings)
 
 
-def ask_chat(endpoint: str) -> tuple[str, str]:
+def ask_chat(endpoint: str, settings: Settings) -> tuple[str, str]:
     """A chat's answer by the OpenAI API of the live endpoint, and a curl command that asks the same."""
-    api = f"{endpoint.partition('/v2/')[0]}/v1"
-    with httpx.Client(timeout=120, trust_env=False) as client:
-        model = client.get(f"{api}/models").raise_for_status().json()["data"][0]["id"]
+    with proxy_of(settings).client(_ANSWER_S) as http:
+        model = http.get("/v1/models").raise_for_status().json()["data"][0]["id"]
         body = {"model": model, "max_tokens": 60, "messages": [{"role": "user", "content": CHAT_PROMPT}]}
-        answer = client.post(f"{api}/chat/completions", json=body).raise_for_status().json()
-    line = f"curl -s {api}/chat/completions -H 'content-type: application/json' -d '{json.dumps(body)}'"
+        answer = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+    line = _curl(f"{endpoint.partition('/v2/')[0]}/v1/chat/completions", body, settings)
     return str(answer["choices"][0]["message"]["content"]), line
+
+
+def _curl(url: str, body: dict[str, Any], settings: Settings) -> str:
+    key = " -H 'Authorization: Bearer <key>'" if settings.api_keys_file else ""
+    trust = f" --cacert {settings.tls_certificate_file}" if settings.tls_certificate_file else ""
+    return f"curl -s{trust}{key} {url} -d '{json.dumps(body)}'"
 
 
 def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:

@@ -16,7 +16,7 @@ DOCKER_SOCKET = Path("/var/run/docker.sock")
 NOT_ROOT = 50000
 """The user and group of the containers if root starts them: the user `airflow` of the image."""
 
-DIRECTORIES = ("artifacts", "artifacts/servers", "logs", "models", "catalogue")
+DIRECTORIES = ("artifacts", "artifacts/servers", "logs", "models", "catalogue", "access")
 
 TEMPLATE = """\
 # Written by `make init`; never written again. docs/deploy.md lists what else can be set here.

@@ -80,9 +80,13 @@ class EndToken(
         if all(end == "other" for _, end in ends):
             return self.skip("no answer says what the checkpoint says" if ends else _NOTHING_TO_COMPARE)
         early, late = (_share(end, ends) for end in ("early", "late"))
+        if any(c.known.after_ended for c, end in ends if end != "other"):
+            found = f"{early:.0%} end early, {late:.0%} of those that should end go on"
+        else:
+            found = f"{early:.0%} end early; no answer of the checkpoint's ends, so none can go on where it should end"
         return self.verdict(
             max(early, late) < 0.5,
-            f"{early:.0%} end early, {late:.0%} of those that should end go on",
+            found,
             measured={"early": early, "late": late},
             samples=tuple(_ended(c, end) for c, end in ends),
         )

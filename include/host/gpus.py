@@ -13,7 +13,6 @@ from include.errors import HostError
 FIELDS = ("index", "uuid", "name", "compute_cap", "driver_version", "memory.total", "memory.used")
 NVIDIA_SMI = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
 
-MIN_SM, MAX_SM = 80, 90
 _ONE_LINE = 200
 # nvidia-smi's texts for a value that a GPU does not have: [N/A], [Not Supported], [Unknown Error] ...
 _UNKNOWN = "["
@@ -55,6 +54,21 @@ class Gpu:
         return f"GPU {self.index} ({self.name})"
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """The int4 kernels of an engine, and the compute capabilities that they are for; ``fix`` says what else there is.
+
+    ``too_old`` and ``too_new`` name the GPUs beyond.
+    """
+
+    name: str
+    min_sm: int
+    max_sm: int
+    too_old: str
+    too_new: str
+    fix: str
+
+
 def parse(output: str) -> list[Gpu]:
     """The GPUs in the output of `NVIDIA_SMI`.
 
@@ -76,18 +90,18 @@ def smi_failure(output: str) -> HostError:
     return HostError("nvidia-smi lists no GPU", where=said or "no output", fix="check `nvidia-smi` on the host itself")
 
 
-def alike(gpus: Sequence[Gpu]) -> list[Gpu]:
+def alike(gpus: Sequence[Gpu], kernels: Kernels) -> list[Gpu]:
     """The GPUs that an engine can be built for and served on: all of the most frequent supported model.
 
     Raises:
         HostError: no GPU has a supported architecture.
     """
-    supported = [gpu for gpu in gpus if gpu.sm is not None and MIN_SM <= gpu.sm <= MAX_SM]
+    supported = [gpu for gpu in gpus if gpu.sm is not None and kernels.min_sm <= gpu.sm <= kernels.max_sm]
     if not supported:
         raise HostError(
-            "; ".join(_why_unsupported(gpu) for gpu in gpus),
-            where="W4A16 AWQ in TensorRT-LLM 1.2.1",
-            fix="use a host with an Ampere, Ada or Hopper GPU (e.g. A100, L40S, H100), or target openvino",
+            "; ".join(_why_unsupported(gpu, kernels) for gpu in gpus),
+            where=kernels.name,
+            fix=kernels.fix,
         )
     ((name, _),) = Counter(gpu.name for gpu in supported).most_common(1)
     return [gpu for gpu in supported if gpu.name == name]
@@ -99,7 +113,13 @@ def idle_first(gpus: Sequence[Gpu], busy_mib: int) -> list[Gpu]:
 
 
 def usable(
-    gpus: Sequence[Gpu], count: int, *, min_driver: str, busy_mib: int, shared: Collection[str] = ()
+    gpus: Sequence[Gpu],
+    count: int,
+    *,
+    kernels: Kernels,
+    min_driver: str,
+    busy_mib: int,
+    shared: Collection[str] = (),
 ) -> list[Gpu]:
     """At least ``count`` of the GPUs `alike`: the idle ones; if too few, also those with an id in ``shared``.
 
@@ -107,7 +127,7 @@ def usable(
         HostError: the driver is too old, or too few GPUs have the right architecture or are idle.
     """
     _check_driver(gpus[0], min_driver)
-    same = alike(gpus)
+    same = alike(gpus, kernels)
     if len(same) < count:
         raise HostError(
             f"tp_size {count} needs {count} equal GPUs; the host has {len(same)} x {same[0].name}",
@@ -179,11 +199,11 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdecimal())
 
 
-def _why_unsupported(gpu: Gpu) -> str:
+def _why_unsupported(gpu: Gpu, kernels: Kernels) -> str:
     if gpu.sm is None:
         return f"{gpu} does not tell its compute capability"
-    reason = "Blackwell and later are not supported" if gpu.sm > MAX_SM else "it is older than Ampere"
-    return f"{gpu} is SM {gpu.sm}: upstream's W4A16 AWQ kernels are for SM {MIN_SM} to {MAX_SM}, {reason}"
+    reason = kernels.too_new if gpu.sm > kernels.max_sm else kernels.too_old
+    return f"{gpu} is SM {gpu.sm}: upstream's kernels are for SM {kernels.min_sm} to {kernels.max_sm}, {reason}"
 
 
 def _busy(busy: Sequence[Gpu], count: int, idle: int, busy_mib: int) -> HostError:

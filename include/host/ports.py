@@ -30,13 +30,13 @@ def reachable(address: str) -> str:
     return str(parsed)
 
 
-def http_url(address: str, port: int) -> str:
+def http_url(address: str, port: int, scheme: str = "http") -> str:
     """The HTTP URL of a server that listens on ``address``, an IP address or a host's name."""
     try:
         host = reachable(address)
     except ValueError:
         host = address
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,22 +1,23 @@
-"""The live address: the release that answers there, and its change without losing a request.
+"""The live address: the releases that answer there, by their served names, and their change without losing a request.
 
-The proxy has the address; behind it is the server of one release. One link names that release (see
-`include.releases.records`), and `LiveAddress.reconcile` brings proxy and servers in line with it, also after an
-interrupted change. A promotion switches the proxy, sends a request through it, and only then moves the link. So until
-the link moves, reconciling undoes the promotion, and from then on it completes it.
+The proxy has the address; behind it is one server for each live release. One link a name says which release that is
+(see `include.releases.live`), and `LiveAddress.reconcile` brings proxy and servers in line with the links, also after
+an interrupted change. A promotion switches the name in the proxy, sends a request through it, and only then moves the
+link. So until the link moves, reconciling undoes the promotion, and from then on it completes it.
+
+No name depends on another: if the release of one cannot be brought back, the others are promoted and checked as ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
-from include.files import Damaged, find_record, locked, try_lock, write_atomic
+from include.files import locked, try_lock
 from include.host import services
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
@@ -25,13 +26,14 @@ from include.live.daemon import Daemon
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
 from include.live.last_answer import LastAnswer
 from include.live.launch import check_signature
-from include.live.proxy import Proxy, Upstream, proxy_of
+from include.live.proxy import Proxy, Served, Upstream, proxy_of
 from include.live.servers import ReleaseServers
+from include.live.suspensions import Suspensions
 from include.releases.records import Release
 from include.releases.rule import Rule
 from include.requests.release import SEED_PROMPT, Swap
 from include.triton import servers
-from include.triton.client import Client, Endpoint, NoAnswer
+from include.triton.client import TIMEOUT_S, Client, Endpoint, NoAnswer
 from include.triton.servers import Ports, ServerRecord
 
 _LOADS_S = 10.0
@@ -52,40 +54,47 @@ class LiveAddress:
         self._log = context.log
         self._supervisor = Daemon.supervisor(context)
         self._api = ApiService(context)
-        self._last_answer = LastAnswer(context.settings)
-        self._note = context.settings.artifacts / "servers" / "away.json"
+        self._suspensions = Suspensions(context)
         self._lock_path = context.settings.artifacts / ".locks" / "live.lock"
 
     @property
     def url(self) -> str:
-        """The URL at which the live release answers on this host."""
+        """The URL at which the live releases answer on this host."""
         return self._proxy.url
 
     def is_listening(self) -> bool:
         """True if the proxy has the address, with or without a server behind it."""
         return self._proxy.is_running()
 
-    def answers(self) -> bool | None:
-        """True if the live server is ready and the proxy runs; None if no release is live, or it was stopped.
+    def answers(self, name: str) -> bool | None:
+        """True if a name's live server is ready and the proxy runs; None if none is live, or it was stopped.
 
         Changes nothing and needs no lock, so it may be asked all the time.
         """
-        live = self._releases.live()
-        if live is None or self.suspended():
+        live = self._releases.lives().get(name)
+        if live is None or self.suspended(name):
             return None
         record = services.read(self._servers.record_of(live), ServerRecord)
         return record is not None and servers.is_ready(record) and self._proxy.answers()
 
-    def record_answer(self) -> None:
-        """Records that the live release answers now, which ends its outage if one lasts."""
-        self._last_answer.record()
-        if live := self._releases.live():
+    def record_answer(self, name: str) -> None:
+        """Records that the live release of a name answers now, which ends its outage if one lasts."""
+        LastAnswer(self._context.settings, name).record()
+        if live := self._releases.live(name):
             self._releases.end_outage(live, "itself")
 
-    def restore(self, silent_s: float) -> bool:
-        """Brings back a live server or a proxy that is gone; returns False if there was nothing that it could do.
+    def refresh_access(self) -> list[PipelineError]:
+        """Takes API keys and certificates that have changed; returns the errors of those that cannot be used.
 
-        That is so while another process changes the live release, and while the server runs but is not ready;
+        Raises:
+            PipelineError: as `Proxy.refresh_access`.
+        """
+        return self._proxy.refresh_access()
+
+    def restore(self, name: str, silent_s: float) -> bool:
+        """Brings back a name's server or a proxy that is gone; returns False if there was nothing that it could do.
+
+        That is so while another process changes a live release, and while the server runs but is not ready;
         ``silent_s`` says for how long that has been so.
 
         Raises:
@@ -95,21 +104,22 @@ class LiveAddress:
         if lock is None:
             return False
         try:
-            live = self._releases.live()
-            return live is not None and self.answers() is False and self._restore(live, silent_s)
+            live = self._releases.live(name)
+            return live is not None and self.answers(name) is False and self._restore(live, silent_s)
         finally:
             lock.release()
 
     def stop(self) -> list[str]:
         """Stops the supervisor, the proxy and every server; returns their names.
 
-        Only `reconcile` brings the live release back: until then it counts as suspended.
+        Only `reconcile` brings the live releases back: until then they count as suspended.
         """
         supervised = self._supervisor.stop()  # before the lock, which it may hold for as long as a server starts
         with self._lock():
             supervised = self._supervisor.stop() or supervised
-            if self._releases.live() and not self.suspended():
-                self._record_suspension(run="")
+            for name in self._releases.live_names():
+                if not self.suspended(name):
+                    self._suspensions.record(name, run="")
             listening = self.is_listening()
             self._proxy.stop()
             served = self._api.stop()
@@ -119,145 +129,196 @@ class LiveAddress:
     def promote(
         self, release: Release, *, candidate: Path | None = None, swap: Swap = "blue_green", rule: Rule | None = None
     ) -> Release:
-        """Makes a release live, on the server of the ``candidate`` record, else on a new server.
+        """Makes a release live under its name, on the server of the ``candidate`` record, else on a new server.
 
         ``rule`` says whether it has to be approved; without one the deployment's own holds.
 
         If it raises before the release is live, the previous release answers again. Repeating it is harmless.
 
         Raises:
-            UserError: the release has not passed its gates, is not approved, or its artifacts were pruned.
+            UserError: the release has not passed its gates, is not approved, or its artifacts were pruned; or one of
+                its names is that of another live model.
             GateFailure: the release does not answer as it did at its previous promotion.
             PipelineError: its server or the proxy fails; the message has their last lines.
         """
         with self._lock():
             release = self._releases.get(release.model, release.number)
-            _check_accepted(release)
-            (rule or Rule.of(self._context.settings)).check(self._releases, release)
-            if not self._releases.is_pruned(release):
-                check_signature(self._context, self._context.store.root / Kind.REPOSITORY / release.repository)
-            self._try_reconcile(keep=(self._servers.record_of(release), candidate))
+            name = release.served_name
+            checked = self._check_may_go_live(release, rule or Rule.of(self._context.settings))
+            self._try_reconcile(name, keep=(self._servers.record_of(release), candidate))
             try:
-                record = self._server_of(release, candidate, swap)
-                answer = _ask(record.plan.address, record.ports, release.answer)
-                self._point_to(record)
-                self._ask_through_proxy(answer)
+                record = self._server_of(release, candidate, swap, checked)
+                answer = _ask_server(record, release.answer)
+                self._point_to(release, record)
+                self._ask_through_proxy(name, answer)
                 self._releases.record_proof(release, answer=answer, server=record.plan, by=self._context.run_id)
             except BaseException:
-                self._resume()
-                self._try_reconcile()
+                self._resume(name)
+                self._try_reconcile(name)
                 raise
             self._releases.make_live(release)
-            self._log(f"release {release.name} is live at {self.url}")
-            self._end_suspension()
-            self._reconcile()
+            self._log(f"release {release.name} is live as {name} at {self.url}")
+            self._end_suspension(name)
+            self._reconcile(name)
             return self._releases.get(release.model, release.number)
 
-    def reconcile(self) -> Release | None:
-        """Makes only the live release answer at the address; returns it.
+    def retire(self, name: str, *, by: str = "") -> Release:
+        """Takes a name off the air and stops its server, once its requests are answered; returns the release.
 
-        Starts its server and the proxy if they do not run; stops servers of other releases, and of candidates whose
+        The release keeps its artifacts, and can go live again. ``by`` is the user who asked for it.
+
+        Raises:
+            UserError: nothing is live under this name.
+        """
+        with self._lock():
+            live, default = self._releases.lives().get(name), self._releases.default_name()
+            if live is None:
+                known = ", ".join(self._releases.live_names()) or "none"
+                raise UserError(f"nothing is live as {name}", where="field name", fix=f"live models: {known}")
+            self._releases.retire(name, run=self._context.run_id, by=by)
+            self._releases.end_outage(live, f"the retirement of {name}")
+            self._suspensions.end(name)
+            self._log(f"release {live.name} is not live as {name} any more")
+            if (left := self._releases.default_name()) != default:
+                self._log(f"the default model is {left} now" if left else "nothing is live any more")
+            self._reconcile(name)
+            return live
+
+    def reconcile(self) -> list[Release]:
+        """Makes only the live releases answer at the address; returns them.
+
+        Starts their servers and the proxy if they do not run; stops servers of other releases, and of candidates whose
         run is over. A suspended live server stays stopped.
 
         Raises:
-            PipelineError: the live release's server, or the proxy, cannot be started.
+            PipelineError: the server of a live release, or the proxy, cannot be started. The others answer.
         """
+        failed: dict[str, PipelineError] = {}
         with self._lock():
-            return self._reconcile()
+            for name in self._names_to_reconcile():
+                try:
+                    self._reconcile(name)
+                except PipelineError as error:
+                    failed[name] = error
+            raise_all(failed)
+            return list(self._releases.lives().values())
 
-    def check(self) -> Release | None:
-        """Asks the live release, and restarts its server once if it does not answer as it did at its promotion.
+    def tidy(self) -> None:
+        """Stops servers that nothing needs, and makes the proxy forget names that are not live any more."""
+        with self._lock():
+            for name in self._names_to_reconcile(self._releases.live_names()):
+                self._reconcile(name)
+
+    def check(self, name: str) -> Release | None:
+        """Asks a live release, and restarts its server once if it does not answer as it did at its promotion.
 
         Raises:
             PipelineError: the restart did not help.
         """
         with self._lock():
-            self._note_outage()
-            live = self._releases.live()
-            if live and not self.suspended():
+            self._note_outages()
+            live = self._releases.lives().get(name)
+            if live and not self.suspended(name):
                 self._stop_if_wrong(live)
-            self._reconcile()
-            if live and not self.suspended():
-                self._ask_through_proxy(live.answer)
+            self._reconcile(name)
+            if live and not self.suspended(name):
+                self._ask_through_proxy(name, live.answer)
             return live
 
-    def suspend(self) -> None:
-        """Stops the live server to make room for this run's candidate; `finish_run` brings it back."""
+    def suspend(self, name: str) -> None:
+        """Stops a name's live server to make room for this run's candidate; `finish_run` brings it back."""
         with self._lock():
-            self._suspend(self._context.run_id)
+            self._suspend(name, self._context.run_id)
 
-    def finish_run(self) -> Release | None:
-        """Ends this run: stops its candidate, makes the live release answer again, and returns it."""
+    def finish_run(self, name: str = "") -> list[Release]:
+        """Ends this run about a name: stops its candidate, makes the live release answer again; returns all that live.
+
+        Servers that made room for its candidate come back, too.
+        """
         with self._lock():
-            self._resume()
+            suspended = self._suspensions.of_run(self._context.run_id)
+            for one in suspended:
+                self._suspensions.end(one)
             self._context.pins.drop(self._context.run_id)
-            return self._reconcile()
+            for one in sorted({name, *suspended}):
+                self._reconcile(one)
+            return list(self._releases.lives().values())
 
-    def suspended(self) -> Suspension | None:
-        """The suspension of the live server; None if it is not suspended."""
-        try:
-            return find_record(self._note, Suspension)
-        except Damaged as damage:
-            self._context.skip(damage)
-            return None
-
-    def _record_suspension(self, run: str) -> None:
-        note = Suspension(run=run, since=datetime.now(UTC), live_since=self._releases.live_since())
-        write_atomic(self._note, note.model_dump_json())
+    def suspended(self, name: str) -> Suspension | None:
+        """The suspension of a name's live server; None if it is not suspended."""
+        return self._suspensions.find(name)
 
     @contextmanager
     def held(self) -> Iterator[frozenset[Path]]:
         """Keeps releases from going live within the block; gives the repositories that servers use."""
         with self._lock():
-            self._note_outage()
+            self._note_outages()
             yield frozenset(record.repository for _, record in self._servers.running())
 
-    def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
+    def _check_may_go_live(self, release: Release, rule: Rule) -> Path | None:
+        """Returns the release's repository, as it was signed; None if it was pruned."""
+        _check_accepted(release)
+        rule.check(self._releases, release)
+        # A release that was live under a name by default has its history, whoever has the name meanwhile.
+        given = release.is_named or bool(release.promotions)
+        self._releases.check_names(release.served_name, release.aliases, release.identity, given=given)
+        if self._releases.is_pruned(release):
+            return None
+        repository = self._context.store.root / Kind.REPOSITORY / release.repository
+        check_signature(self._context, repository)
+        return repository
+
+    def _server_of(self, release: Release, candidate: Path | None, swap: Swap, checked: Path | None) -> ServerRecord:
         if record := self._servers.ready(release):
             return record
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
         if swap == "recreate":
-            self._suspend("")
-        return self._servers.launch(release)
+            self._suspend(release.served_name, "")
+        return self._servers.launch(release, checked=checked)
 
-    def _suspend(self, run: str) -> None:
-        live = self._releases.live()
+    def _suspend(self, name: str, run: str) -> None:
+        live = self._releases.lives().get(name)
         if live is None:
             return
-        if not (note := self.suspended()) or not note.run:
-            self._record_suspension(run)
-        self._log(f"release {live.name} is stopped to make room: {self.url} refuses requests until the next promotion")
+        if not (note := self.suspended(name)) or not note.run:
+            self._suspensions.record(name, run)
+        self._log(f"release {live.name} is stopped to make room: {name} refuses requests until the next promotion")
         self._servers.stop(live)
 
-    def _resume(self) -> None:
-        if (suspended := self.suspended()) and suspended.run == self._context.run_id:
-            self._note.unlink()
+    def _resume(self, name: str) -> None:
+        if (suspended := self.suspended(name)) and suspended.run == self._context.run_id:
+            self._suspensions.end(name)
 
-    def _try_reconcile(self, keep: Collection[Path | None] = ()) -> None:
+    def _names_to_reconcile(self, but: Iterable[str] = ()) -> list[str]:
+        """The live names and those that the proxy still knows; the empty name stands for the servers of nobody."""
+        return sorted({"", *self._releases.live_names(), *self._proxy.served()}.difference(but))
+
+    def _try_reconcile(self, name: str, keep: Collection[Path | None] = ()) -> None:
         """Reconciles before and after a promotion; a broken live release must not prevent the promotion of another."""
         try:
-            self._reconcile(keep)
+            self._reconcile(name, keep)
         except PipelineError as error:
-            self._log(f"the release that is live cannot be brought back: {error}")
+            self._log(f"the release that is live as {name} cannot be brought back: {error}")
 
-    def _reconcile(self, keep: Collection[Path | None] = ()) -> Release | None:
-        """Observes, decides and acts."""
-        live = self._releases.live()
-        self._note_outage()
-        if live:
+    def _reconcile(self, name: str, keep: Collection[Path | None] = ()) -> Release | None:
+        """Observes, decides and acts, for one name; the servers of other live releases are left alone."""
+        lives = self._releases.lives()
+        live = lives.get(name)
+        self._note_outages()
+        if lives:
             self._supervisor.ensure_running()
         record = self._servers.ready(live) if live else None
         running = dict(self._servers.running())
+        others = frozenset(self._servers.record_of(other) for one, other in lives.items() if one != name)
         desired = Desired(
             live=self._servers.record_of(live) if live else None,
-            live_since=self._releases.live_since(),
-            suspension=self.suspended(),
+            live_since=self._releases.live_since(name),
+            suspension=self.suspended(name),
             runs=frozenset(self._context.pins.runs()),
-            keep=frozenset(path for path in keep if path) | self._servers.of_unknown_runs(),
+            keep=frozenset(path for path in keep if path) | self._servers.of_unknown_runs() | others,
         )
-        proxy_runs, upstream = self._proxy.is_running(), self._proxy.upstream()
-        actual = Actual(tuple(running), record is not None, proxy_runs, upstream is not None)
+        actual = Actual(tuple(running), record is not None, self._proxy.is_running(), name in self._proxy.served())
         for action in decide(desired, actual):
             match action:
                 case Stop(path):
@@ -266,72 +327,80 @@ class LiveAddress:
                 case Step.LAUNCH if live:
                     self._log(f"the server of the live release {live.name} does not run, or is not ready: starting it")
                     record = self._servers.launch(live)
-                case Step.POINT if record:
-                    self._point_to(record)
+                case Step.POINT if live and record:
+                    self._point_to(live, record)
                 case _:
-                    self._do(action)
-        live = self._releases.live()
+                    self._do(action, name)
+        live = self._releases.lives().get(name)
         if live and record:
             self._releases.end_outage(live, self._context.run_id)
-        if live:
-            self._api.serve([live])
+        self._live_set_changed()
         return live
 
-    def _do(self, step: Step) -> None:
+    def _do(self, step: Step, name: str) -> None:
         match step:
             case Step.END_SUSPENSION:
-                self._end_suspension()
+                self._end_suspension(name)
             case Step.DROP_SUSPENSION:
-                self._note.unlink()
+                self._suspensions.end(name)
             case Step.RECORD_PROMOTION:
-                self._releases.record_promotion()
+                self._releases.record_promotion(name)
             case Step.WITHDRAW:
-                self._proxy.point_to(None)
+                self._live_set_changed()  # first, so that requests without a name always have a model
+                self._proxy.point_to(name, None)
             case Step.DRAIN:
                 limit = self._context.settings.drain_timeout_s
-                if left := self._proxy.drain(limit):
+                if left := self._proxy.drain(limit, name):
                     self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
 
-    def _end_suspension(self) -> None:
-        """Removes the suspension: the address has a server again."""
-        if suspended := self.suspended():
-            self._releases.record_promotion(suspended_since=suspended.since)
-            self._log(f"{self.url} had no server from {suspended.since:%H:%M:%S} until this promotion")
-            self._note.unlink()
+    def _live_set_changed(self) -> None:
+        """Tells the default model to the proxy, and all to the API. Whatever changes the live releases ends here."""
+        default = self._releases.default_name()
+        self._api.serve(self._releases.lives(), default)
+        if self._proxy.is_running() and self._proxy.default() != default:
+            self._proxy.set_default(default)
 
-    def _point_to(self, record: ServerRecord) -> None:
+    def _end_suspension(self, name: str) -> None:
+        """Removes the suspension: the name has a server again."""
+        if suspended := self.suspended(name):
+            self._releases.record_promotion(name, suspended_since=suspended.since)
+            self._log(f"{name} had no server from {suspended.since:%H:%M:%S} until this promotion")
+            self._suspensions.end(name)
+
+    def _point_to(self, release: Release, record: ServerRecord) -> None:
         # If the proxy is a container, the image of a running server is on the host already.
         _proxy_of(self._context, record.plan.container).ensure_running()
         upstream = Upstream(ports=record.ports, address=record.plan.address)
-        if self._proxy.upstream() != upstream:
-            self._proxy.point_to(upstream)
+        served = Served(upstream=upstream, release=release.name, aliases=release.aliases)
+        if self._proxy.served().get(release.served_name) != served:
+            self._proxy.point_to(release.served_name, served)
 
     def _restore(self, live: Release, silent_s: float) -> bool:
         try:
-            self._note_outage()
+            self._note_outages()
             if (record := self._servers.find(live)) and self._proxy.is_running():
                 self._note_silence(live, record, silent_s)
                 return False
             self._releases.begin_outage(live, "the server or the proxy does not run")
-            self._reconcile()
+            self._reconcile(live.served_name)
         except PipelineError as error:
             self._releases.begin_outage(live, str(error))  # the first cause counts, so only if none was found
             raise
         return True
 
-    def _note_outage(self) -> None:
-        """Records an outage if the live server or the proxy has ended by itself, while its remains tell how."""
-        live = self._releases.live()
-        if live is None or self.suspended():
-            return
-        if why := servers.obituary(self._servers.record_of(live)):
-            self._releases.begin_outage(live, f"the server ended: {why}")
-        elif why := self._proxy.obituary():
-            self._releases.begin_outage(live, f"the proxy ended: {why}")
+    def _note_outages(self) -> None:
+        """Records an outage where a live server or the proxy has ended by itself, while the remains tell how."""
+        for name, live in self._releases.lives().items():
+            if self.suspended(name):
+                continue
+            if why := servers.obituary(self._servers.record_of(live)):
+                self._releases.begin_outage(live, f"the server ended: {why}")
+            elif why := self._proxy.obituary():
+                self._releases.begin_outage(live, f"the proxy ended: {why}")
 
     def _note_silence(self, live: Release, record: ServerRecord, silent_s: float) -> None:
         """Records an outage if a server that is not ready was started again by its engine, or has been so for long."""
-        answered = self._last_answer.at()
+        answered = LastAnswer(self._context.settings, live.served_name).at()
         if answered and (why := servers.why_restarted(record, answered.timestamp())):
             self._releases.begin_outage(live, f"the server ended: {why}")
         elif silent_s >= _LOADS_S:
@@ -344,17 +413,29 @@ class LiveAddress:
         try:
             if not servers.is_ready(record):  # one that hangs would not answer for minutes
                 raise ToolError("the server runs, but is not ready", where=str(record.log))
-            _ask(record.plan.address, record.ports, live.answer)
+            _ask_server(record, live.answer)
         except PipelineError as error:
             self._log(f"{error}\nrestarting the server of release {live.name}")
             self._releases.begin_outage(live, str(error))
             self._servers.stop(live)
 
-    def _ask_through_proxy(self, expected: str | None) -> None:
-        _ask(self._context.settings.bind_address, self._proxy.ports, expected)
+    def _ask_through_proxy(self, name: str, expected: str | None) -> None:
+        with self._proxy.client(TIMEOUT_S) as http:
+            _ask(Client(_endpoint(self._context.settings.bind_address, self._proxy.ports), http, name), expected)
 
-    def _lock(self) -> AbstractContextManager[None]:
-        return locked(self._lock_path, lambda: self._log("another run is changing the live release: waiting for it"))
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with locked(self._lock_path, lambda: self._log("another run is changing the live releases: waiting for it")):
+            self._suspensions.adopt_former()
+            yield
+
+
+def raise_all(failed: Mapping[str, PipelineError]) -> None:
+    """Raises the failures of names: one as it is, several as one that names each."""
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        raise ToolError("\n".join(f"{name}: {error}" for name, error in failed.items()))
 
 
 def _proxy_of(context: Context, container: ContainerSpec | None) -> Proxy:
@@ -373,20 +454,27 @@ def _check_accepted(release: Release) -> None:
         )
 
 
-def _ask(address: str, ports: Ports, expected: str | None) -> str:
+def _ask_server(record: ServerRecord, expected: str | None) -> str:
+    with Client.open(_endpoint(record.plan.address, record.ports)) as client:
+        return _ask(client, expected)
+
+
+def _endpoint(address: str, ports: Ports) -> Endpoint:
+    return Endpoint(host=reachable(address), http_port=ports.http, grpc_port=ports.grpc)
+
+
+def _ask(client: Client, expected: str | None) -> str:
     """The greedy answer to the seed's prompt; raises `ToolError` without an answer, `GateFailure` for another."""
-    endpoint = Endpoint(host=reachable(address), http_port=ports.http, grpc_port=ports.grpc)
     answer = ""
     for _ in range(_TRIES):
         try:
-            with Client.open(endpoint) as client:
-                answer = client.text(SEED_PROMPT)
+            answer = client.text(SEED_PROMPT)
         except NoAnswer as error:
-            raise ToolError(f"no answer to {SEED_PROMPT!r}: {error}", where=endpoint.url) from error
+            raise ToolError(f"no answer to {SEED_PROMPT!r}: {error}", where=str(client.http.base_url)) from error
         if expected in (None, answer):
             return answer
     raise GateFailure(
         f"the release answers {answer!r} to {SEED_PROMPT!r}; when it was promoted it said {expected!r}",
-        where=endpoint.url,
+        where=str(client.http.base_url),
         fix="compare with its report; other hardware or another version of the server rounds differently",
     )

@@ -1,4 +1,4 @@
-"""The decision about the live address: a pure function from the desired and the actual state to actions."""
+"""The decision about a served name: a pure function from the desired and the actual state to actions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from include.frozen import Frozen, Moment
 
 
 class Suspension(Frozen):
-    """A deliberate stop of the live server, to make room for a candidate of ``run`` (empty: for a rollback).
+    """A deliberate stop of a name's live server, to make room for a candidate of ``run`` (empty: for a rollback).
 
     ``live_since`` is the time of the promotion that was the last one then; earlier versions did not write it.
     """
@@ -26,7 +26,8 @@ class Suspension(Frozen):
 class Desired:
     """The desired state. ``live`` is the record of the live release's server, ``live_since`` the time of its promotion.
 
-    ``runs`` are not over; their candidates are kept, as are the servers of the records in ``keep``.
+    ``runs`` are not over; their candidates are kept, as are the servers of the records in ``keep``: those of the live
+    releases of other names are among them.
     """
 
     live: Path | None = None
@@ -38,7 +39,10 @@ class Desired:
 
 @dataclass(frozen=True)
 class Actual:
-    """The actual state: the records of all running servers, the live server's readiness, and the proxy's state."""
+    """The actual state: the records of all running servers, the live server's readiness, and the proxy's state.
+
+    ``has_upstream`` is true if the proxy knows the name.
+    """
 
     servers: tuple[Path, ...] = ()
     ready: bool = False
@@ -55,11 +59,11 @@ class Step(Enum):
     """Ends the suspension because the run that it made room for is over."""
     RECORD_PROMOTION = auto()
     WITHDRAW = auto()
-    """Makes the proxy refuse requests."""
+    """Makes the proxy forget the name."""
     LAUNCH = auto()
     """Starts the live release's server."""
     POINT = auto()
-    """Starts the proxy if needed, and sends requests to the live release's server."""
+    """Starts the proxy if needed, and sends the name's requests to the live release's server."""
     DRAIN = auto()
     """Waits for requests in flight to other servers."""
 
@@ -75,7 +79,7 @@ Action = Step | Stop
 
 
 def decide(desired: Desired, actual: Actual) -> list[Action]:
-    """The actions, in order, that make only the live release answer at the address.
+    """The actions, in order, that make only the live release answer under its name.
 
     After an interruption between two actions a new decision leads to the same state.
     """

@@ -1,4 +1,4 @@
-"""The time at which the live release was last seen to answer: for pages that cannot ask it themselves."""
+"""The time at which a live release was last seen to answer: for pages that cannot ask it themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from include.host.ports import http_url
+from include.errors import PipelineError
+from include.live.proxy import proxy_of
 from include.settings import Settings
 
 _RECENT = timedelta(seconds=15)
@@ -14,14 +15,15 @@ _TIMEOUT_S = 2.0
 
 
 class LastAnswer:
-    """The file ``servers/answered``: the supervisor touches it whenever the live release answers."""
+    """The file ``servers/answers/<name>``: the supervisor touches it whenever the release of that name answers."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._path = settings.artifacts / "servers" / "answered"
-        self._url = http_url(settings.bind_address, settings.live_http_port)
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._path = settings.artifacts / "servers" / "answers" / name
+        self._settings, self._name = settings, name
 
     def record(self) -> None:
         """Records that the live release answers now."""
+        self._path.parent.mkdir(exist_ok=True)
         self._path.touch()
 
     def at(self) -> datetime | None:
@@ -32,13 +34,14 @@ class LastAnswer:
             return None
 
     def is_now(self) -> bool:
-        """True if the live address answers this process, or else answered the supervisor a moment ago.
+        """True if the live release answers this process, or else answered the supervisor a moment ago.
 
         A web server in a container of its own does not reach the loopback address of the serving host.
         """
         try:
-            answer = httpx.get(f"{self._url}/v2/health/ready", timeout=_TIMEOUT_S, trust_env=False)
-        except httpx.HTTPError:
+            with proxy_of(self._settings).client(_TIMEOUT_S) as http:
+                answer = http.get(f"/v2/models/{self._name}/ready")
+        except (httpx.HTTPError, PipelineError):
             answer = None
         if answer is not None and answer.status_code == httpx.codes.OK:
             return True

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from include.context import Context, gpus_in_use
+from include.context import Context, gpus_in_use, gpus_of_processes
 from include.errors import HostError, PipelineError
 from include.host.docker.containers import Containers
 from include.host.docker.engine import local_engine
@@ -19,15 +19,18 @@ from include.triton.servers import Ports, ServerPlan, ServerRecord
 _TRIES = 3
 
 
-def launch(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecord:
+def launch(context: Context, plan: ServerPlan, record_path: Path, *, checked: Path | None = None) -> ServerRecord:
     """Starts a server of this deployment, on leased GPUs if it needs any, and waits until it is ready.
+
+    ``checked`` is the repository whose signature the caller has checked just now.
 
     Raises:
         HostError: the host has too few GPUs, or another program keeps their memory; a file that the server would read
             is not as it was signed.
         PipelineError: as `servers.launch`, or as `include.host.docker.images.ensure_image`.
     """
-    check_signature(context, plan.repository)
+    if plan.repository != checked:
+        check_signature(context, plan.repository)
     if box := plan.container:
         Containers(local_engine, context.log, context.find_login).ensure_image(box.image, box.build)
     return servers.launch(
@@ -41,7 +44,12 @@ def launch(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecor
 
 
 def launch_on_free_ports(
-    context: Context, plan: Callable[[Ports], ServerPlan], record_path: Path, http: int | None = None
+    context: Context,
+    plan: Callable[[Ports], ServerPlan],
+    record_path: Path,
+    http: int | None = None,
+    *,
+    checked: Path | None = None,
 ) -> ServerRecord:
     """Starts a server as `launch` does, on the port ``http`` if given, else on free ports.
 
@@ -50,12 +58,12 @@ def launch_on_free_ports(
     for _ in range(_TRIES - 1):
         ports = servers.some_ports(http)
         try:
-            return launch(context, plan(ports), record_path)
+            return launch(context, plan(ports), record_path, checked=checked)
         except PipelineError as error:
             if are_free(port for port in ports.all if port != http):
                 raise
             context.log(f"{error}\na port was taken meanwhile: starting it on others")
-    return launch(context, plan(servers.some_ports(http)), record_path)
+    return launch(context, plan(servers.some_ports(http)), record_path, checked=checked)
 
 
 def check_signature(context: Context, repository: Path) -> None:
@@ -77,7 +85,12 @@ def check_signature(context: Context, repository: Path) -> None:
 def leased_gpus(context: Context, plan: ServerPlan) -> Iterator[tuple[str, ...]]:
     """The GPUs for a server. The live server's GPUs may be among them, if both servers fit."""
     target = context.target(plan.target)
-    in_use = partial(gpus_in_use, Containers(local_engine, context.log), context.settings.artifacts)
+    artifacts = context.settings.artifacts
+    in_use = (
+        partial(gpus_in_use, Containers(local_engine, context.log), artifacts)
+        if plan.container
+        else partial(gpus_of_processes, artifacts)
+    )
     directory = context.settings.gpu_lease_dir
     with lease(plan.gpus, target.gpu_ids(), directory=directory, in_use=in_use, log=context.log) as leased:
         target.wait_for_memory(set(leased).difference(context.live_gpus()))

@@ -57,8 +57,10 @@ class ReleaseServers:
         self._context.log(f"the candidate ({record}) is the server of release {release.name} now")
         return record
 
-    def launch(self, release: Release) -> ServerRecord:
+    def launch(self, release: Release, *, checked: Path | None = None) -> ServerRecord:
         """Starts a release's server from its own artifacts, and waits until it is ready.
+
+        ``checked`` is as for `include.live.launch.launch`.
 
         Raises:
             UserError: the release's artifacts were pruned.
@@ -79,13 +81,13 @@ class ReleaseServers:
         record, proved = self.record_of(release), release.server
         if proved and are_free(proved.ports.all):
             try:
-                return launch(self._context, proved, record)
+                return launch(self._context, proved, record, checked=checked)
             except PipelineError:
                 if are_free(proved.ports.all):
                     raise
         repository = store.get(Kind.REPOSITORY, release.repository).path
         target = self._context.target(release.target)
-        return launch_on_free_ports(self._context, partial(target.server, repository), record)
+        return launch_on_free_ports(self._context, partial(target.server, repository), record, checked=checked)
 
     def stop(self, release: Release) -> None:
         """Stops a release's server if it runs."""
@@ -100,10 +102,11 @@ class ReleaseServers:
         return found
 
     def running(self) -> list[tuple[Path, ServerRecord]]:
-        """Every server of a release or a run, with its record; of two records of one server only that of the live."""
+        """Every server of a release or a run, with its record; of two records of one server only that of a live."""
         paths = [p for kind in ("release", "candidate") for p in sorted(self._directory.glob(f"{kind}-*.json"))]
+        live = set(self._context.live_records.values())
         found: dict[str, tuple[Path, ServerRecord]] = {}
-        for path in sorted(paths, key=lambda path: path != self._context.live_record):
+        for path in sorted(paths, key=lambda path: path not in live):
             if record := self._find_or_skip(path):
                 first, _ = found.setdefault(record.token, (path, record))
                 if first != path:

@@ -1,9 +1,9 @@
 """The supervisor: ``python -m include.live.supervise`` brings back whatever the live address lacks, within seconds.
 
-It looks at the live address again and again. If the live server or the proxy is gone, it takes the lock that
-promotions take, and reconciles. The service of the OpenAI API is started again without that. A server that runs
-without being ready is left to `check_live_release`: it may be loading. So is everything that was stopped on purpose
-(see `LiveAddress.stop` and `LiveAddress.suspend`).
+It looks at each served name again and again. If its live server or the proxy is gone, it takes the lock that
+promotions take, and reconciles that name. The service of the OpenAI API is started again without that. A server that
+runs without being ready is left to `check_live_release`: it may be loading. So is everything that was stopped on
+purpose (see `LiveAddress.stop` and `LiveAddress.suspend`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from include.context import Context
+from include.errors import HostError
+from include.files import Log
 from include.host import services
 from include.live.address import LiveAddress
 from include.live.daemon import Daemon
@@ -28,39 +33,46 @@ NAME = "supervisor"
 
 @dataclass
 class Supervision:
-    """The supervision of one deployment; ``api`` is the service of the API unless others see to it."""
+    """The supervision of one deployment, with the memory of each served name.
+
+    ``api`` is the service of the API unless others see to it.
+    """
 
     context: Context
     api: Daemon | None = None
-    watch: Watch = field(default_factory=Watch)
     api_watch: Watch = field(default_factory=Watch)
+    watches: dict[str, Watch] = field(default_factory=lambda: defaultdict(Watch))
 
-    def step(self, now: float) -> None:
-        """Looks once, and starts what is gone unless it is too early for another start."""
+    def step(self, name: str, now: float) -> None:
+        """Looks once at a served name, and starts what is gone unless it is too early for another start."""
         live = LiveAddress(self.context)
-        answers = live.answers()
-        self.watch = self.watch.saw(answers, now)
+        answers = live.answers(name)
+        watch = self.watches[name] = self.watches[name].saw(answers, now)
         if answers:
-            live.record_answer()
-        self._tend_api(now, wanted=answers is not None)
-        if not self.watch.may_start(now):
+            live.record_answer(name)
+        if not watch.may_start(now):
             return
         try:
-            acted = live.restore(self.watch.silent_s(now))
+            acted = live.restore(name, watch.silent_s(now))
         except BaseException:
-            self.watch = self.watch.started(time.monotonic(), answered=False)
+            self.watches[name] = watch.started(time.monotonic(), answered=False)
             raise
         if acted:
-            self.watch = self.watch.started(time.monotonic(), answered=True)
+            self.watches[name] = watch.started(time.monotonic(), answered=True)
 
-    def _tend_api(self, now: float, *, wanted: bool) -> None:
+    def tend_api(self, now: float) -> None:
         """Starts the service of the API if it is gone, unless it is too early for another start."""
         if self.api is None:
             return
-        self.api_watch = self.api_watch.saw(self.api.runs() if wanted else None, now)
+        self.api_watch = self.api_watch.saw(self.api.runs(), now)
         if self.api_watch.may_start(now):
             self.api.start()
             self.api_watch = self.api_watch.started(now, answered=False)
+
+    def refresh_access(self) -> None:
+        """Takes API keys and certificates that have changed; raises the error of one that cannot be used."""
+        for problem in LiveAddress(self.context).refresh_access():
+            raise HostError(f"{problem.what}; the last good one stays in use", where=problem.where, fix=problem.fix)
 
     def rotate_logs(self) -> None:
         """Cuts off the logs of servers that have grown too long."""
@@ -71,18 +83,31 @@ class Supervision:
 def supervise(context: Context, *, while_live: bool) -> None:
     """Supervises until the process is stopped; ``while_live``: or until the deployment has no live release."""
     supervision = Supervision(context, api=Daemon.api(context) if while_live else None)
-    said = ""
-    while not while_live or context.releases.live_since():
-        try:
-            supervision.step(time.monotonic())
+    said: dict[str, str] = {}
+    while (names := context.releases.live_names()) or not while_live:
+        for name in names:
+            with _problems_said(context.log, said, name):
+                supervision.step(name, time.monotonic())
+        with _problems_said(context.log, said, "api"):
+            supervision.tend_api(time.monotonic())
+        with _problems_said(context.log, said, "logs"):
             supervision.rotate_logs()
-            said = ""
-        except Exception as error:  # whatever goes wrong, the next look may go well
-            problem = f"{type(error).__name__}: {error}"
-            if problem != said:
-                context.log(problem)
-            said = problem
+        with _problems_said(context.log, said, "access"):
+            supervision.refresh_access()
         time.sleep(POLL_S)
+
+
+@contextmanager
+def _problems_said(log: Log, said: dict[str, str], about: str) -> Iterator[None]:
+    """Logs an error of the block, unless it was the last one about the same; the next look may go well."""
+    problem = ""
+    try:
+        yield
+    except Exception as error:  # whatever goes wrong with one name, the others are looked at
+        problem = f"{about}: {type(error).__name__}: {error}"
+    if problem and problem != said.get(about):
+        log(problem)
+    said[about] = problem
 
 
 def _print(line: str) -> None:

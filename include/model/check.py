@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from include.model.files import check_small_files
+from include.model.generation import end_ids
 from include.model.tokenizer import TokenizerFacts
 from include.model.weights import check_weights
 
@@ -17,4 +18,5 @@ def check_model(folder: Path) -> int:
     """
     check_small_files(folder)
     TokenizerFacts.read(folder)
+    end_ids(folder)
     return check_weights(folder)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictStr, ValidationError
 
 from include.errors import UserError
-from include.model.architectures import Architecture, find_architecture
+from include.model.architectures import ARCHITECTURES, Architecture, find_architecture
 from include.model.files import CONFIG_FILE
 from include.reading import Limit, parse_json, read_text
 
@@ -17,6 +17,8 @@ GroupSize = Literal[128, 64, 32, 16]
 GROUP_SIZES: tuple[GroupSize, ...] = get_args(GroupSize)
 # What both TensorRT-LLM's RotaryScalingType and transformers know by the same name.
 ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn")
+
+OUTPUT_LAYER = "lm_head.weight"
 
 DType = Literal["float16", "bfloat16", "float32"]
 DTYPE_BYTES: dict[DType, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -237,6 +239,21 @@ class ModelConfig(_Shared):
                 where="field max_input_len",
                 fix=f"use at most {max_seq_len - 1}: max_seq_len counts the prompt and the answer",
             )
+
+    @property
+    def tensor_names(self) -> frozenset[str]:
+        """The names of the tensors in the files of such a model; with tied embeddings the output layer's, too."""
+        tensors = ARCHITECTURES[self.architecture].tensors
+        biased = {
+            **dict.fromkeys(tensors.attention, self.qkv_bias),
+            **dict.fromkeys(tensors.column_parallel, self.mlp_bias),
+            "self_attn.o_proj": self.output_bias,
+            "mlp.down_proj": self.mlp_bias,
+            **dict.fromkeys(tensors.norms, False),
+        }
+        names = [f"{module}.weight" for module in biased] + [f"{module}.bias" for module, has in biased.items() if has]
+        layers = {f"model.layers.{number}.{name}" for number in range(self.layers) for name in names}
+        return frozenset({f"{tensors.embedding[0]}.weight", f"{tensors.final_norm[0]}.weight", OUTPUT_LAYER} | layers)
 
     @property
     def linear_weights(self) -> int:

@@ -9,11 +9,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from include.errors import UserError
-from include.model.files import INDEX_FILE, WEIGHTS_FILE, bad_file, read_file
+from include.model.config import OUTPUT_LAYER, ModelConfig
+from include.model.files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, bad_file, read_file
 from include.reading import Limit, open_regular, parse_json
 
 _MAX_DIMENSIONS = 8
 """Of one tensor. Those of a decoder have two, and PyTorch ends at 64."""
+_BUFFERS = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")
+"""Of what transformers computes anew, old versions of it saved a copy."""
 
 
 def check_weights(folder: Path) -> int:
@@ -22,9 +25,7 @@ def check_weights(folder: Path) -> int:
     Raises:
         UserError: names a file that is missing, cut, damaged, or lacks a tensor.
     """
-    index, expected = folder / INDEX_FILE, {WEIGHTS_FILE: frozenset[str]()}
-    if index.exists() and not (folder / WEIGHTS_FILE).exists():
-        expected = promised_tensors(read_file(index), f"field model: {index}")
+    expected = _files(folder)
     for file, tensors in expected.items():
         if lost := tensors - tensor_names(folder / file):
             raise UserError(
@@ -33,6 +34,37 @@ def check_weights(folder: Path) -> int:
                 fix="save the model again: index and shards are not of one save",
             )
     return sum((folder / file).stat().st_size for file in expected)
+
+
+def check_tensors(folder: Path, config: ModelConfig) -> None:
+    """Raises `UserError` unless the files' tensors are those of a model of this configuration, by their names.
+
+    transformers leaves out a tensor that the configuration does not speak of, such as a bias without
+    ``attention_bias``, and the model answers a little worse than it should.
+    """
+    names = frozenset[str]().union(*(tensor_names(folder / file) for file in _files(folder)))
+    known = config.tensor_names
+    if lost := known - names - ({OUTPUT_LAYER} if config.tied_embeddings else set()):
+        raise UserError(
+            f"the model's files lack {len(lost)} weights, {min(lost)} for instance",
+            where=f"field model: {folder}",
+            fix="download it again",
+        )
+    if unused := sorted(name for name in names - known if not name.endswith(_BUFFERS)):
+        raise UserError(
+            f"the model's files hold {len(unused)} tensors that {CONFIG_FILE} does not speak of, "
+            f"{unused[0]} for instance: without them it would be another model",
+            where=f"field model: {folder}",
+            fix=f"get {CONFIG_FILE} and the weights of one save; biases need attention_bias or mlp_bias in it",
+        )
+
+
+def _files(folder: Path) -> dict[str, frozenset[str]]:
+    """The names of the weights' files, each with the tensors that the index promises."""
+    index = folder / INDEX_FILE
+    if index.exists() and not (folder / WEIGHTS_FILE).exists():
+        return promised_tensors(read_file(index), f"field model: {index}")
+    return {WEIGHTS_FILE: frozenset()}
 
 
 def promised_tensors(index: str | bytes, where: str) -> dict[str, frozenset[str]]:

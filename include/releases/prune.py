@@ -52,7 +52,8 @@ class PruneReport(Frozen):
 class Pruner:
     """Finds and removes the artifacts that no release, run or server needs.
 
-    It keeps the artifacts of the live release, of each model's current and previous one, and of its last ``keep_last``;
+    It keeps the artifacts of each served name's live and previous release, of each model's current one, and of its last
+    ``keep_last``;
     the repositories that servers run on (``served``); artifacts that a run has pinned or is building; artifacts younger
     than ``keep_for``; and all artifacts that those were made from. Call it while no release can go live.
     """
@@ -78,12 +79,11 @@ class Pruner:
 
     def kept_releases(self) -> list[Release]:
         """The releases whose artifacts stay."""
-        live = self.releases.live()
-        kept = [] if live is None else [live]
+        kept = [*self.releases.lives().values(), *map(self.releases.previous, self.releases.names())]
         for model in self.releases.models():
             last = self.releases.all(model)[-self.keep_last :] if self.keep_last else []
-            kept += [r for r in (self.releases.current(model), self.releases.previous(model), *last) if r]
-        return kept
+            kept += [self.releases.current(model), *last]
+        return [release for release in kept if release]
 
     def _check_lists(self) -> None:
         """Raises the damage if a whole list of releases is missing: what these need cannot be known."""

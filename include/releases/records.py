@@ -2,11 +2,12 @@
 
 ``releases/<model>/<n>/`` holds ``release.json`` and the report. Two kinds of links point at the served releases:
 
-- ``releases/live -> <model>/<n>``: the deployment's live release. Moving it, one rename, commits a promotion.
-- ``releases/<model>/current -> <n>``: the model's last promoted release; it follows the live link.
+- ``live/<name>``: the live release of a served name. Moving it, one rename, commits a promotion; see `live`.
+- ``releases/<model>/current -> <n>``: the model's last promoted release; it follows the live links.
 
-A release's state is never stored: it follows from the live link, the verdict and the promotions, so that no crash
-leaves two releases live, or none. Promotions are numbered over all models, so that no clock decides which was the last.
+A release's state is never stored: it follows from the live links, the verdict and the promotions, so that no crash
+leaves two releases of a name live, or none. Promotions, questions and answers are numbered: no clock decides which was
+the last.
 
 Which release a record is of follows from its place alone. Lists skip a record that is damaged or says otherwise, and
 whatever else lies there: `ReleaseStore.damage` has it.
@@ -17,7 +18,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
@@ -34,41 +34,49 @@ from include.files import (
     Skip,
     Unreadable,
     damaged,
-    disk_errors,
     host_error,
     ignore,
     locked,
     read_record,
-    replace,
-    sync,
     write_atomic,
 )
 from include.frozen import Frozen, Moment
 from include.releases.approval import Answer, Approval
+from include.releases.contract import Comparison
+from include.releases.ids import MODEL, NUMBER, ReleaseId
+from include.releases.live import FORMER_LINK, LiveLinks, link_to
+from include.requests.names import default_name, names_of
 from include.requests.release import former_slug_of, slug_of, swap_of
 from include.triton.servers import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
 State = Literal["candidate", "rejected", "live", "retired"]
 RELEASE_FILE = "release.json"
-LIVE_LINK = "live"
 CURRENT_LINK = "current"
-_MODEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-_NUMBER = r"[1-9][0-9]{0,8}"
 _MOST_OUTAGES = 50
 _LONGEST_CAUSE = 4000
-_RESERVED = (LIVE_LINK, "index.json")  # earlier versions kept an index there
+_RESERVED = (FORMER_LINK, "index.json")  # earlier versions kept their live link and an index there
 
 
 class Promotion(Frozen):
     """One time that a release went live. ``downtime_s``: seconds without a server at the address before that.
 
-    ``order`` counts the promotions of all models. Those of earlier versions have 0; their times order them.
+    ``order`` counts the promotions of all models. Those of earlier versions have 0; their times order them. ``name`` is
+    the served name; earlier versions had none.
     """
 
     at: Moment
+    name: str = ""
     downtime_s: float = 0
     order: int = Field(default=0, ge=0)
+
+
+class Retirement(Frozen):
+    """One time that a release was taken off the air, by a DAG run, which a user (if Airflow knows one) triggered."""
+
+    at: Moment
+    run: str
+    by: str = ""
 
 
 class Outage(Frozen):
@@ -89,29 +97,12 @@ class Outage(Frozen):
         return self.model_copy(update={"until": datetime.now(UTC), "ended_by": by, "announced": False})
 
 
-class ReleaseId(Frozen):
-    """A release by its model and number. As text it is ``<model>/<n>``, the release's path below all releases."""
-
-    model: str = Field(pattern=f"^{_MODEL}$", max_length=255)
-    number: int = Field(ge=1, lt=10**9)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The id that a text such as ``org--name/3`` names; raises `ValueError` for any other text."""
-        model, _, number = text.rpartition("/")
-        if not re.fullmatch(_NUMBER, number):
-            raise ValueError(f"{number[:20]!r} is no number of a release")
-        return cls(model=model, number=int(number))
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.number}"
-
-
 class Release(ReleaseId):
     """One release. ``repository`` is the key of the artifact that it serves.
 
     ``server`` is the plan of its server. ``answer`` is the server's greedy answer to the seed's prompt at the first
     promotion. ``promoted_by`` is the DAG run that made the release live last. ``outages`` are its last ones.
+    ``retirements`` are the times that its served name was taken off the air while it was live.
     """
 
     schema_version: int = 2
@@ -121,7 +112,9 @@ class Release(ReleaseId):
     chain: dict[str, str] = Field(description="Names of the artifacts it was made from, by kind.")
     request: dict[str, Any]
     promotions: tuple[Promotion, ...] = ()
+    retirements: tuple[Retirement, ...] = ()
     approvals: tuple[Approval, ...] = ()
+    contract: Comparison | None = Field(default=None, description="Changes for clients of the release before it.")
     answer: str | None = None
     server: ServerPlan | None = None
     promoted_by: str | None = None
@@ -148,6 +141,31 @@ class Release(ReleaseId):
         }
 
     @property
+    def served_name(self) -> str:
+        """The name that clients call the release by; by default it follows from the model's id."""
+        return names_of(self.request)[0] or default_name(self.source or self.model.replace("--", "/"))
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """More names for clients."""
+        return names_of(self.request)[1]
+
+    @property
+    def is_named(self) -> bool:
+        """True if the request gave the served name."""
+        return bool(names_of(self.request)[0])
+
+    @property
+    def source(self) -> str:
+        """The model that the release was made from, by its Hub id or path; empty if the record does not say."""
+        return str(self.request.get("model") or self.chain.get("model", "").rpartition("@")[0])
+
+    @property
+    def identity(self) -> str:
+        """That model by its name in paths, so that one path is one model however it is written."""
+        return slug_of(self.source) if self.source else self.model
+
+    @property
     def outage(self) -> Outage | None:
         """The outage that lasts."""
         return self.outages[-1] if self.outages and self.outages[-1].until is None else None
@@ -166,13 +184,16 @@ class Release(ReleaseId):
 class ReleaseStore:
     """All releases below one root, a directory for each model, beside the store's ``repositories``.
 
-    ``damage`` has what its lists have skipped so far; ``skip`` gets each the first time.
+    ``damage`` has what its lists have skipped so far; ``skip`` gets each the first time. ``default`` is the served name
+    that the deployment's setting makes the default model's.
     """
 
-    def __init__(self, root: Path, skip: Skip = ignore) -> None:
+    def __init__(self, root: Path, skip: Skip = ignore, default: str | None = None) -> None:
         self.root = root
         self.damage: dict[str, Damaged] = {}
         self._skip = skip
+        self._default = default
+        self._links = LiveLinks(root, self.note, self._served_name_of, self._last_promoted)
 
     def note(self, damage: Damaged) -> None:
         """Adds to what was skipped."""
@@ -192,7 +213,7 @@ class ReleaseStore:
         """
         former = former_slug_of(model)
         history = self.all(former) if former else []
-        if former and history and _source_of(_owner(history)) == slug_of(model):
+        if former and history and _owner(history).identity == slug_of(model):
             return former
         return slug_of(model)
 
@@ -221,30 +242,56 @@ class ReleaseStore:
                 fix=f"choose one of its numbers; models with releases: {', '.join(self.models()) or 'none'}",
             ) from error
 
-    def live(self) -> Release | None:
-        """The deployment's live release. If its record is damaged, it has what its name alone says."""
-        live = self.live_id()
-        return (self._read_or_note(self.path(live)) or _unknown(live)) if live else None
+    def live_ids(self) -> dict[str, ReleaseId]:
+        """The ids of the live releases by served name; where a link is damaged, of the one that was promoted last."""
+        return self._links.ids()
 
-    def live_id(self) -> ReleaseId | None:
-        """The id in the live link; if that is damaged, the release that was promoted last."""
-        link = self.root / LIVE_LINK
-        try:
-            return ReleaseId.parse(str(link.readlink()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError):
-            self.note(damaged(link, "it does not lead to a release", "promote a release, or roll back: that mends it"))
-            last = _promoted_last(self.every())
-            return last and last.id
+    def live_names(self) -> list[str]:
+        """The served names of the live models, sorted."""
+        return list(self.live_ids())
 
-    def live_since(self) -> datetime | None:
-        """The time at which the live link was last moved."""
-        try:
-            moved = (self.root / LIVE_LINK).lstat()
-        except FileNotFoundError:
-            return None
-        return datetime.fromtimestamp(moved.st_mtime, UTC) if stat.S_ISLNK(moved.st_mode) else None
+    def lives(self) -> dict[str, Release]:
+        """The live releases by served name. One whose record is damaged has what its name alone says."""
+        return {
+            name: self._read_or_note(self.path(id_)) or _unknown(id_, name) for name, id_ in self.live_ids().items()
+        }
+
+    def live(self, name: str | None = None) -> Release | None:
+        """The live release of a served name, or of the default model."""
+        chosen = name or self.default_name() or ""
+        live = self.live_id(chosen)
+        return self._live(chosen, live) if live else None
+
+    def live_id(self, name: str) -> ReleaseId | None:
+        """The id of the live release of a served name."""
+        return self.live_ids().get(name)
+
+    def live_since(self, name: str) -> datetime | None:
+        """The time at which the live link of a served name was last moved."""
+        return self._links.since(name)
+
+    def default_name(self) -> str | None:
+        """The served name of the default model: the setting's if that is live, else the one that was promoted first."""
+        names = self.live_names()
+        if self._default in names or len(names) < 2:
+            return self._default if self._default in names else next(iter(names), None)
+        firsts = {name: [(p.order, p.at) for r in self.of_name(name) for p in r.promotions] for name in names}
+        return min(names, key=lambda name: (not firsts[name], min(firsts[name], default=None), name))
+
+    def names(self) -> list[str]:
+        """Every served name that a release has."""
+        return sorted({release.served_name for release in self.every()})
+
+    def of_name(self, name: str) -> list[Release]:
+        """The history of a served name: its releases over all models, in the order in which they were made.
+
+        Releases of earlier versions had no names. Of two such models with one default name, only that one counts
+        whose release was live last, or else is the newest.
+        """
+        named = sorted((r for r in self.every() if r.served_name == name), key=lambda r: (r.created_at, r.number))
+        by_default = [release for release in named if not release.is_named]
+        source = _owner(by_default).identity if by_default else ""
+        return [release for release in named if release.is_named or release.identity == source]
 
     def current(self, model: str) -> Release | None:
         """The model's last promoted release."""
@@ -258,18 +305,43 @@ class ReleaseStore:
             return None
         return self._read_or_note(self.path(current))
 
-    def previous(self, model: str) -> Release | None:
-        """The model's release that was promoted last among those that are not live.
+    def previous(self, name: str) -> Release | None:
+        """The release of a served name that was promoted last among those that are not live."""
+        live = self.live_id(name)
+        return _promoted_last(release for release in self.of_name(name) if release.id != live)
 
-        In a history of an earlier version, releases of another directory with the same last name do not count.
+    def replaced_model(self, release: Release) -> Release | None:
+        """The live release of another model that this one would take the served name from."""
+        live = self.lives().get(release.served_name)
+        return live if live and live.source and live.identity != release.identity else None
+
+    def check_names(self, name: str, aliases: Iterable[str], model: str, *, given: bool) -> None:
+        """Checks that a release of a model may be served under these names, of which ``name`` was ``given``, or not.
+
+        ``model`` is the model's name in paths, as `slug_of` has it.
+
+        Raises:
+            UserError: another live model has one of the names, or a name by default has the history of another model.
         """
-        live, history = self.live_id(), self.all(model)
-        source = _source_of(_owner(history)) if history else ""
-        return _promoted_last(r for r in history if r.id != live and _source_of(r) == source)
+        wanted = {name, *aliases}
+        for other, release in self.lives().items():
+            if other != name and (taken := wanted & {other, *release.aliases}):
+                raise UserError(
+                    f"{', '.join(sorted(taken))} is a name of the live model {other}, release {release.name}",
+                    where="fields served_name and aliases",
+                    fix=f"choose other names, or take {other} off the air first: DAG retire_model",
+                )
+        last = _promoted_last(self.of_name(name))
+        if not given and last and last.identity != model:
+            raise UserError(
+                f"{name}, the served name of {model} by default, is that of release {last.name}, of another model",
+                where="field served_name",
+                fix=f"give a served_name: another one, or {name} to let this release replace that model",
+            )
 
     def state(self, release: Release) -> State:
-        """The state of a release: by the live link, then the verdict, then the promotions."""
-        if release.id == self.live_id():
+        """The state of a release: by the live links, then the verdict, then the promotions."""
+        if release.id in self.live_ids().values():
             return "live"
         if release.verdict == "rejected":
             return "rejected"
@@ -290,17 +362,15 @@ class ReleaseStore:
     def open(
         self, model: str, *, target: str, repository: str, chain: Mapping[str, str], request: Mapping[str, Any]
     ) -> Release:
-        """The release of that repository: the one that is there (unless it was rejected), or a new candidate."""
+        """The release of that repository under the request's names: one that was not rejected, or a new candidate."""
         if model in _RESERVED:
             raise UserError(f"a model cannot be called {model!r}: that name has a meaning in {self.root}")
-        known = [r for r in self.all(model) if r.repository == repository and r.verdict != "rejected"]
-        if known:
-            return known[-1]
         number = 1 + max((r.number for r in self.all(model)), default=0)
         release = Release(
             model=model, number=number, target=target, repository=repository, chain=dict(chain), request=dict(request)
         )
-        return self._create(release)
+        known = [r for r in self.all(model) if r.verdict != "rejected" and _serves_as(r) == _serves_as(release)]
+        return known[-1] if known else self._create(release)
 
     def judge(self, release: Release, verdict: Verdict) -> Release:
         """Records a verdict. A release that has been live stays accepted, even if a later trial fails."""
@@ -308,18 +378,27 @@ class ReleaseStore:
             known = _read(self.path(release) / RELEASE_FILE)
             return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
 
+    def record_contract(self, release: Release, found: Comparison | None) -> Release:
+        """Records the changes that clients of the live release would notice."""
+        with self._lock():
+            known = _read(self.path(release) / RELEASE_FILE)
+            return self._write(known.model_copy(update={"contract": found}))
+
     def record_question(self, release: Release, asked: Approval) -> Release:
         """Records a question. It replaces one of the same run that nobody has answered."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             others = (a for a in known.approvals if a.answer or (a.dag, a.run) != (asked.dag, asked.run))
-            return self._write(known.model_copy(update={"approvals": (*others, asked)}))
+            last = max((one.order for release in self.every() for one in release.approvals), default=0)
+            numbered = asked.model_copy(update={"order": last + 1})
+            return self._write(known.model_copy(update={"approvals": (*others, numbered)}))
 
     def record_answer(self, question: str, answer: Answer) -> Release:
         """Records the answer to a question, by the question's id. A no rejects a release that has never been live."""
         with self._lock():
             known, asked = self.asked(question)
-            answered = asked.model_copy(update={"answer": answer})
+            last = max((a.answer.order for a in known.approvals if a.answer), default=0)
+            answered = asked.model_copy(update={"answer": answer.model_copy(update={"order": last + 1})})
             changes: dict[str, Any] = {"approvals": tuple(answered if a is asked else a for a in known.approvals)}
             if not answer.approved and not known.promotions:
                 changes["verdict"] = "rejected"
@@ -339,52 +418,65 @@ class ReleaseStore:
 
     def asked_by(self, dag: str, run: str) -> Release | None:
         """The release that a DAG run has asked about last."""
-        asked = [(a.asked_at, r) for r in self.every() for a in r.approvals if (a.dag, a.run) == (dag, run)]
-        return max(asked, key=lambda pair: pair[0], default=(None, None))[1]
+        asked = [(a, r) for r in self.every() for a in r.approvals if (a.dag, a.run) == (dag, run)]
+        return max(asked, key=lambda pair: (pair[0].order, pair[0].asked_at), default=(None, None))[1]
 
     def record_proof(self, release: Release, *, answer: str, server: ServerPlan, by: str) -> Release:
         """Records the server, the answer and the run of a promotion. The first answer of a release stays."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
             changes: dict[str, Any] = {"server": server, "answer": answer if known.answer is None else known.answer}
-            if self.live_id() != release.id:
+            if self.live_id(release.served_name) != release.id:
                 changes["promoted_by"] = by
             return self._write(known.model_copy(update=changes))
 
     def make_live(self, release: Release) -> None:
-        """Moves the live link to this release, which commits a promotion. `record_promotion` does the rest."""
-        if self.live_id() != release.id:
-            _link(self.root / LIVE_LINK, release.name)
+        """Moves the live link of the release's name to it, which commits a promotion; then call `record_promotion`."""
+        if self.live_id(release.served_name) != release.id:
+            self._links.move(release.served_name, release.id)
 
-    def record_promotion(self, *, suspended_since: datetime | None = None) -> Release | None:
-        """Brings records in line with the live link, as often as it is called; returns the live release.
+    def record_promotion(self, name: str, *, suspended_since: datetime | None = None) -> Release | None:
+        """Brings records in line with a name's live link, as often as it is called; returns the live release.
 
         A promotion is dated by the link itself, so that one that was cut off after its commit point is recorded the
-        same later. ``suspended_since``: from when on the address had no server before that.
+        same later. ``suspended_since``: from when on the name had no server before that.
         """
-        live = self.live()
+        live = self.lives().get(name)
         if live is None:
             return None
-        at = self.live_since()
+        at = self.live_since(name)
         if at and at not in (promotion.at for promotion in live.promotions[-1:]):
             downtime = max((at - suspended_since).total_seconds(), 0) if suspended_since else 0
-            for other in self.every():
-                if other.id != live.id:
+            for other in self.of_name(name):
+                if self.state(other) != "live":
                     self.end_outage(other, f"the promotion of release {live.name}")
             with self._lock():
-                live = self._record(live, at, downtime)
+                live = self._record(live, Promotion(at=at, name=name, downtime_s=downtime))
+        last = _promoted_last(self.all(live.model)) if live.promotions else live
         current = self.root / live.model / CURRENT_LINK
-        if not current.is_symlink() or str(current.readlink()) != str(live.number):
-            _link(current, str(live.number))
+        if last and (not current.is_symlink() or str(current.readlink()) != str(last.number)):
+            link_to(current, str(last.number))
         return live
 
-    def _record(self, live: Release, at: datetime, downtime_s: float) -> Release:
+    def _record(self, live: Release, promotion: Promotion) -> Release:
         known = self._read_or_note(self.path(live))
         if known is None:
             return live
         last = max((p.order for release in self.every() for p in release.promotions), default=0)
-        promotions = (*known.promotions, Promotion(at=at, downtime_s=downtime_s, order=last + 1))
+        promotions = (*known.promotions, promotion.model_copy(update={"order": last + 1}))
         return self._write(known.model_copy(update={"verdict": "accepted", "promotions": promotions}))
+
+    def retire(self, name: str, *, run: str, by: str) -> None:
+        """Takes a served name off the air: records by whom, then removes its live link, which commits it."""
+        live, since = self.live_id(name), self.live_since(name)
+        if live is None:
+            return
+        with self._lock():
+            if known := self._read_or_note(self.path(live)):
+                before = tuple(r for r in known.retirements if since is None or r.at < since)  # others were cut off
+                retired = (*before, Retirement(at=datetime.now(UTC), run=run, by=by))
+                self._write(known.model_copy(update={"retirements": retired}))
+        self._links.remove(name)
 
     def begin_outage(self, release: Release, cause: str) -> None:
         """Records that an outage begins, unless one lasts already."""
@@ -416,16 +508,36 @@ class ReleaseStore:
             news += [(known, outage) for outage in known.outages if not outage.announced]
         return news
 
+    def _live(self, name: str, live: ReleaseId) -> Release:
+        return self._read_or_note(self.path(live)) or _unknown(live, name)
+
+    def _served_name_of(self, release: ReleaseId) -> str:
+        known = self._read_or_note(self.path(release)) or _unknown(release, "")
+        return known.served_name
+
+    def _last_promoted(self) -> dict[str, tuple[ReleaseId, datetime]]:
+        """The releases that were live last, by name, unless they were retired; of earlier versions' only the last."""
+        every = self.every()
+        unnamed = _promoted_last(release for release in every if release.promotions and not release.promotions[-1].name)
+        found = {}
+        for name in {release.served_name for release in every}:
+            last = _promoted_last(self.of_name(name))
+            if last is None or any(r.at >= last.promotions[-1].at for r in last.retirements):
+                continue
+            if last.promotions[-1].name or (unnamed and last.id == unnamed.id):
+                found[name] = (last.id, last.promotions[-1].at)
+        return found
+
     def _directories(self) -> list[str]:
         """The names of the models' directories."""
         known = (*_RESERVED, ".lock")
         entries = [path for path in self._entries(self.root) if path.name not in known]
-        return [path.name for path in entries if self._is_directory(path, _MODEL)]
+        return [path.name for path in entries if self._is_directory(path, MODEL)]
 
     def _numbers(self, model: str) -> list[Path]:
         """The directories of a model's releases."""
         entries = [path for path in self._entries(self.root / model) if path.name != CURRENT_LINK]
-        return [path for path in entries if self._is_directory(path, _NUMBER)]
+        return [path for path in entries if self._is_directory(path, NUMBER)]
 
     def _entries(self, directory: Path) -> list[Path]:
         try:
@@ -481,29 +593,21 @@ def _read(path: Path) -> Release:
     return release
 
 
-def _unknown(release: ReleaseId) -> Release:
-    """A release of which only the name is known."""
-    return Release(**dict(release), verdict="accepted", target="", repository="unknown", chain={}, request={})
+def _unknown(release: ReleaseId, name: str) -> Release:
+    """A release of which only the id and the served name are known."""
+    request = {"served_name": name}
+    return Release(**dict(release), verdict="accepted", target="", repository="unknown", chain={}, request=request)
+
+
+def _serves_as(release: Release) -> tuple[object, ...]:
+    """All that tells a release from others of its model."""
+    return release.repository, release.served_name, release.aliases
 
 
 def _owner(history: Sequence[Release]) -> Release:
     return _promoted_last(history) or history[-1]
 
 
-def _source_of(release: Release) -> str:
-    """The identity of the model that a release was made from."""
-    return slug_of(str(release.request.get("model") or release.chain.get("model", "").rpartition("@")[0]))
-
-
 def _promoted_last(releases: Iterable[Release]) -> Release | None:
     promoted = (release for release in releases if release.promotions)
     return max(promoted, key=lambda r: (r.promotions[-1].order, r.promotions[-1].at), default=None)
-
-
-def _link(link: Path, target: str) -> None:
-    """Points a link at ``target`` in one step, so that it exists at every moment."""
-    with disk_errors(link):
-        draft = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
-        draft.symlink_to(target)
-        replace(draft, link)
-        sync(link.parent)

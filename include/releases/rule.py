@@ -62,5 +62,5 @@ class Rule:
 
 def _decision(release: Release) -> Approval | None:
     """The question that was answered last."""
-    answered = [(one.answer.at, one) for one in release.approvals if one.answer]
+    answered = [((one.answer.order, one.answer.at), one) for one in release.approvals if one.answer]
     return max(answered, key=lambda pair: pair[0], default=(None, None))[1]

@@ -30,20 +30,32 @@ def compose(
     run: RunRecord,
     known: ReleaseReport | None = None,
     supply: Supply | None = None,
+    replaced: Release | None = None,
 ) -> ReleaseReport:
-    """The report on a release. ``run``: the DAG run that tried the gates; ``known``: the report of a run before."""
+    """The report on a release. ``run``: the DAG run that tried the gates; ``known``: the report of a run before.
+
+    ``replaced``: the live release of another model that has the served name.
+    """
     return ReleaseReport(
         **dict(verdicts),
         subject=Subject(
-            model=release.model, number=release.number, target=release.target, source=release.chain["model"]
+            model=release.model,
+            number=release.number,
+            target=release.target,
+            source=release.chain["model"],
+            served_name=release.served_name,
+            aliases=release.aliases,
+            replaces=replaced.name if replaced else "",
         ),
         runs=_with(known.runs if known else (), run.id),
         run=run,
         request=release.request,
         chain=_chain_of(release, store),
         supply=supply,
+        contract=release.contract,
         promotions=release.promotions,
         approvals=release.approvals,
+        retirements=release.retirements,
     )
 
 
@@ -95,9 +107,10 @@ def record_run(directory: Path, run: RunRecord) -> None:
 
 
 def record_history(directory: Path, release: Release) -> None:
-    """Writes the report anew, with the release's approvals and the times that it went live so far."""
+    """Writes the report anew, with the release's approvals, its contract and the times that it went live so far."""
     if known := read(directory):
-        history = {"promotions": release.promotions, "approvals": release.approvals}
+        names = ("promotions", "approvals", "retirements", "contract")
+        history = {name: getattr(release, name) for name in names}
         write(directory, known.model_copy(update=history))
 
 

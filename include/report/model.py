@@ -11,7 +11,9 @@ from include import gates
 from include.artifacts.kind import Kind
 from include.frozen import Frozen, Moment
 from include.releases.approval import Approval
-from include.releases.records import Promotion, ReleaseId
+from include.releases.contract import Comparison
+from include.releases.ids import ReleaseId
+from include.releases.records import Promotion, Retirement
 from include.releases.run import RunRecord
 
 
@@ -20,6 +22,9 @@ class Subject(ReleaseId):
 
     target: str
     source: str = Field(description="The model's Hub id or directory, and the commit: `<id>@<commit>`.")
+    served_name: str = Field("", description="The name that clients call it by.")
+    aliases: tuple[str, ...] = Field((), description="More names for clients.")
+    replaces: str = Field("", description="The live release of another model that had the name at the validation.")
 
 
 class Stage(Frozen):
@@ -78,7 +83,9 @@ class ReleaseReport(gates.Report):
     request: dict[str, Any]
     chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
     supply: Supply | None = Field(default=None, description="Signature, image and bill of materials.")
+    contract: Comparison | None = Field(None, description="Changes for clients of the release that was live.")
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
+    retirements: tuple[Retirement, ...] = Field((), description="Each time that it was taken off the air.")
     approvals: tuple[Approval, ...] = Field((), description="Each question whether it may go live, with the answer.")
 
     @property

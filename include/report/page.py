@@ -49,10 +49,10 @@ def render_report(report: ReleaseReport) -> str:
     )
 
 
-def render_releases(releases: ReleaseStore, answers: Callable[[], bool]) -> str:
+def render_releases(releases: ReleaseStore, answers: Callable[[str], bool]) -> str:
     """The list of all releases, newest first, with their states, reports and outages.
 
-    ``answers`` tells if the live release answers now; it is called if there is one.
+    ``answers`` tells if the live release of a served name answers now; it is called for each.
     """
     models = {model: releases.all(model)[::-1] for model in releases.models()}
     known = partial(read, skip=releases.note)

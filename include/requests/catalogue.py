@@ -309,13 +309,15 @@ def _name(node: yaml.Node) -> str:
 
 
 def _clash(entry: Entry, where: str, taken: dict[str, Entry]) -> Problem | None:
-    """One entry a model: one model has one live release, and two entries would take turns in replacing it."""
-    name, model = f"name {entry.name}", f"model {entry.request.slug}"
+    """One entry a served name: a name has one live release, and two entries would take turns in replacing it."""
+    name = f"name {entry.name}"
+    served = [f"served as {one}" for one in (entry.request.name, *entry.request.aliases)]
     if name in taken:
         return _problem(where, entry.name, "name: another entry has this name")
-    if entry.enabled and model in taken:
-        return _problem(where, entry.name, f"model: entry {taken[model].name} follows {entry.model} already")
-    taken |= {name: entry, model: entry} if entry.enabled else {name: entry}
+    if entry.enabled and (clash := next((one for one in served if one in taken), None)):
+        what = f"model: entry {taken[clash].name} is {clash} already; give settings a served_name of its own"
+        return _problem(where, entry.name, what)
+    taken |= dict.fromkeys([name, *served] if entry.enabled else [name], entry)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from include.requests.names import LONGEST, NAME_OR_EMPTY_PATTERN, NAME_PATTERN
 from include.requests.release import FORMER_SWAPS, MODEL_PATTERN, Form, Swap, form_field
 from include.settings import settings
 
@@ -11,11 +12,20 @@ _OR_EMPTY = MODEL_PATTERN.replace("(?:", "(?:|", 1)
 class RollbackRequest(Form):
     """One run of `rollback_release`."""
 
+    name: str = form_field(
+        "Release",
+        "Name",
+        "Served name, of a live model or of one that was retired. Empty: that of the field below, or of the only live "
+        "model.",
+        "",
+        pattern=NAME_OR_EMPTY_PATTERN,
+        max_length=LONGEST,
+        extra={"type": ["string", "null"]},  # or the form would demand an entry
+    )
     model: str = form_field(
         "Release",
         "Model",
-        "Hub id or directory, as it was released, or its name in the artifact store (`org--name`). "
-        "Empty: the model that is live.",
+        "Instead of a name: Hub id or directory, as it was released, or its name in the artifact store (`org--name`).",
         "",
         pattern=_OR_EMPTY,
         max_length=400,
@@ -24,7 +34,8 @@ class RollbackRequest(Form):
     to: str = form_field(
         "Release",
         "To",
-        "`previous`: the release of this model that was live before the one that is live now; or a number.",
+        "`previous`: the release of this name that was live before the one that is live now, or until it was retired; "
+        "or a number.",
         "previous",
         pattern=r"^(?:previous|[1-9][0-9]{0,8})$(?!\n)",
     )
@@ -35,6 +46,20 @@ class RollbackRequest(Form):
         "first, and the address answers 503 until the release is live.",
         "blue_green",
         extra={"former": list(FORMER_SWAPS)},
+    )
+
+
+class RetireRequest(Form):
+    """One run of `retire_model`."""
+
+    name: str = form_field(
+        "Release",
+        "Name",
+        "Served name of the live model to take off the air.",
+        "",
+        validate_default=True,
+        pattern=NAME_PATTERN,
+        max_length=LONGEST,
     )
 
 

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from include.errors import UserError
 from include.model.config import GroupSize
+from include.requests.names import LONGEST, NAME_OR_EMPTY_PATTERN, NAME_PATTERN, RESERVED, default_name
 
 # A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path.
 # Written so that Python's and the browser's engines read them alike; "$" alone would allow a trailing newline.
@@ -32,6 +33,7 @@ Section = Literal["Model", "Quantization", "Engine", "Serving", "Gates", "Promot
 Share = Annotated[float, Field(ge=0, le=1)]
 Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
 Clients = Annotated[int, Field(ge=1, le=256)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST)]
 Approver = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -106,9 +108,10 @@ class ReleaseRequest(Form):
         "main",
         pattern=REVISION_PATTERN,
     )
-    target: Literal["openvino", "tensorrt_llm"] = _model(
+    target: Literal["openvino", "tensorrt_llm", "vllm"] = _model(
         "Target",
-        "`openvino`: on the CPU. `tensorrt_llm`: on this host's NVIDIA GPU. Both serve the same int4 weights.",
+        "`openvino`: on the CPU. `tensorrt_llm`, `vllm`: on this host's NVIDIA GPU, from Ampere to Hopper, or from "
+        "Turing to Blackwell. All serve int4 weights.",
         "openvino",
     )
     dtype: Literal["float16", "bfloat16"] = _quantization(
@@ -157,13 +160,15 @@ class ReleaseRequest(Form):
     chat_template: Literal["auto", "off"] = _serving(
         "Chat template",
         "`auto`: the endpoint wraps `text_input` in the model's chat template, if it has one and the target can "
-        "(`openvino`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
+        "(`openvino`, `vllm`). `off`, and target `tensorrt_llm`: the model continues the text as it is.",
         "auto",
     )
     streaming: bool = _serving(
         "Streaming",
-        "Serve `generate_stream` (token by token); `generate` then needs a client that does not ask to stream.",
-        False,
+        "On: `generate_stream` and gRPC streams answer token by token, `generate` in one piece. Triton then refuses "
+        "`infer`, by HTTP and by gRPC: off is for clients that use it, and nobody can stream. Target `tensorrt_llm` "
+        "streams only models whose tokens keep their spaces, so not Llama 2 or Mistral.",
+        True,
     )
     candidate_http_port: int = _serving(
         "Candidate HTTP port", "Port of the candidate server; 0 takes a free one.", 0, ge=0, le=65535
@@ -219,6 +224,23 @@ class ReleaseRequest(Form):
         le=10,
     )
 
+    served_name: str = _promotion(
+        "Served name",
+        "Name that clients call the model by, in small letters, digits, `.`, `_` and `-`. Each name has a live release "
+        "and a history of its own. Empty: the last part of the model's id. Given, it may be that of another model, "
+        "which this one then replaces.",
+        "",
+        pattern=NAME_OR_EMPTY_PATTERN,
+        max_length=LONGEST,
+        extra={"type": ["string", "null"]},  # or the form would demand an entry
+    )
+    aliases: list[Name] = _promotion(
+        "Aliases",
+        "More names for clients, one a line.",
+        [],
+        max_length=20,
+        extra={"type": ["array", "null"]},
+    )
     require_approval: bool = _promotion(
         "Require approval",
         "Once the gates are passed, a person decides whether the candidate goes live. Off: the gates decide, unless "
@@ -250,7 +272,12 @@ class ReleaseRequest(Form):
         extra={"former": list(FORMER_SWAPS)},
     )
 
-    @field_validator("test_prompts", "approvers", "speed_concurrencies", mode="before")
+    @field_validator("served_name", mode="before")
+    @classmethod
+    def _or_empty(cls, value: object) -> object:
+        return "" if value is None else value
+
+    @field_validator("test_prompts", "approvers", "speed_concurrencies", "aliases", mode="before")
     @classmethod
     def _one_a_line(cls, value: object) -> object:
         """Blank lines are dropped: people end the last line, too."""
@@ -272,6 +299,13 @@ class ReleaseRequest(Form):
         return self
 
     @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = (self.name, *self.aliases)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"aliases: {', '.join(twice)} is a name of this model already")
+        return self
+
+    @model_validator(mode="after")
     def _nobody_waits_for_a_person(self) -> Self:
         if self.swap == "recreate" and self.require_approval:
             raise ValueError(
@@ -279,6 +313,11 @@ class ReleaseRequest(Form):
                 "has decided; use swap blue_green, or let the gates decide"
             )
         return self
+
+    @property
+    def name(self) -> str:
+        """The served name, given or by default."""
+        return self.served_name or default_name(self.model)
 
     @property
     def is_local(self) -> bool:
@@ -310,7 +349,13 @@ def former_slug_of(model: str) -> str | None:
     return model.replace("/", "--") if model.startswith("local/") else None
 
 
+_A_NAME = (
+    f"a served name: at most {LONGEST} small letters, digits, '.', '_' and '-', a letter or digit first; "
+    f"{', '.join(RESERVED)} have a meaning of their own"
+)
 _FORMS = {
+    "served_name": _A_NAME,
+    "aliases": _A_NAME,
     "model": "a Hub id such as org/name, nor an absolute path",
     "calib_data": "builtin, a Hub dataset id, nor an absolute path",
     "revision": "a branch, tag or commit",
@@ -319,8 +364,8 @@ _FORMS = {
 
 def _problem(error: ErrorDetails, fields: Collection[str]) -> str:
     field, message = ".".join(map(str, error["loc"])), error["msg"]
-    if error["type"] == "string_pattern_mismatch" and field in _FORMS:
-        message = f"{error['input']!r} is not {_FORMS[field]}"
+    if error["type"] == "string_pattern_mismatch" and (form := _FORMS.get(str(error["loc"][0]))):
+        message = f"{error['input']!r} is not {form}"
     elif error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, fields, n=1)
         message = f"there is no such field{''.join(f'; did you mean {name}?' for name in near)}"

@@ -106,15 +106,16 @@ class ContainerRunner:
             in_use=self.gpus_in_use,
             log=self.log,
         )
+        image = target.stage_image()
         fields = {
             "argv": (*command.argv, "--out", str(claim.partial)),
             "env": dict(command.env),
             "labels": {**self.owner, **self._labels, LABEL_PARTIAL: str(claim.partial)},
-            "reads": job.reads,
+            "reads": (*image.reads, *job.reads),
             "out": claim.partial,
             "gpus": leases.enter_context(gpus),
         }
-        spec = target.stage_image().model_copy(update=fields)
+        spec = image.model_copy(update=fields)
         self.log(f"running {shlex.join(spec.argv)} in {spec.image}")
         container_id = self.containers.create(spec)
         self._check_not_stopped()

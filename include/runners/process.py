@@ -7,8 +7,11 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, ClassVar
 
@@ -21,8 +24,17 @@ from include.stages.common import FAILURE_FILE
 
 LAST_LINES = 15
 STOP_GRACE_S = 10
-_UNSHARE = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net"))
+_UNSHARE = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--keep-caps", "--net"))
+_LOOPBACK_UP = (sys.executable, "-I", str(Path(__file__).with_name("loopback.py")))
 _OUT_OF_MEMORY = "use a smaller calib_size or calib_seq_len, a smaller model, or a host with more memory"
+
+
+LeaseGpus = Callable[[StageJob], AbstractContextManager[tuple[str, ...]]]
+
+
+def no_gpus(job: StageJob) -> AbstractContextManager[tuple[str, ...]]:
+    """The lease of a program that needs no GPU."""
+    return nullcontext(())
 
 
 class ProcessRunner:
@@ -30,9 +42,11 @@ class ProcessRunner:
 
     resumes: ClassVar[bool] = False
 
-    def __init__(self, find_target: FindTarget, log: Log) -> None:
+    def __init__(self, find_target: FindTarget, log: Log, lease: LeaseGpus = no_gpus) -> None:
+        """``lease`` holds the GPUs that a program uses."""
         self._find_target = find_target
         self._log = log
+        self._lease = lease
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, job: StageJob, claim: Claim) -> None:
@@ -41,7 +55,9 @@ class ProcessRunner:
             return
         command = self._find_target(job.target).command(job.module, job.args)
         self._log(f"running {shlex.join(command.argv)}")
-        self.execute(command, claim.partial)
+        with self._lease(job) as devices:
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
+            self.execute(replace(command, env={**command.env, **visible}), claim.partial)
         claim.commit()
 
     def execute(self, command: Command, out: Path) -> None:
@@ -75,10 +91,11 @@ class ProcessRunner:
             raise failure(command.argv, code, out, list(tail))
 
     def _without_network(self) -> tuple[str, ...]:
-        """The start of a command line that takes a program's network away, where the kernel lets this user do it."""
+        """The start of a command line that leaves a program loopback alone, where the kernel lets this user do it."""
         for unshare in _UNSHARE:
-            if subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
-                return unshare
+            start = (*unshare, *_LOOPBACK_UP)
+            if subprocess.run([*start, "true"], env=inherited(), capture_output=True).returncode == 0:
+                return start
         self._log("the kernel lets this user make no network namespace: the program keeps the network")
         return ()
 

@@ -121,21 +121,23 @@ class Checkpoint:
         """The Hugging Face config, from this checkpoint's config.json alone."""
         import transformers
 
+        return getattr(transformers, self.config["architecture"]).config_class(**self.hf_fields())
+
+    def hf_fields(self) -> dict[str, Any]:
+        """The fields of the Hugging Face config, as transformers 4 names them."""
         config = self.config
-        qkv_bias = f"transformer.layers.0.{self._tensors.qkv}.bias" in self._names
-        model_class = getattr(transformers, config["architecture"])
-        return model_class.config_class(
-            architectures=[config["architecture"]],
-            attention_bias=qkv_bias,
-            head_dim=config["head_size"],
-            mlp_bias=f"transformer.layers.0.{self._tensors.column_parallel['mlp.gate_proj']}.bias" in self._names,
-            rms_norm_eps=config["norm_epsilon"],
-            rope_scaling=config.get("rotary_scaling"),
-            rope_theta=config["rotary_base"],
-            sliding_window=None,
-            tie_word_embeddings=False,
+        return {
+            "architectures": [config["architecture"]],
+            "attention_bias": f"transformer.layers.0.{self._tensors.qkv}.bias" in self._names,
+            "head_dim": config["head_size"],
+            "mlp_bias": f"transformer.layers.0.{self._tensors.column_parallel['mlp.gate_proj']}.bias" in self._names,
+            "rms_norm_eps": config["norm_epsilon"],
+            "rope_scaling": config.get("rotary_scaling"),
+            "rope_theta": config["rotary_base"],
+            "sliding_window": None,
+            "tie_word_embeddings": False,
             **{name: config[name] for name in _SAME_IN_BOTH},
-        )
+        }
 
     def model(self, dtype: torch.dtype, device_map: DeviceMap = ON_CPU) -> Any:  # noqa: ANN401
         """The dequantized `transformers` model with weights of type ``dtype``, ready to run."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+from include.files import digest_of_tree
 from include.host.docker.images import ImageId
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageTarget
 from include.triton.servers import Ports, ServerPlan
+
+_PINNED = re.compile(r"^([\w.-]+)==([\w.+!-]+)", re.MULTILINE)
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """The versions in a lock by the names of the packages."""
+    return dict(_PINNED.findall(lock))
 
 
 class Target(StageTarget, Protocol):
@@ -29,6 +38,10 @@ class Target(StageTarget, Protocol):
 
     def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
         """Raises `HostError` if a stage needs more memory than is free. On the CPU the stages fit themselves to it."""
+        return
+
+    def check_tokenizer(self, request: ReleaseRequest, folder: Path) -> None:
+        """Raises `UserError` if the tokenizer in a model's ``folder`` cannot be served as the request asks."""
         return
 
     def environment(self) -> dict[str, str]:
@@ -63,6 +76,10 @@ class Target(StageTarget, Protocol):
         """
         return
 
+    def calibrate_options(self) -> dict[str, str]:
+        """The options of the calibrate program that this target's engine needs; the checkpoint's key has them."""
+        return {}
+
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """The options that change the engine, out of the request."""
 
@@ -72,6 +89,14 @@ class Target(StageTarget, Protocol):
 
     def templates(self) -> Path:
         """The pristine model repository."""
+
+    def overlay(self) -> Path | None:
+        """The target's own files of models whose templates other targets have, too."""
+        return None
+
+    def template_code(self) -> str:
+        """The digest of all that a repository is made from."""
+        return digest_of_tree(*filter(None, (self.templates(), self.overlay())))
 
     def repository_values(
         self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path

@@ -22,6 +22,10 @@ def get_target(name: str, settings: Settings, find_login: FindLogin = no_login) 
         from include.targets.tensorrt_llm import TensorRTLLMTarget
 
         return TensorRTLLMTarget(settings, find_login=find_login)
+    if name == "vllm":
+        from include.targets.vllm import VllmTarget
+
+        return VllmTarget(settings, find_login=find_login)
     raise HostError(
         f"target {name!r} is not available on this host",
         where="field target",

@@ -16,10 +16,12 @@ from include.context import Context
 from include.frozen import Frozen
 from include.gates import Outcome
 from include.model.config import ModelConfig
+from include.releases.contract import Comparison
 from include.releases.records import Release
 from include.report import Scores
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
+from include.triton.client import path_of
 
 
 class Checked(Frozen):
@@ -64,14 +66,19 @@ class Pulled(Frozen):
 
 
 class LiveRelease(Frozen):
-    """The release at the live address: ``release`` is its number, ``endpoint`` the URL that generates.
+    """A release at the live address: ``release`` is its number, ``endpoint`` the URL that generates.
 
-    ``new`` is true if this run made it live; ``downtime_s``: the seconds without a server before that.
-    ``passed``, ``gates`` and ``scores`` are those of its report. Programs read this; docs/rest-api.md describes it.
+    Clients call it by ``name`` or one of ``aliases``; if ``default`` is true, also by none (``ensemble``). ``new`` is
+    true if this run made it live; ``downtime_s``: the seconds without a server before that. ``contract``: the changes
+    for clients of the release that was live before it. ``passed``, ``gates`` and ``scores`` are those of its report.
+    Programs read this; docs/rest-api.md describes it.
     """
 
     model: str
     release: int
+    name: str
+    aliases: tuple[str, ...]
+    default: bool
     endpoint: str
     new: bool
     passed: bool | None
@@ -80,6 +87,7 @@ class LiveRelease(Frozen):
     report: str
     repository: str
     downtime_s: float
+    contract: Comparison | None = None
 
     @classmethod
     def of(cls, release: Release, url: str, context: Context) -> Self:
@@ -89,7 +97,10 @@ class LiveRelease(Frozen):
         return cls(
             model=release.model,
             release=release.number,
-            endpoint=f"{url}/v2/models/ensemble/generate",
+            name=release.served_name,
+            aliases=release.aliases,
+            default=release.served_name == context.releases.default_name(),
+            endpoint=f"{url}{path_of('generate', release.served_name)}",
             new=release.promoted_by == context.run_id,
             passed=found.passed if found else None,
             gates=found.outcomes if found else {},
@@ -97,4 +108,5 @@ class LiveRelease(Frozen):
             report=str(directory / report.HTML_FILE),
             repository=release.repository,
             downtime_s=release.promotions[-1].downtime_s if release.promotions else 0,
+            contract=release.contract,
         )

@@ -15,9 +15,11 @@ from include.context import Context
 from include.errors import UserError
 from include.frozen import Frozen
 from include.releases.approval import Answer, Approval
-from include.releases.records import Release, ReleaseId
+from include.releases.ids import ReleaseId
+from include.releases.records import Release, ReleaseStore
 from include.releases.rule import Rule
 from include.requests.release import ReleaseRequest
+from include.tasks import contracts
 from include.triton.servers import ServerRecord
 
 
@@ -33,9 +35,14 @@ class Question(Frozen):
 def question(
     context: Context, question_id: str, release: ReleaseId, candidate: ServerRecord | None, params: Mapping[str, Any]
 ) -> Question | None:
-    """The question about a run's candidate; None if there is nothing to ask."""
+    """The question about a run's candidate; None if there is nothing to ask.
+
+    Raises:
+        UserError: the release would break clients, and the deployment refuses that.
+    """
     request = ReleaseRequest.parse(dict(params))
-    chosen = context.releases.get(release.model, release.number)
+    chosen = contracts.record(context, context.releases.get(release.model, release.number))
+    contracts.check(context, chosen)
     rule = rule_of(context, request)
     where = f"Until the decision the candidate answers at `{candidate.url}`.\n" if candidate else ""
     return ask(context, question_id, chosen, rule, where, hours=request.approval_timeout_h)
@@ -74,12 +81,19 @@ def ask(
     releases.record_question(release, asked)
     found = report.read(releases.path(release))
     scores = found.to_markdown() if found else "Its report cannot be read.\n"
+    changes = release.contract.to_markdown() if release.contract else ""
     return Question(
-        subject=f"Release {release.number} of {release.model}: make it live?",
-        body=f"{scores}\n{where}",
+        subject=f"Release {release.number} of {release.model}: make it live as {release.served_name}?",
+        body=f"{scores}\n{changes}\n{_names(releases, release)}{where}",
         approvers=rule.approvers,
         timeout=timedelta(hours=hours),
     )
+
+
+def _names(releases: ReleaseStore, release: Release) -> str:
+    """The line about a release of another model that this one would replace."""
+    other = releases.replaced_model(release)
+    return f"It replaces **{other.source}**, release {other.name}, which has this name now.\n\n" if other else ""
 
 
 def answer(context: Context, question_id: str, given: Answer) -> None:

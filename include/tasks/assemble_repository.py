@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from include.artifacts.kind import Kind
 from include.context import Context
-from include.files import digest_of_tree
 from include.tasks import ArtifactRef, Checked
 from include.triton import repository
 
@@ -26,14 +25,14 @@ def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: Art
     inputs = {
         "checkpoint": checkpoint.name,
         "engine": engine.name,
-        "templates": digest_of_tree(target.templates()),
+        "templates": target.template_code(),
         "values": values,
     }
     if fields := request.section("Serving", ignored=_IGNORED):
         inputs["fields"] = fields
     with context.store.claim(Kind.REPOSITORY, inputs, log=context.log) as claim:
         if not claim.hit:
-            repository.assemble(target.templates(), values, claim.partial)
+            repository.assemble(target.templates(), values, claim.partial, target.overlay())
             repository.check(claim.partial, path_map=target.local_path)
             context.signatures.sign(claim.name, claim.partial)
             claim.commit()

@@ -36,5 +36,6 @@ def job(context: Context, checked: Checked, checkpoint: ArtifactRef) -> StageJob
 def event(context: Context, made: ArtifactRef) -> dict[str, Any]:
     """The asset's event. ``scores``: the engine against its checkpoint, if the target's build measures that."""
     artifact = made.load(context.store)
-    config = json.loads((artifact.path / "config.json").read_text())
+    described = [artifact.path / name for name in ("engine.json", "config.json")]
+    config = json.loads(next(path for path in described if path.is_file()).read_text())
     return made.event(artifact, config.get("proof", {}), MANIFEST_FILE)

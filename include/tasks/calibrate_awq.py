@@ -31,7 +31,7 @@ def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
     target = context.target(request.target)
     model = pulled.model.load(context.store)
     data, data_digest = _calibration_data(context, checked, pulled.dataset)
-    options = _options(request) | {"device": target.device}
+    options = _options(request) | {"device": target.device} | target.calibrate_options()
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return StageJob(
         target=target.name,

@@ -1,29 +1,44 @@
-"""Task ``check_live_release``: the live release is alive, and answers as it did at its promotion."""
+"""Task ``check_live_release``: each live release is alive, and answers as it did at its promotion."""
 
 from __future__ import annotations
 
 from include.context import Context
-from include.live.address import LiveAddress
+from include.errors import PipelineError
+from include.live.address import LiveAddress, raise_all
 from include.tasks import LiveRelease
 
 
-def run(context: Context) -> LiveRelease | None:
-    """Asks the live release, and restarts its server once if the answer is missing or wrong; None if nothing is live.
+def run(context: Context) -> list[LiveRelease]:
+    """Asks each live release, and restarts its server once if the answer is missing or wrong; returns all that live.
 
     It also tidies up after runs that ended without their teardown.
 
     Raises:
-        PipelineError: the restart did not help; the message holds the server's own last lines.
+        PipelineError: a restart did not help; the message names each such model, and holds its server's last lines.
     """
     for run_id in context.pins.drop_stale(context.is_over):
         context.log(f"run {run_id} is over, without its teardown: its pins are dropped")
     live = LiveAddress(context)
-    release = live.check()
-    if release is None:
+    failed: dict[str, PipelineError] = {}
+    for name in context.releases.live_names():
+        try:
+            _check(context, live, name)
+        except PipelineError as error:
+            failed[name] = error
+            context.log(f"{name} does not answer: {error}")
+    live.tidy()
+    raise_all(failed)
+    lives = context.releases.lives().values()
+    if not lives:
         context.log("nothing is live")
-        return None
-    if suspended := live.suspended():
+    return [LiveRelease.of(release, live.url, context) for release in lives]
+
+
+def _check(context: Context, live: LiveAddress, name: str) -> None:
+    release = live.check(name)
+    if release is None:
+        return
+    if suspended := live.suspended(name):
         context.log(f"release {release.name} is suspended since {suspended.since:%H:%M:%S} for run {suspended.run}")
     else:
-        context.log(f"release {release.name} answers at {live.url} as it did when it was promoted")
-    return LiveRelease.of(release, live.url, context)
+        context.log(f"release {release.name} answers as {name} at {live.url} as it did when it was promoted")

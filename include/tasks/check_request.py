@@ -18,7 +18,7 @@ from include.reading import read_lines
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.targets.estimates import pipeline_disk_bytes
-from include.tasks import Checked
+from include.tasks import Checked, contracts
 from include.tasks.approve_release import rule_of
 
 
@@ -37,6 +37,8 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     target.check_host(request, shared)
     _check_ports(context, request)
     check_calibration_file(request)
+    given = bool(request.served_name)
+    context.releases.check_names(request.name, request.aliases, request.slug, given=given)
     endpoint = context.settings.hub_endpoint
     source = sources.resolve(request.model, request.revision, token=context.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)
@@ -46,6 +48,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
     _say_what_is_asked_for(context, request, source, config)
+    contracts.check_request(context, request)
     return Checked(request=request, source=source, dataset=dataset, config=config)
 
 
@@ -78,7 +81,9 @@ def _check_approval(context: Context, request: ReleaseRequest) -> None:
 def _check_ports(context: Context, request: ReleaseRequest) -> None:
     if request.candidate_http_port:
         check_port_free(request.candidate_http_port)
-    if not LiveAddress(context).is_listening():
+    live = LiveAddress(context)
+    live.refresh_access()  # keys or a certificate that cannot be used fail now, and not at the promotion
+    if not live.is_listening():
         settings = context.settings
         for port in (settings.live_http_port, settings.live_grpc_port, settings.live_metrics_port):
             check_port_free(port)

@@ -9,6 +9,7 @@ from include.context import Context
 from include.live.address import LiveAddress
 from include.live.launch import launch_on_free_ports
 from include.releases.records import Release
+from include.requests.release import ReleaseRequest
 from include.tasks import ArtifactRef, Checked
 from include.triton import servers
 from include.triton.servers import ServerRecord
@@ -18,8 +19,8 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
     """Launches the candidate; a candidate that this run left behind is stopped first.
 
     None, and nothing is touched, if the release of this repository is live and was proved for this very request.
-    With ``swap: recreate`` the live server makes room for it. If the run ends without a new live release, its
-    teardown starts that server again.
+    With ``swap: recreate`` the live server of its name makes room for it. If the run ends without a new live release,
+    its teardown starts that server again.
 
     Raises:
         ToolError: the server died or was not ready in time; the message holds its own last error lines.
@@ -32,7 +33,7 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
     if left := servers.find(context.candidate_record):
         servers.stop(left, context.candidate_record)
     if checked.request.swap == "recreate":
-        LiveAddress(context).suspend()
+        LiveAddress(context).suspend(checked.request.name)
     target = context.target(checked.request.target)
     plan = partial(target.server, path)
     record = launch_on_free_ports(context, plan, context.candidate_record, checked.request.candidate_http_port)
@@ -41,8 +42,10 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
 
 
 def _proved(context: Context, checked: Checked, repository: ArtifactRef) -> Release | None:
-    """The live release, if it is all that the request asks for: limits of the gates are part of a request, too."""
-    live = context.releases.live()
-    if live is None or live.repository != repository.name or live.request != checked.request.model_dump(mode="json"):
+    """The live release of its name, if it is all that the request asks for, limits of the gates included."""
+    live, defaults = context.releases.live(checked.request.name), ReleaseRequest().model_dump(mode="json")
+    if live is None or live.repository != repository.name:
+        return None
+    if {**defaults, **live.request} != checked.request.model_dump(mode="json"):  # it may lack fields of today
         return None
     return live if report.read(context.releases.path(live)) else None

@@ -11,10 +11,11 @@ from include.artifacts.kind import Kind
 from include.artifacts.store import ArtifactStore
 from include.context import Context
 from include.live.address import LiveAddress
-from include.releases.records import Release, ReleaseId
+from include.releases.ids import ReleaseId
+from include.releases.records import Release
 from include.releases.rule import Rule
 from include.requests.release import ReleaseRequest, Swap
-from include.tasks import LiveRelease
+from include.tasks import LiveRelease, contracts
 
 
 def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> LiveRelease:
@@ -23,10 +24,11 @@ def run(context: Context, release: ReleaseId, params: Mapping[str, Any]) -> Live
     A candidate that died meanwhile is launched anew from the release.
 
     Raises:
-        UserError: the release has to be approved, and is not.
+        UserError: the release has to be approved, and is not; or it would break clients, which the deployment refuses.
         PipelineError: the release did not answer, or not as it should, through the live address.
     """
-    chosen = context.releases.get(release.model, release.number)
+    chosen = contracts.record(context, context.releases.get(release.model, release.number))
+    contracts.check(context, chosen)
     request = ReleaseRequest.parse(dict(params))
     rule = Rule.of(context.settings, request)
     return go_live(context, chosen, request.swap, rule, candidate=context.candidate_record)

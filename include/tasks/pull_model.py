@@ -15,9 +15,12 @@ def run(context: Context, checked: Checked) -> Pulled:
 
     Raises:
         TransientError: the network failed; files that have arrived are kept for the next attempt.
+        UserError: the target cannot serve the tokenizer as the request asks.
         PipelineError: anything else; nothing is kept.
     """
-    model = _pull(context, Kind.MODEL, context.releases.name_of(checked.request.model), checked.source)
+    request = checked.request
+    model = _pull(context, Kind.MODEL, context.releases.name_of(request.model), checked.source)
+    context.target(request.target).check_tokenizer(request, model.load(context.store).path)
     if checked.dataset is None:
         return Pulled(model=model)
     dataset = _pull(context, Kind.DATASET, checked.dataset.id.replace("/", "--"), checked.dataset)

@@ -13,7 +13,7 @@ from typing import Any
 from include import sources
 from include.artifacts.store import differences
 from include.context import Context
-from include.files import Damaged, digest_of_tree, find_record, write_atomic
+from include.files import Damaged, find_record, write_atomic
 from include.frozen import Frozen
 from include.requests.catalogue import Entry
 from include.requests.release import ReleaseRequest, Section
@@ -117,7 +117,7 @@ def fingerprint(context: Context, entry: Entry) -> Desired:
         "code": {
             "calibrate": stage_code(calibrate_awq.MODULE),
             "build": stage_code(target.build_module),
-            "templates": digest_of_tree(target.templates()),
+            "templates": target.template_code(),
         },
     }
     pinned = request if request.is_local else request.model_copy(update={"revision": source.commit})

@@ -11,9 +11,10 @@ from include.context import Context
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
 from include.host.ports import reachable
-from include.releases.records import Release, ReleaseId
+from include.releases.ids import ReleaseId
+from include.releases.records import Release
 from include.releases.run import RunRecord
-from include.tasks import ArtifactRef, Checked
+from include.tasks import ArtifactRef, Checked, contracts
 from include.triton import servers
 from include.triton.servers import ServerRecord
 
@@ -39,6 +40,7 @@ def run(
         | {"model": f"{checked.source.id}@{checked.source.commit}"},
         request=checked.request.model_dump(mode="json"),
     )
+    release = contracts.record(context, release)
     path = context.releases.path(release)
     if candidate is None:
         context.log(f"hit: release {release.name} has passed these gates, nothing to try")
@@ -61,7 +63,8 @@ def _judge(
     for verdict in verdicts.verdicts:
         context.log(f"{verdict.rating or verdict.outcome:<6} {verdict.gate:<14} {' '.join(verdict.found.split())}")
     supply = _supply(context, checked, release, path)
-    report.write(path, report.compose(verdicts, release, context.store, run, report.read(path), supply))
+    replaced = context.releases.replaced_model(release)
+    report.write(path, report.compose(verdicts, release, context.store, run, report.read(path), supply, replaced))
     context.releases.judge(release, "accepted" if verdicts.passed else "rejected")
     if not verdicts.passed:
         raise GateFailure(
@@ -108,11 +111,12 @@ def _trial(context: Context, checked: Checked, client: Client, checkpoint: Artif
 
 
 def _rival(context: Context, release: Release) -> Endpoint | None:
-    """The address of the live release of the same model; None if there is none, or if it is this very release."""
-    live = context.releases.live()
+    """The address of the live release of the same name and model; None if there is none, or it is this very release."""
+    name = release.served_name
+    live = context.releases.live(name)
     if live is None or live.model != release.model or live.number == release.number:
         return None
-    server = servers.find(context.live_record)
+    server = servers.find(context.live_records[name])
     return _endpoint(server) if server else None
 
 

@@ -48,13 +48,14 @@ class Client:
 
     endpoint: Endpoint
     http: httpx.Client
+    model: str = MODEL
 
     @classmethod
     @contextmanager
-    def open(cls, endpoint: Endpoint) -> Iterator[Client]:
-        """Opens a client, and closes its connections at the end of the block."""
+    def open(cls, endpoint: Endpoint, model: str = MODEL) -> Iterator[Client]:
+        """Opens a client of a model, and closes its connections at the end of the block."""
         with httpx.Client(base_url=endpoint.url, timeout=TIMEOUT_S, trust_env=False) as http:
-            yield cls(endpoint, http)
+            yield cls(endpoint, http, model)
 
     def get(self, path: str) -> httpx.Response:
         """The server's response at ``path``, whatever its status."""
@@ -67,7 +68,7 @@ class Client:
 
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON answer of the generate endpoint."""
-        response = self._request("POST", path_of("generate"), body)
+        response = self._request("POST", path_of("generate", self.model), body)
         return read_answer(response.text, response.status_code)
 
     def text(self, prompt: str, **options: Any) -> str:  # noqa: ANN401 - the endpoint's own options
@@ -77,7 +78,7 @@ class Client:
     def stream(self, prompt: str, **options: Any) -> list[str]:  # noqa: ANN401 - the endpoint's own options
         """The pieces of the most probable answer, from the streaming endpoint."""
         body = _greedy(prompt) | {"stream": True} | options
-        response = self._request("POST", path_of("generate_stream"), body)
+        response = self._request("POST", path_of("generate_stream", self.model), body)
         return [str(read_answer(event, response.status_code)["text_output"]) for event in events(response.text)]
 
     def grpc_text(self, prompt: str, max_tokens: int = PROBE_TOKENS) -> str:
@@ -127,9 +128,9 @@ class Client:
                 raise NoAnswer(f"gRPC: {error or 'no answer'}") from error
 
 
-def path_of(kind: str) -> str:
-    """The path of an endpoint; ``kind`` is ``generate``, ``generate_stream`` or ``config``."""
-    return f"/v2/models/{MODEL}/{kind}"
+def path_of(kind: str, model: str = MODEL) -> str:
+    """The path of a model's endpoint; ``kind`` is ``generate``, ``generate_stream`` or ``config``."""
+    return f"/v2/models/{model}/{kind}"
 
 
 def _greedy(prompt: str) -> dict[str, Any]:

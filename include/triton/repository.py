@@ -48,10 +48,11 @@ def fill(text: str, values: Values, *, where: str = "template") -> str:
     return filled
 
 
-def assemble(templates: Path, values: Mapping[str, Values], into: Path) -> None:
+def assemble(templates: Path, values: Mapping[str, Values], into: Path, overlay: Path | None = None) -> None:
     """Writes the models that ``values`` names (model -> variable -> value) from ``templates`` into ``into``.
 
-    A model without variables has an empty mapping; a model that is not in ``values`` is left out. Git and artifact
+    A model without variables has an empty mapping; a model that is not in ``values`` is left out. Files of ``overlay``,
+    which has folders of models, too, are added to those of the templates or replace them. Git and artifact
     stores may drop empty folders, so a missing version folder is created here.
 
     Raises:
@@ -66,6 +67,8 @@ def assemble(templates: Path, values: Mapping[str, Values], into: Path) -> None:
             raise ToolError(f"model {name} is there already", where=str(model), fix="assemble into an empty folder")
         config = fill((source / CONFIG_FILE).read_text(), model_values, where=str(source / CONFIG_FILE))
         shutil.copytree(source, model, ignore=shutil.ignore_patterns("__pycache__"))
+        if overlay and (overlay / name).is_dir():
+            shutil.copytree(overlay / name, model, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         (model / CONFIG_FILE).write_text(config)
         if not _versions(model):
             (model / "1").mkdir()

@@ -19,7 +19,8 @@ from hf2triton.links import root_path
 from include import reading, report
 from include.live.last_answer import LastAnswer
 from include.reading import Limit
-from include.releases.records import ReleaseId, ReleaseStore
+from include.releases.ids import ReleaseId
+from include.releases.records import ReleaseStore
 from include.report.page import render_message, render_presets, render_releases
 from include.requests.presets import PRESETS
 from include.settings import settings
@@ -56,8 +57,11 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
 
 @app.get("/releases")
 def releases() -> HTMLResponse:
-    """All releases, newest first, with their states, reports and outages; the live one is asked whether it answers."""
-    answers = LastAnswer(settings()).is_now
+    """All releases, newest first, with their states, reports and outages; the live ones are asked if they answer."""
+
+    def answers(name: str) -> bool:
+        return LastAnswer(settings(), name).is_now()
+
     return HTMLResponse(render_releases(ReleaseStore(_root()), answers), headers=_HEADERS)
 
 

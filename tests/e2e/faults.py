@@ -10,7 +10,7 @@ from include.artifacts.store import Artifact
 from include.gates import Client, Endpoint, Report, Trial, gates_for, read_reference, validate
 from include.requests.release import ReleaseRequest
 from include.settings import PROJECT, Settings
-from include.targets.openvino import triton
+from include.targets import pytriton
 from include.triton import servers
 from tests.support.echo import free
 from tests.support.planted import swapped_tokenizer
@@ -39,14 +39,14 @@ def plant(fault: str, checkpoint: Artifact, engine: Artifact, repository: Artifa
 
 def judge(repository: Path, checkpoint: Artifact, root: Path) -> Report:
     """Serves the repository and tries the gates that are to tell it from a good one."""
-    plan = triton.server(triton.ask(PYTHON), repository, free())
+    plan = pytriton.server("openvino", pytriton.ask(PYTHON), repository, free())
     record = servers.launch(plan, root / "server.json", timeout_s=180)
     try:
         with Client.open(Endpoint(host="127.0.0.1", http_port=plan.ports.http, grpc_port=plan.ports.grpc)) as client:
             trial = Trial(
                 client,
                 tuple(ReleaseRequest().test_prompts),
-                streaming=False,
+                streaming=True,
                 chat=True,
                 reference=read_reference(checkpoint.path),
                 repository=repository,

@@ -28,7 +28,6 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
-from include.context import live_record
 from include.demo import run
 from include.live.proxy.envoy import LABEL_PROXY
 from include.releases.records import ReleaseStore
@@ -39,6 +38,7 @@ from tests.e2e.outage import comes_back
 from tests.e2e.stack import AIRFLOW_IMAGE, TINY, Stack, replacing, stack_in
 from tests.support import wait as waiting
 from tests.support.engine import client_or_skip, frozen
+from tests.support.live import live_record
 
 pytestmark = [pytest.mark.docker, pytest.mark.story]
 

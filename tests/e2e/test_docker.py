@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from include.artifacts.store import ArtifactStore
-from include.context import live_record
 from include.demo import run
 from include.demo.__main__ import DEMO
 from include.releases.records import ReleaseStore
@@ -30,6 +29,7 @@ from tests.e2e.stack import TINY, save_tiny_model
 from tests.e2e.swap import release_and_roll_back
 from tests.support import wait as waiting
 from tests.support.engine import client_with_image_or_skip, frozen
+from tests.support.live import live_record
 
 pytestmark = [pytest.mark.docker, pytest.mark.story]
 

@@ -21,7 +21,6 @@ import psutil
 import pytest
 from airflow_client import client as airflow
 
-from include.context import live_record
 from include.demo.airflow import DAG, USER, password, url_of
 from include.demo.run import SEED_REQUEST
 from include.gates import gates_for
@@ -31,6 +30,7 @@ from include.settings import PROJECT
 from include.triton import servers
 from tests.e2e.conftest import OWN, Deployment
 from tests.support.engine import lacking
+from tests.support.live import live_record
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.story

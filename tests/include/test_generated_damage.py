@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from include import report
 from include.artifacts.kind import Kind
 from include.artifacts.pins import run_slug
-from include.context import Context, live_record
+from include.context import Context, live_records
 from include.errors import PipelineError
 from include.host.services import ServiceRecord
 from include.live.address import LiveAddress
 from include.live.decide import Suspension
-from include.live.proxy.config import Files, Routing, Upstream, listening, publish, published
+from include.live.proxy.config import Files, Model, Routing, Served, Upstream, listening, publish, published
+from include.live.proxy.guard import Limits
 from include.releases.records import RELEASE_FILE, ReleaseStore
 from include.report.page import render_releases
 from include.requests.catalogue import Entry
@@ -34,7 +35,7 @@ from tests.include.releases.test_prune import Scene
 from tests.support import generated
 from tests.support.report import full_report
 
-MODEL, RUN, ENTRY = "org--name", "manual__1", "followed"
+MODEL, NAME, RUN, ENTRY = "org--name", "name", "manual__1", "followed"
 PORTS = Ports(http=1, grpc=2, metrics=3)
 PLAN = ServerPlan(target="t", repository=Path("/r"), argv=("x", "y"), env={}, ports=PORTS, shared_memory="hf2triton_1_")
 SERVER = ServerRecord(plan=PLAN, log=Path("/nowhere/log"), token="0" * 32, pid=2**22)
@@ -60,7 +61,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(record))
-    publish(Files(directory / "proxy"), Routing(current=Upstream(ports=PORTS)))
+    served = Served(upstream=Upstream(ports=PORTS), release="org--name/1")
+    publish(Files(directory / "proxy"), Routing(models={"name": Model(served=served)}), Limits.of(Settings()))
     return scene.root
 
 
@@ -78,7 +80,8 @@ PLACES: dict[str, Place] = {
     "pin": lambda root: root / "pins" / f"{run_slug(RUN)}.run",
     "server": lambda root: root / "servers" / f"release-{MODEL}-2.json",
     "candidate": lambda root: root / "servers" / "candidate-x.json",
-    "suspension": lambda root: root / "servers" / "away.json",
+    "suspension": lambda root: root / "servers" / "away" / f"{NAME}.json",
+    "former suspension": lambda root: root / "servers" / "away.json",
     "routing": lambda root: root / "servers" / "proxy" / "config" / "routing" / "routing.json",
     "bootstrap": lambda root: root / "servers" / "proxy" / "config" / "bootstrap.json",
     "last run": lambda root: root / "catalogue" / f"{ENTRY}.json",
@@ -87,6 +90,7 @@ RECORDS: dict[str, dict[str, Any]] = {
     "server": SERVER.model_dump(mode="json"),
     "candidate": SERVER.model_dump(mode="json"),
     "suspension": Suspension.model_validate({"run": RUN, "since": "2026-11-28T12:00:00Z"}).model_dump(mode="json"),
+    "former suspension": {"run": RUN, "since": "2026-11-28T12:00:00Z", "live_since": None},
     "bootstrap": ENVOY,
     "last run": LastRun(model=MODEL, inputs={"a": {"b": 1}}, run_id=RUN).model_dump(mode="json"),
 }
@@ -110,16 +114,22 @@ def use(context: Context) -> None:
     scene = Scene(context.settings.artifacts)
     actions: list[Callable[[], object]] = [
         lambda: [releases.state(r) for r in releases.every() if not releases.is_pruned(r)],
-        lambda: [releases.live(), releases.current(MODEL), releases.previous(MODEL), releases.name_of("org/name")],
+        lambda: [
+            releases.live(),
+            releases.current(MODEL),
+            releases.previous(NAME),
+            releases.default_name(),
+            releases.name_of("org/name"),
+        ],
         lambda: [releases.get(MODEL, number) for number in (2, 3)],
-        lambda: releases.record_promotion(),
+        lambda: releases.record_promotion(NAME),
         lambda: [store.all(kind) for kind in Kind],
         lambda: [store.get(kind, name) for r in releases.every() for kind, name in r.chain.items() if kind in [*Kind]],
-        lambda: render_releases(ReleaseStore(releases.root), lambda: True),
+        lambda: render_releases(ReleaseStore(releases.root), lambda name: True),
         lambda: report.find_by_run(releases.root, "unknown"),
         lambda: context.pins.drop_stale(lambda run: run != RUN),
         lambda: [servers.find(path) for path in sorted((store.root / "servers").glob("*-*.json"))],
-        lambda: [live_record(store.root), live.suspended()],
+        lambda: [live_records(store.root), live.suspended(NAME)],
         lambda: [published(proxy), listening(proxy)],
         lambda: FollowState(context).last(FOLLOWED),
         lambda: FollowState(context).busy(FOLLOWED),
@@ -157,21 +167,25 @@ def test_generated_damage_of_one_record(name: str, template: Path, root: Path) -
     check()
 
 
+@pytest.mark.parametrize("place", ["live/name", "releases/live"], ids=["of a name", "of an earlier version"])
 @generated.bounded(100)
 @given(st.text(max_size=40) | st.sampled_from([f"{MODEL}/1", f"{MODEL}/²", "../outside/1", "/", ".", "x" * 300]))
-def test_generated_targets_of_the_live_link(tmp_path_factory: pytest.TempPathFactory, target: str) -> None:
+def test_generated_targets_of_the_live_link(tmp_path_factory: pytest.TempPathFactory, place: str, target: str) -> None:
     root = tmp_path_factory.mktemp("links") / "releases"
     releases = ReleaseStore(root)
     releases.open(MODEL, target="t", repository="r", chain={}, request={})
-    link = root / "live"
+    link = root.parent / place
+    link.parent.mkdir(exist_ok=True)
+    above = "../releases/" if place.startswith("live") else ""
     try:
-        link.symlink_to(target)
+        link.symlink_to(above + target)
     except (OSError, ValueError):  # no link can have that target
         return
     live = releases.live()
     assert live is None or live.model == target.rpartition("/")[0]
-    releases.record_promotion()
-    assert live_record(root.parent).parent == root.parent / "servers"
+    for name in releases.live_names():
+        releases.record_promotion(name)
+    assert {path.parent for path in live_records(root.parent).values()} <= {root.parent / "servers"}
 
 
 @generated.bounded(100)

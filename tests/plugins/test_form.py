@@ -27,7 +27,7 @@ def test_defaults_are_the_requests_defaults() -> None:
         ("calib_size", 0),
         ("tp_size", 1.5),
         ("kv_cache_memory_fraction", 2),
-        ("target", "vllm"),
+        ("target", "sglang"),
         ("streaming", "yes"),
         ("test_prompts", [""]),
         ("test_prompts", []),

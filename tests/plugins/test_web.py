@@ -149,9 +149,9 @@ def test_the_live_release_is_asked_whether_it_answers(user: TestClient, root: Pa
     releases.make_live(release)
     assert "live, does not answer" in user.get("/hf2triton/releases").text
     (root.parent / "servers").mkdir()
-    LastAnswer(settings()).record()
+    LastAnswer(settings(), "model").record()
     assert ">live, answers<" in user.get("/hf2triton/releases").text, "it answered the supervisor a moment ago"
-    os.utime(root.parent / "servers" / "answered", (0, 0))
+    os.utime(root.parent / "servers" / "answers" / "model", (0, 0))
     assert "live, does not answer" in user.get("/hf2triton/releases").text
     with serving(Ready, settings().live_http_port):
         assert ">live, answers<" in user.get("/hf2triton/releases").text
@@ -161,7 +161,7 @@ class Ready(Handler):
     """Listens at the live address, and is ready."""
 
     def do_GET(self) -> None:
-        self.reply(status=200 if self.path == "/v2/health/ready" else 404)
+        self.reply(status=200 if self.path == "/v2/models/model/ready" else 404)
 
 
 def test_outages_are_listed_with_their_cause_and_end(user: TestClient, root: Path, release: Release) -> None:

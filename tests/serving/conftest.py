@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ from typing import Any
 import httpx
 import pytest
 from filelock import FileLock
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from include.settings import PROJECT, Settings
-from include.targets.openvino import triton
+from include.targets import pytriton
 from include.triton import repository, servers
 from include.triton.servers import ServerRecord
 from tests.support.echo import free
 
 PYTHON = Settings().openvino_python
 TEMPLATES = PROJECT / "include" / "targets" / "openvino" / "repository"
+BOS = "<|endoftext|>"
 MAX_INPUT_LEN, MAX_SEQ_LEN = 256, 30_000
 
 
@@ -60,14 +64,20 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
     """Starts a server on the tiny engine; all are stopped at the end."""
     started: list[tuple[ServerRecord, Path]] = []
 
-    def start(*, streaming: bool, chat: bool = False, preprocessing: str = "") -> Endpoint:
+    def start(
+        *, streaming: bool, chat: bool = False, preprocessing: str = "", bos: bool = False, end_ids: str = "0"
+    ) -> Endpoint:
         root = tmp_path_factory.mktemp("server")
-        repository.assemble(TEMPLATES, values(tiny, streaming, chat), root / "repository")
+        repository.assemble(TEMPLATES, values(tiny, streaming, chat, end_ids), root / "repository")
+        if bos:
+            _begin_texts(tiny / "tokenizer", root / "tokenizer")
+            for config in (root / "repository").glob("*/config.pbtxt"):
+                config.write_text(config.read_text().replace(str(tiny / "tokenizer"), str(root / "tokenizer")))
         if preprocessing:
             (root / "repository" / "preprocessing" / "1" / "model.py").write_text(preprocessing)
         repository.check(root / "repository")
-        triton.prepare(PYTHON)
-        plan = triton.server(triton.ask(PYTHON), root / "repository", free())
+        pytriton.prepare(PYTHON)
+        plan = pytriton.server("openvino", pytriton.ask(PYTHON), root / "repository", free())
         record = servers.launch(plan, root / "server.json", timeout_s=120)
         started.append((record, root / "server.json"))
         return Endpoint(record)
@@ -77,7 +87,16 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
         servers.stop(record, path, grace_s=20)
 
 
-def values(tiny: Path, streaming: bool, chat: bool) -> dict[str, dict[str, str]]:
+def _begin_texts(source: Path, folder: Path) -> None:
+    """A copy of a tokenizer that starts every text with a special token."""
+    shutil.copytree(source, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [(BOS, tokenizer.token_to_id(BOS))]
+    tokenizer.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def values(tiny: Path, streaming: bool, chat: bool, end_ids: str = "0") -> dict[str, dict[str, str]]:
     """What the templates ask for."""
     batch = {"triton_max_batch_size": "8"}
     tokenizer = {**batch, "tokenizer_dir": str(tiny / "tokenizer")}
@@ -87,16 +106,19 @@ def values(tiny: Path, streaming: bool, chat: bool) -> dict[str, dict[str, str]]
         "preprocessing": {
             **tokenizer,
             **length,
+            "end_ids": end_ids,
             "max_input_len": str(MAX_INPUT_LEN),
             "apply_chat_template": str(chat).lower(),
         },
         "tensorrt_llm": {
             **tokenizer,
             **length,
+            "end_ids": end_ids,
             "engine_dir": str(tiny / "engine"),
             "decoupled_mode": str(streaming).lower(),
             "max_num_tokens": "512",
             "kv_cache_bytes": str(1 << 30),
+            "kv_cache_free_gpu_mem_fraction": "0",
         },
         "postprocessing": tokenizer,
     }

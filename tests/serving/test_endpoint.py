@@ -96,9 +96,24 @@ def test_end_id_ends_the_answer_and_is_no_part_of_it(plain: Endpoint) -> None:
     assert _engine_ids(plain, {"end_id": whole[5]}) == whole[: whole.index(whole[5])]
 
 
+def test_each_of_the_models_end_tokens_ends_the_answer(plain: Endpoint, serve: Serve) -> None:
+    whole = _engine_ids(plain, {})
+    until = whole[: whole.index(whole[5])]
+    several = serve(streaming=False, chat=True, end_ids=f"0 {whole[5]}")
+    assert _engine_ids(several, {}) == _engine_ids(several, {"end_id": 0}) == until
+    assert _engine_ids(several, {"end_id": -1}) == whole
+    assert several.text(PROMPT, bad_words=["e"])
+
+
 def test_seed_decides_what_is_drawn(plain: Endpoint) -> None:
     drawn = [plain.text(PROMPT, top_k=50, temperature=2.0, seed=seed) for seed in (3, 3, 4)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_without_a_seed_the_same_is_drawn_each_time(plain: Endpoint) -> None:
+    drawn = {"top_k": 50, "temperature": 2.0}
+    assert plain.text(PROMPT, **drawn) == plain.text(PROMPT, **drawn) == plain.text(PROMPT, seed=0, **drawn)
+    assert plain.text(PROMPT, temperature=2.0) == plain.text(PROMPT)
 
 
 def test_penalty_changes_the_answer(plain: Endpoint) -> None:
@@ -133,7 +148,7 @@ def test_several_prompts_in_one_request_are_answered_in_order(streaming: Endpoin
     [
         pytest.param({"max_tokens": 0}, "max_tokens must be at least 1", id="max_tokens 0"),
         pytest.param({"max_tokens": MAX_SEQ_LEN}, f"max_seq_len {MAX_SEQ_LEN}", id="answer too long"),
-        pytest.param({"beam_width": 2}, "not supported by this engine: beam_width", id="unknown option"),
+        pytest.param({"beam": 2}, "not supported by this engine: beam", id="unknown option"),
         pytest.param({"top_p": 2.0}, "top_p", id="outside the limits"),
         pytest.param({"top_k": -1}, "top_k must not be negative", id="negative"),
         pytest.param({"stream": True}, "decoupled_mode", id="streaming without decoupled mode"),
@@ -170,10 +185,10 @@ def test_engine_refuses_ids_that_are_none(plain: Endpoint, ids: list[int]) -> No
     assert "0 to 999" in _error(response)
 
 
-@pytest.mark.parametrize("options", [{}, {"exclude_input_in_output": False}], ids=["answer", "prompt and answer"])
-def test_streamed_pieces_join_to_the_answer(streaming: Endpoint, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{}, {"exclude_input_in_output": False}], ids=["answer", "with the prompt"])
+def test_streamed_pieces_join_to_the_answer_without_the_prompt(streaming: Endpoint, options: dict[str, Any]) -> None:
     events = _events(streaming, {"text_input": PROMPT, "max_tokens": 300, "stream": True} | options)
-    assert "".join(event["text_output"] for event in events) == streaming.text(PROMPT, 300, **options)
+    assert "".join(event["text_output"] for event in events) == streaming.text(PROMPT, 300)
     assert len(events) > 100
 
 

@@ -20,7 +20,7 @@ from benchmarks import abuse
 from include.live.proxy import Proxy, Upstream, proxy_of
 from include.settings import PROJECT
 from include.triton import servers
-from tests.support.proxied import settings_of, some_ports
+from tests.support.proxied import serve, settings_of, some_ports
 from tests.support.wait import wait_for
 
 from .conftest import Endpoint, Serve
@@ -42,7 +42,7 @@ def streamed(streaming: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> I
 def before(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     proxy = proxy_of(settings_of(tmp_path_factory.mktemp("proxy"), some_ports()))
     proxy.ensure_running()
-    proxy.point_to(Upstream(ports=endpoint.record.ports))
+    serve(proxy, Upstream(ports=endpoint.record.ports))
     yield proxy
     proxy.stop()
 

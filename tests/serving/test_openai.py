@@ -24,7 +24,7 @@ from include.context import Context
 from include.live.api import models
 from include.live.api.service import models_file
 from include.live.daemon import Daemon
-from include.live.proxy import Proxy, Upstream, files_of, proxy_of
+from include.live.proxy import Proxy, Served, Upstream, files_of, proxy_of
 from include.live.proxy.admin import Admin
 from include.settings import PROJECT, Settings
 from tests.support.proxied import settings_of, some_ports
@@ -68,11 +68,17 @@ class Api:
         return sum(active for _, active in Admin(files_of(self.settings).admin).endpoints().values())
 
 
+def served(endpoint: Endpoint | None) -> Served:
+    upstream = Upstream(ports=endpoint.record.ports) if endpoint else None
+    return Served(upstream=upstream, release="org--tiny/1")
+
+
 def before(endpoint: Endpoint, root: Path, *, name: str = NAME) -> Iterator[Api]:
     settings = settings_of(root, some_ports())
     proxy = proxy_of(settings)
     proxy.ensure_running()
-    proxy.point_to(Upstream(ports=endpoint.record.ports))
+    proxy.point_to(name, served(endpoint))
+    proxy.set_default(name)
     daemon = Daemon.api(Context(settings, print, "", ""))
     model = models.served_from(
         endpoint.record.repository,
@@ -316,6 +322,7 @@ def test_a_model_that_comes_and_goes_needs_no_restart(streams: Api) -> None:
     file = models_file(streams.settings)
     (live,) = models.published(file)
     try:
+        streams.proxy.point_to("other", served(streams.endpoint))
         models.publish(file, [live.model_copy(update={"name": "other"})])
         assert streams.chat(model="other").model == "other"
         with pytest.raises(openai.NotFoundError):
@@ -325,20 +332,20 @@ def test_a_model_that_comes_and_goes_needs_no_restart(streams: Api) -> None:
         file.write_text("{")
         assert streams.client.models.list().data == []
     finally:
+        streams.proxy.point_to("other", None)
         models.publish(file, [live])
     assert streams.chat().choices[0].finish_reason == "length"
 
 
 def test_without_a_server_it_is_503_and_without_the_service_too(serve: Serve, tmp_path: Path, streams: Api) -> None:
-    upstream = streams.proxy.upstream()
-    streams.proxy.point_to(None)
+    streams.proxy.point_to(NAME, served(None))
     try:
         for stream in (False, True):
             with pytest.raises(openai.InternalServerError) as away:
                 streams.chat(stream=stream)
             assert away.value.status_code == 503
     finally:
-        streams.proxy.point_to(upstream)
+        streams.proxy.point_to(NAME, served(streams.endpoint))
     daemon = Daemon.api(Context(streams.settings, print, "", ""))
     daemon.stop()
     answer = streams.post("chat/completions", {})
@@ -349,10 +356,9 @@ def test_without_a_server_it_is_503_and_without_the_service_too(serve: Serve, tm
 
 def test_a_promotion_under_load_fails_no_request(streams: Api, serve: Serve) -> None:
     other = serve(streaming=True)
-    first = streams.proxy.upstream()
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(streams.chat, max_tokens=60) for _ in range(60)]
-        for target in (Upstream(ports=other.record.ports), first) * 2:
-            streams.proxy.point_to(target)
+        for target in (other, streams.endpoint) * 2:
+            streams.proxy.point_to(NAME, served(target))
             assert streams.proxy.drain(60) == 0
         assert len([one.result().choices[0].message.content for one in asked]) == 60

@@ -15,7 +15,7 @@ import pytest
 from include.gates import Client, Continuation, Reference, Report, Trial, gates_for, validate
 from include.gates import Endpoint as Address
 from include.requests.release import ReleaseRequest
-from include.targets.openvino import triton
+from include.targets import pytriton
 from include.triton import repository, servers
 from tests.support.echo import free
 from tests.support.planted import swapped_tokenizer
@@ -90,7 +90,7 @@ def swapped(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
 
 @contextmanager
 def _running(root: Path) -> Iterator[Endpoint]:
-    plan = triton.server(triton.ask(PYTHON), root / "repository", free())
+    plan = pytriton.server("openvino", pytriton.ask(PYTHON), root / "repository", free())
     record = servers.launch(plan, root / "server.json", timeout_s=120)
     try:
         yield Endpoint(record)

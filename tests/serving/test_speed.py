@@ -11,7 +11,7 @@ from include.gates import Client, GateResult, Trial, gates_for, validate
 from include.gates import Endpoint as Address
 from include.gates.speed import Speed
 from include.requests.release import ReleaseRequest
-from include.targets.openvino import triton
+from include.targets import pytriton
 from include.triton import repository, servers
 from tests.support.echo import free
 
@@ -35,7 +35,9 @@ def slow(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpo
     assert code.count(STEP) == 1
     engine.write_text(code.replace(STEP, f"__import__('time').sleep({DELAY_S}); {STEP}"))
     record = servers.launch(
-        triton.server(triton.ask(PYTHON), root / "repository", free()), root / "server.json", timeout_s=120
+        pytriton.server("openvino", pytriton.ask(PYTHON), root / "repository", free()),
+        root / "server.json",
+        timeout_s=120,
     )
     yield Endpoint(record)
     servers.stop(record, root / "server.json", grace_s=20)

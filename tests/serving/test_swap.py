@@ -14,7 +14,7 @@ from include.context import Context
 from include.host.ports import free_ports
 from include.releases.records import Release
 from include.settings import Settings
-from include.targets.openvino import triton
+from include.targets import pytriton
 from include.triton import repository
 from tests.serving.conftest import PYTHON, TEMPLATES, values
 from tests.support.live import Deployment
@@ -37,7 +37,7 @@ def deployment() -> Iterator[Deployment]:
         server_logs=root / "logs",
         start_supervisor=False,
     )
-    triton.prepare(PYTHON)
+    pytriton.prepare(PYTHON)
     one = Deployment(settings, Context)
     yield one
     one.close()
@@ -55,7 +55,7 @@ def test_promotion_and_rollback_lose_no_request(deployment: Deployment, tiny: Pa
     candidate = deployment.candidate(second, RUN)
     with deployment.load() as counts:
         deployment.live(RUN).promote(second, candidate=candidate)
-        deployment.live(RUN).finish_run()
+        deployment.live(RUN).finish_run(deployment.releases.default_name())
         deployment.live().promote(first)
     failed = {said: number for said, number in counts.items() if said.startswith("failed")}
     assert failed == {}

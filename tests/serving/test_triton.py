@@ -9,8 +9,8 @@ import tritonclient.grpc as grpc  # noqa: TID253
 from tritonclient.utils import InferenceServerException  # noqa: TID253
 
 from include.errors import HostError
-from include.targets.openvino import triton
-from include.targets.openvino.triton import Environment
+from include.targets import pytriton
+from include.targets.pytriton import Environment
 from include.triton.client import Client
 from include.triton.client import Endpoint as GateEndpoint
 
@@ -28,22 +28,23 @@ GOOD = Environment(
 
 
 def test_stub_of_the_environments_own_python_is_put_beside_the_backend() -> None:
-    root = triton.ask(PYTHON).server_root
-    put = root / "backends" / "python" / triton.STUB
+    environment = pytriton.ask(PYTHON)
+    root = environment.server_root
+    put = root / "backends" / "python" / pytriton.STUB
     put.unlink(missing_ok=True)
-    triton.prepare(PYTHON)
-    assert put.read_bytes() == (root / "python_backend_stubs" / triton.ask(PYTHON).python / triton.STUB).read_bytes()
+    pytriton.prepare(PYTHON)
+    assert put.read_bytes() == (root / "python_backend_stubs" / environment.python / pytriton.STUB).read_bytes()
     assert put.stat().st_mode & 0o111
 
 
 def test_environment_without_a_server_is_refused() -> None:
     with pytest.raises(HostError, match="nvidia-pytriton.*not installed"):
-        triton.prepare(Path(sys.executable))
+        pytriton.prepare(Path(sys.executable))
 
 
 def test_interpreter_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="does not run"):
-        triton.prepare(tmp_path / "python")
+        pytriton.prepare(tmp_path / "python")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_interpreter_that_is_not_there_is_refused(tmp_path: Path) -> None:
 )
 def test_libraries_that_would_crash_the_stub_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(HostError, match=message) as caught:
-        triton._check_libraries(GOOD.model_copy(update=change))
+        pytriton._check_libraries(GOOD.model_copy(update=change))
     assert caught.value.fix
 
 
@@ -66,7 +67,7 @@ def test_libraries_that_would_crash_the_stub_are_refused(change: dict[str, objec
     ids=["another build's", "the system's"],
 )
 def test_library_path_is_set_only_where_the_loader_would_not_look(library_dir: str, expected: str | None) -> None:
-    variables = triton._variables(GOOD.model_copy(update={"library_dir": Path(library_dir)}))
+    variables = pytriton._variables(GOOD.model_copy(update={"library_dir": Path(library_dir)}))
     assert variables.get("LD_LIBRARY_PATH") == expected
 
 

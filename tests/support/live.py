@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from include.artifacts.store import ArtifactStore
-from include.context import Context
+from include.context import Context, live_records
 from include.host.ports import free_ports
 from include.host.services import ServiceRecord, find
 from include.host.services.process import ProcessBackend
@@ -27,10 +27,10 @@ from include.releases.records import Release, ReleaseStore
 from include.settings import Settings
 from include.targets.base import Target
 from include.triton import servers
-from include.triton.servers import Ports, ServerPlan
+from include.triton.servers import Ports, ServerPlan, ServerRecord
 
 HERE = Path(__file__).parent
-MODEL = "org--name"
+MODEL, NAME = "org--name", "name"
 BACKEND = ProcessBackend()
 
 
@@ -72,7 +72,7 @@ class Deployment:
     def releases(self) -> ReleaseStore:
         return self.context().releases
 
-    def release(self, answer: str, *flaws: str, model: str = MODEL) -> Release:
+    def release(self, answer: str, *flaws: str, model: str = MODEL, **request: object) -> Release:
         """An accepted release whose server will say ``answer``."""
 
         def fill(repository: Path) -> None:
@@ -80,14 +80,16 @@ class Deployment:
             for flaw in flaws:
                 (repository / flaw).touch()
 
-        return self.release_of(answer, fill, "stand-in", model)
+        return self.release_of(answer, fill, "stand-in", model, **request)
 
-    def release_of(self, key: str, fill: Callable[[Path], None], target: str, model: str = MODEL) -> Release:
+    def release_of(
+        self, key: str, fill: Callable[[Path], None], target: str, model: str = MODEL, **request: object
+    ) -> Release:
         """An accepted release of a repository that ``fill`` makes."""
         with ArtifactStore(self.settings.artifacts).claim("repositories", {"key": key}, log=print) as claim:
             fill(claim.partial)
             claim.commit()
-        release = self.releases.open(model, target=target, repository=claim.name, chain={}, request={})
+        release = self.releases.open(model, target=target, repository=claim.name, chain={}, request=request)
         return self.releases.judge(release, "accepted")
 
     def candidate(self, release: Release, run: str) -> Path:
@@ -99,9 +101,9 @@ class Deployment:
         launch(context, plan, context.candidate_record)
         return context.candidate_record
 
-    def answer(self) -> str:
-        """What clients get at the live address."""
-        url = f"{self.live().url}/v2/models/ensemble/generate"
+    def answer(self, name: str = "ensemble") -> str:
+        """What clients get at the live address, under a name."""
+        url = f"{self.live().url}/v2/models/{name}/generate"
         response = httpx.post(url, json={"text_input": "x", "max_tokens": 1}, trust_env=False, timeout=20)
         return response.json()["text_output"] if response.is_success else f"HTTP {response.status_code}"
 
@@ -113,19 +115,21 @@ class Deployment:
     def states(self) -> list[str]:
         return [self.releases.state(release) for release in self.releases.every()]
 
-    def kill_live_server(self) -> None:
-        record = servers.find(self.context().live_record)
-        os.kill(record.pid, signal.SIGKILL)
-        while servers.find(self.context().live_record):
+    def live_server(self, name: str = NAME) -> ServerRecord | None:
+        return self.context().live_servers().get(name)
+
+    def kill_live_server(self, name: str = NAME) -> None:
+        os.kill(self.live_server(name).pid, signal.SIGKILL)
+        while self.live_server(name):
             pass
 
     def stop_proxy(self) -> None:
         path = self.settings.artifacts / "servers" / "proxy.json"
         BACKEND.stop(find(path, ServiceRecord, BACKEND), path, grace_s=0)
 
-    def load(self, **first_client: object) -> AbstractContextManager[dict[str, int]]:
-        """Clients at the live address; see `load_on`."""
-        return load_on(self.live().url, **first_client)
+    def load(self, name: str = "ensemble", **first_client: object) -> AbstractContextManager[dict[str, int]]:
+        """Clients of a name at the live address; see `load_on`."""
+        return load_on(self.live().url, name, **first_client)
 
     def close(self) -> None:
         for path in (self.settings.artifacts / "servers").glob("*.json"):
@@ -133,11 +137,17 @@ class Deployment:
                 BACKEND.stop(record, path, grace_s=0)
 
 
+def live_record(artifacts: Path) -> Path:
+    """The record of the server of the one live release."""
+    (record,) = live_records(artifacts).values()
+    return record
+
+
 @contextmanager
-def load_on(url: str, **first_client: object) -> Iterator[dict[str, int]]:
+def load_on(url: str, name: str = "ensemble", **first_client: object) -> Iterator[dict[str, int]]:
     """Clients at an address, from a process of its own; filled with the count of each answer at the end."""
     counts: dict[str, int] = {}
-    argv = [sys.executable, str(HERE / "live_load.py"), url, json.dumps(first_client)]
+    argv = [sys.executable, str(HERE / "live_load.py"), f"{url}/v2/models/{name}/generate", json.dumps(first_client)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "asking\n"
         yield counts

@@ -24,7 +24,7 @@ def ask(
     with httpx.Client(timeout=60, trust_env=False) as client:
         while not done.is_set():
             try:
-                response = client.post(f"{url}/v2/models/ensemble/generate", json=body)
+                response = client.post(url, json=body)
                 said = response.json().get("text_output", f"failed: {response.text}")
             except (httpx.HTTPError, ValueError) as error:
                 said = f"failed: {type(error).__name__} {error}"

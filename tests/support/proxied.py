@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx
 
 from include.host.ports import free_ports
-from include.live.proxy import Proxy, Upstream
+from include.live.proxy import Proxy, Served, Upstream
 from include.settings import Settings
 from include.triton.servers import Ports
 
 HERE = Path(__file__).parent
+NAME = "one"
 SWITCHES = 3
 LIMIT_S = 20.0
 
@@ -93,6 +94,13 @@ def settings_of(root: Path, ports: Ports, address: str = "127.0.0.1") -> Setting
     )
 
 
+def serve(proxy: Proxy, upstream: Upstream | None, name: str = NAME, number: int = 1, *aliases: str) -> None:
+    """Serves a release of ``org--<name>`` under a name, or the name without a server; the name is the default."""
+    proxy.point_to(name, Served(upstream=upstream, release=f"org--{name}/{number}", aliases=aliases))
+    if proxy.default() is None:
+        proxy.set_default(name)
+
+
 def answers(ports: Ports) -> tuple[str, ...]:
     """Who answers on the HTTP and on the metrics port."""
     paths = {ports.http: "v2/health/ready", ports.metrics: "metrics"}
@@ -103,12 +111,12 @@ def come_and_go_under_load(proxy: Proxy) -> None:
     """Servers take over from one another, each is killed once it is drained: asserts that no request is lost."""
     with ExitStack() as running:
         old = running.enter_context(server("server-0"))
-        proxy.point_to(old.upstream)
+        serve(proxy, old.upstream)
         sender = running.enter_context(load(proxy.ports))
         sender.await_answers_by("server-0")
         for number in range(1, SWITCHES + 1):
             new = running.enter_context(server(f"server-{number}"))
-            proxy.point_to(new.upstream)
+            serve(proxy, new.upstream, NAME, number)
             assert proxy.drain(LIMIT_S) == 0
             old.kill()
             sender.await_answers_by(f"server-{number}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from include.gates import Endpoint, GateResult, Load, Quality, Sample
 from include.gates.verdict import Percentiles
+from include.releases.contract import Change, Comparison
 from include.releases.run import RunRecord, TaskTime
 from include.report import ReleaseReport, Stage, Subject
 
@@ -72,6 +73,13 @@ def full_report() -> ReleaseReport:
         verdict("streaming", "skip"),
         verdict("agreement", "fail", samples=(sample,), measured={"equal_share": 0.5}),
         verdict("speed", loads=loads),
+        contract=Comparison(
+            against="org--model/2",
+            changes=(
+                Change(field="inputs", breaking=False, text="new fields of requests: seed"),
+                Change(field="streaming", breaking=True, text="streaming is <off>"),
+            ),
+        ),
         run=RunRecord(
             id="manual__1",
             queued_at=WHEN,

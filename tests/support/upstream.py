@@ -25,7 +25,10 @@ class Handler(web.Handler):
     name = ""
 
     def do_GET(self) -> None:
-        self.reply(self.name)
+        """Says its name, and what came with the request for those who ask with or without a key."""
+        keys = (self.headers.get(name, "") for name in ("authorization", "x-api-key"))
+        seen = {"x-saw-client": self.headers.get("x-hf2triton-client", ""), "x-saw-key": "".join(keys)}
+        self.reply(self.name, headers=seen)
 
     def do_POST(self) -> None:
         """Says its name and how long the text was after a while; as a stream in steps, or until nobody reads it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -24,12 +24,16 @@ class Handler(BaseHTTPRequestHandler):
         """The request's body."""
         return self.rfile.read(int(self.headers["Content-Length"]))
 
-    def reply(self, body: bytes | str | dict[str, Any] = b"", status: int = 200) -> None:
+    def reply(
+        self, body: bytes | str | dict[str, Any] = b"", status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Sends a whole answer; a dictionary goes as JSON."""
         content = json.dumps(body) if isinstance(body, dict) else body
         data = content.encode() if isinstance(content, str) else content
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 

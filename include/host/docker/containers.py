@@ -269,8 +269,13 @@ def _unless_gone(container_id: str) -> Iterator[None]:
 
 def _hand_over(spec: ContainerSpec) -> str:
     """The program's user. If the caller is root, its writable directories are given to that user."""
-    if os.getuid() != 0:
-        return f"{os.getuid()}:{os.getgid()}"
-    for path in spec.writable:
-        os.chown(path, _NOBODY, _NOBODY)
-    return f"{_NOBODY}:{_NOBODY}"
+    user, group = user_of_programs()
+    if os.getuid() == 0:
+        for path in spec.writable:
+            os.chown(path, user, group)
+    return f"{user}:{group}"
+
+
+def user_of_programs() -> tuple[int, int]:
+    """The user and the group of containers: the caller's, or nobody's if the caller is root."""
+    return (os.getuid(), os.getgid()) if os.getuid() != 0 else (_NOBODY, _NOBODY)

@@ -54,7 +54,7 @@ class ServiceRecord(Frozen):
     """The record of a started service; ``pid`` is 0 and ``container_id`` empty until they are known.
 
     A process is identified by pid and token: the pid alone may be reused, and a start time moves with the host's
-    clock. ``gpus`` are the device ids that a container holds.
+    clock. ``gpus`` are the device ids that the service holds.
     """
 
     log: Path

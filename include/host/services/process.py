@@ -38,10 +38,11 @@ class ProcessBackend:
         write(record, path)
         keep_last(record.log)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        devices = {"CUDA_VISIBLE_DEVICES": ",".join(record.gpus)} if record.gpus else {}
         with record.log.open("ab") as log:  # so that it can be cut off at its start while the process writes
             subprocess.run(
                 ["setsid", "--fork", *spec.argv],
-                env={**inherited, **spec.env, TOKEN_VARIABLE: record.token},
+                env={**inherited, **spec.env, **devices, TOKEN_VARIABLE: record.token},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from include.files import Damaged, find_record, write_atomic
 from include.frozen import Frozen, Moment
-from include.model.files import GENERATION_FILE, read_object
+from include.model.generation import end_ids
 from include.triton import repository
 
 ENGINE = "tensorrt_llm"
@@ -52,7 +52,14 @@ def published(path: Path) -> tuple[LiveModel, ...]:
 
 
 def served_from(
-    served: Path, *, name: str, release: str, max_input_len: int, max_seq_len: int, created: Moment
+    served: Path,
+    *,
+    name: str,
+    aliases: tuple[str, ...] = (),
+    release: str,
+    max_input_len: int,
+    max_seq_len: int,
+    created: Moment,
 ) -> LiveModel:
     """A model by what its repository and its tokenizer's directory say.
 
@@ -65,20 +72,14 @@ def served_from(
     tokenizer = Path(configs["preprocessing"].parameters["tokenizer_dir"].string_value)
     return LiveModel(
         name=name,
+        aliases=aliases,
         release=release,
         tokenizer=tokenizer,
         max_input_len=max_input_len,
         max_seq_len=max_seq_len,
-        end_ids=_end_ids(tokenizer),
+        # A checkpoint has its tokenizer in a folder of its own, and the generation settings beside that.
+        end_ids=end_ids(tokenizer) or end_ids(tokenizer.parent),
         streaming=engine.model_transaction_policy.decoupled,
         inputs=frozenset(tensor.name for tensor in engine.input),
         created=created,
     )
-
-
-def _end_ids(folder: Path) -> tuple[int, ...]:
-    """The tokens that end an answer, as far as the model's generation settings name them."""
-    # A checkpoint has its tokenizer in a folder of its own, and this file beside that.
-    files = (file for file in (folder / GENERATION_FILE, folder.parent / GENERATION_FILE) if file.exists())
-    ids = next((read_object(file).get("eos_token_id") for file in files), None)
-    return tuple(one for one in (ids if isinstance(ids, list) else [ids]) if isinstance(one, int))

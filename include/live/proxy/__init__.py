@@ -1,7 +1,7 @@
-"""The stable address: an Envoy proxy in front of the live server.
+"""The stable address: an Envoy proxy in front of the live servers, which tells them apart by name.
 
-Clients talk to three ports that never change (HTTP, gRPC, metrics). `Proxy.point_to` moves all three to another
-server in one step: new requests go there, requests in flight finish where they began, no connection is closed.
+Clients talk to three ports that never change (HTTP, gRPC, metrics). `Proxy.point_to` moves a name to another server on
+all three in one step: new requests go there, requests in flight finish where they began, no connection is closed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from include.errors import HostError, PipelineError, ToolError, UserError
 from include.files import Log, write_atomic
 from include.host.ports import check_port_free, http_url, reachable
 from include.live.proxy import config
+from include.live.proxy.access import Access
 from include.live.proxy.admin import Admin
-from include.live.proxy.config import Files, Routing, Upstream
+from include.live.proxy.config import Files, Model, Routing, Served, Upstream
 from include.live.proxy.envoy import Envoy
 from include.live.proxy.guard import Limits
 from include.settings import Settings
 from include.triton.servers import Ports
 
-__all__ = ["Proxy", "Upstream", "files_of", "proxy_of"]
+__all__ = ["Proxy", "Served", "Upstream", "files_of", "proxy_of"]
 
 _POLL_S = 0.1
 _START_S = 20.0
@@ -41,13 +42,21 @@ _LONGEST_SOCKET = 107  # sun_path of unix(7), without the terminating null byte
 class Proxy:
     """One Envoy and its files. All methods can be called from any process of the host, also concurrently.
 
-    Without an upstream, and while the upstream is gone, HTTP requests get 503 with an error in Triton's format,
-    and gRPC calls get UNAVAILABLE. `include.live.proxy.guard` says what a request may be. The duration of an answer
-    is not limited.
+    Without an upstream, and while the upstream is gone, HTTP requests for a name get 503 with an error in Triton's
+    format, and gRPC calls get UNAVAILABLE. `include.live.proxy.routes` says which request is for which name, and
+    `include.live.proxy.guard` what it may be. The duration of an answer is not limited.
     """
 
     def __init__(
-        self, files: Files, *, address: str, ports: Ports, limits: Limits, envoy: Envoy, log: Log = print
+        self,
+        files: Files,
+        *,
+        address: str,
+        ports: Ports,
+        limits: Limits,
+        access: Access,
+        envoy: Envoy,
+        log: Log = print,
     ) -> None:
         """Creates the proxy for clients that connect to ``address`` and ``ports``.
 
@@ -59,6 +68,7 @@ class Proxy:
         self._address = address
         self.ports = ports
         self._limits = limits
+        self._access = access
         self._envoy = envoy
         self._admin = Admin(self._files.admin)
         self._log = log
@@ -67,10 +77,33 @@ class Proxy:
     @property
     def url(self) -> str:
         """The URL of the HTTP endpoint on this host."""
-        return http_url(self._address, self.ports.http)
+        return http_url(self._address, self.ports.http, self._access.scheme)
+
+    def client(self, timeout_s: float) -> httpx.Client:
+        """A client of the HTTP endpoint on this host, with the deployment's own key, if there are keys.
+
+        Over TLS it trusts the endpoint's own certificate alone: no other program gets the key.
+        """
+        return httpx.Client(base_url=self.url, timeout=timeout_s, **self._access.client_options())
+
+    def refresh_access(self) -> list[PipelineError]:
+        """Takes API keys and certificates that have changed, without cutting off anything.
+
+        Returns the errors of those that cannot be used: the last good ones stay.
+
+        Raises:
+            PipelineError: there are no last good ones; or Envoy does not take the new ones within 10 s.
+        """
+        if self._access.is_open:
+            return []
+        with self._lock():
+            kept = self._publish_access()
+            if self._envoy.find() == _digest(self._bootstrap()):
+                self._await_access()
+            return kept
 
     def ensure_running(self) -> None:
-        """Starts Envoy if it does not run as configured; it keeps its upstream.
+        """Starts Envoy if it does not run as configured; it keeps its routing.
 
         An Envoy that was started with another configuration (ports, address, an older version of this project) is
         stopped first, once the other ports are known to be free; that cuts its connections.
@@ -79,9 +112,11 @@ class Proxy:
             HostError: a port is taken; the message names it and the process.
             ToolError: Envoy ended, or took no requests within 20 s; the message holds its last lines.
         """
-        wanted = config.bootstrap(self._files, self._address, self.ports, self._limits)
-        digest = hashlib.sha256(wanted.encode()).hexdigest()
+        wanted = self._bootstrap()
+        digest = _digest(wanted)
         with self._lock():
+            for problem in self._publish_access():
+                self._log(f"{problem}\nthe last good one stays in use")
             found = self._envoy.find()
             if found != digest or not self._answers_soon():
                 self._check_ports(config.listening(self._files) if found else ())
@@ -89,6 +124,8 @@ class Proxy:
                     self._log("the proxy runs with another configuration, or does not answer: it is started anew")
                     self._envoy.stop()
                 self._start(wanted, digest)
+            self._await_access()
+            self._list_targets(self._routing())
             self._envoy.keep_across_restarts()
 
     def is_running(self) -> bool:
@@ -103,41 +140,55 @@ class Proxy:
         """The way in which Envoy ended, with its last lines; None if it runs, or was stopped."""
         return self._envoy.obituary()
 
-    def upstream(self) -> Upstream | None:
-        """The upstream of new requests; kept when Envoy ends, forgotten by `stop`."""
-        return self._routing().current
+    def served(self) -> dict[str, Served]:
+        """What is served, by name; kept when Envoy ends, forgotten by `stop`."""
+        return self._routing().served()
 
-    def point_to(self, upstream: Upstream | None) -> None:
-        """Sends new requests to another server, on all ports at once; returns when Envoy has switched.
+    def default(self) -> str | None:
+        """The name of the model that answers requests that name none, whether it is served now or not."""
+        return self._routing().default
 
-        The previous upstream keeps its requests in flight: `drain` waits for them. With None, requests are refused.
+    def point_to(self, name: str, served: Served | None) -> None:
+        """Serves something else under a name, on all ports at once; returns when Envoy goes by it.
+
+        The previous upstream keeps its requests in flight: `drain` waits for them. Without an upstream in ``served``,
+        requests are refused; with None the name is taken off the routing. Other names are not touched.
 
         Raises:
-            ToolError: Envoy does not run, or did not switch within 10 s: the previous upstream is kept.
+            ToolError: Envoy does not run, or did not switch within 10 s: the previous routing is kept.
         """
         with self._lock():
             before = self._routing()
-            wanted = before.moved_to(upstream)
-            try:
-                self._publish(wanted)
-            except PipelineError:
-                config.publish(self._files, before)
-                raise
-        self._log(f"the proxy's upstream is {upstream or 'none: requests are refused'}")
+            if served and name not in before.models:
+                self._change(before, before.prepared(name))
+            self._change(before, before.moved(name, served))
+        self._log(f"the proxy serves {name!r}: {served or 'no more'}")
 
-    def drain(self, limit_s: float) -> int:
-        """Waits until no request is in flight to an upstream other than the current; returns how many still are.
+    def set_default(self, name: str | None) -> None:
+        """Chooses the model that answers requests that name none; while it is not served, they are refused.
+
+        Raises:
+            ToolError: Envoy does not run, or did not switch within 10 s: the previous routing is kept.
+        """
+        with self._lock():
+            before = self._routing()
+            self._change(before, Routing(models=before.models, default=name))
+        self._log(f"the proxy's default is {name!r}" if name else "the proxy has no default")
+
+    def drain(self, limit_s: float, name: str | None = None) -> int:
+        """Waits until no request is in flight to an upstream that is not served any more; returns how many still are.
 
         With 0, those servers can be stopped without losing a request. Otherwise ``limit_s`` is over; the rest are long
-        generations, and gRPC streams, which count as long as their client keeps them open.
+        generations, and gRPC streams, which count as long as their client keeps them open. With a ``name``, only its
+        upstreams count.
 
         Raises:
             ToolError: Envoy does not answer.
         """
-        left = self._routing().draining
+        left = self._routing().leaving(name)
         deadline = time.monotonic() + limit_s
         quiet_since = time.monotonic()
-        while left and (now := time.monotonic()) - quiet_since < _QUIET_S:
+        while left.models and (now := time.monotonic()) - quiet_since < _QUIET_S:
             if active := self._active(left):
                 quiet_since = now
                 if now > deadline:
@@ -148,19 +199,39 @@ class Proxy:
         return 0
 
     def stop(self) -> None:
-        """Ends Envoy at once, with all connections, and forgets its upstream."""
+        """Ends Envoy at once, with all connections, and forgets what it served."""
         with self._lock():
             self._envoy.stop()
+            self._access.forget()
             if self._files.config.exists():
-                config.publish(self._files, Routing())
+                self._write(Routing())
+
+    def _bootstrap(self) -> str:
+        return config.bootstrap(self._files, self._address, self.ports, self._limits, self._access)
+
+    def _publish_access(self) -> list[PipelineError]:
+        return self._access.publish(self._envoy.user, self._log)
+
+    def _await_access(self) -> None:
+        if wanted := self._access.versions():
+            self._await(lambda: self._has_taken(wanted), _SWITCH_S, "did not take its API keys or its certificate")
+
+    def _has_taken(self, wanted: dict[str, str]) -> bool:
+        with suppress(httpx.HTTPError):
+            return all(self._admin.versions_of(name) == {version} for name, version in wanted.items())
+        return False
 
     def _start(self, bootstrap: str, digest: str) -> None:
         self._files.run.mkdir(parents=True, exist_ok=True)
         write_atomic(self._files.bootstrap, bootstrap)
-        config.publish(self._files, Routing(current=self.upstream()))
+        kept = self._routing()
+        models = {name: Model(served=served) for name, served in kept.served().items()}
+        routing = Routing(models=models, default=kept.default)
+        version = self._write(routing)
         try:
-            self._envoy.start(("--config-path", str(self._files.bootstrap), *_options()), digest)
+            self._envoy.start(("--config-path", str(self._files.bootstrap), *_options(self._access)), digest)
             self._await(self._admin.is_live, _START_S, "took no requests")
+            self._await_version(routing, version)
         except BaseException:
             self._envoy.stop()
             raise
@@ -178,18 +249,37 @@ class Proxy:
             if port not in its_own:
                 check_port_free(port)
 
+    def _change(self, before: Routing, wanted: Routing) -> None:
+        """Replaces the routing; the one ``before`` comes back if Envoy does not take it."""
+        try:
+            self._publish(wanted)
+        except PipelineError:
+            self._write(before)
+            raise
+
     def _publish(self, routing: Routing) -> None:
         """Replaces the routing and waits until Envoy uses it."""
-        config.publish(self._files, routing)
-        self._await(lambda: self._goes_by(routing), _SWITCH_S, "did not take its new upstream")
+        self._await_version(routing, self._write(routing))
 
-    def _goes_by(self, routing: Routing) -> bool:
+    def _await_version(self, routing: Routing, version: str) -> None:
+        wanted = dict.fromkeys(config.readers(routing), version)
+        self._await(lambda: self._goes_by(wanted), _SWITCH_S, "did not take its new routing")
+
+    def _write(self, routing: Routing) -> str:
+        version = config.publish(self._files, routing, self._limits)
+        self._list_targets(routing)
+        return version
+
+    def _list_targets(self, routing: Routing) -> None:
+        config.list_targets(self._files, routing, self._access.scheme, self._address, self.ports.metrics)
+
+    def _goes_by(self, versions: dict[str, str]) -> bool:
         with suppress(httpx.HTTPError):
-            return {one: health for one, (health, _) in self._admin.endpoints().items()} == routing.endpoints()
+            return versions.items() <= self._admin.versions().items()
         return False
 
-    def _active(self, upstreams: tuple[Upstream, ...]) -> int:
-        theirs = Routing(draining=upstreams).endpoints()
+    def _active(self, upstreams: Routing) -> int:
+        theirs = upstreams.endpoints()
         try:
             return sum(active for one, (_, active) in self._admin.endpoints().items() if one in theirs)
         except httpx.HTTPError as error:
@@ -232,10 +322,18 @@ class Proxy:
             )
 
 
-def _options() -> tuple[str, ...]:
+def _digest(bootstrap: str) -> str:
+    return hashlib.sha256(bootstrap.encode()).hexdigest()
+
+
+def _options(access: Access) -> tuple[str, ...]:
     workers = min(_MOST_WORKERS, os.cpu_count() or 1)
     # Component main only warns that connections have no limit; it reports its failures as errors.
-    levels = ("--log-level", "warning", "--component-log-level", "main:error")
+    quiet = ["main:error"]
+    if not access.is_open:
+        # Warnings about files that Envoy refuses show what is in them: keys. `Proxy` finds out by itself.
+        quiet += ["config:error", "misc:error"]
+    levels = ("--log-level", "warning", "--component-log-level", ",".join(quiet))
     return ("--concurrency", str(workers), "--disable-hot-restart", *levels)
 
 
@@ -253,4 +351,6 @@ def proxy_of(settings: Settings, log: Log = print, image: str | None = None, bui
     ports = Ports(http=settings.live_http_port, grpc=settings.live_grpc_port, metrics=settings.live_metrics_port)
     envoy = Envoy(files, log, image, build)
     limits = Limits.of(settings)
-    return Proxy(files, address=settings.bind_address, ports=ports, limits=limits, envoy=envoy, log=log)
+    access = Access.of(settings, files.config / "access")
+    address = settings.bind_address
+    return Proxy(files, address=address, ports=ports, limits=limits, access=access, envoy=envoy, log=log)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from include.host.ports import PLAIN_HTTP
-from include.live.proxy.config import Endpoint
+from include.live.proxy.routing import Endpoint
 
 _TIMEOUT_S = 5.0
 
@@ -27,6 +27,11 @@ class Admin:
         except httpx.TransportError:
             return False
 
+    def versions(self) -> dict[str, str]:
+        """The version of the routing that each of its readers took last; raises `httpx.HTTPError` without an answer."""
+        answer = self._get("/stats?format=json&type=TextReadouts&filter=version_text").raise_for_status().json()
+        return {one["name"].removesuffix(".version_text"): one["value"] for one in answer["stats"]}
+
     def endpoints(self) -> dict[Endpoint, tuple[str, int]]:
         """The health and the number of active requests of each port; raises `httpx.HTTPError` without an answer."""
         answer = self._get("/clusters?format=json").raise_for_status().json()
@@ -36,6 +41,11 @@ class Admin:
             for host in cluster.get("host_statuses", ())
             if "socket_address" in host["address"]
         )
+
+    def versions_of(self, resources: str) -> set[str]:
+        """The versions of what Envoy has read from files that change; raises `httpx.HTTPError` without an answer."""
+        answer = self._get(f"/config_dump?resource={resources}").raise_for_status().json()
+        return {str(one.get("version_info")) for one in answer.get("configs", ())}
 
     def _get(self, path: str) -> httpx.Response:
         transport = httpx.HTTPTransport(uds=str(self.socket), verify=PLAIN_HTTP)

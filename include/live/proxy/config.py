@@ -1,9 +1,9 @@
 """Envoy's configuration: the bootstrap, which never changes while it runs, and the routing of requests.
 
-`include.live.proxy.guard` says which requests are let through.
+`include.live.proxy.routes` says which request goes where, and `include.live.proxy.guard` what it may be.
 
-The routing is a directory with one endpoint file for each cluster, behind a link. Envoy reads the files again
-when the link is renamed, so one rename moves all clusters.
+The routing is a directory behind a link: the routes of each listener, the clusters, and the endpoints of each cluster.
+Envoy reads the files again when the link is renamed, so one rename changes all of them.
 Field names are those of https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api.
 """
 
@@ -11,34 +11,36 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import field_validator
+from typing import Any
 
 from include import reading
 from include.files import Damaged, disk_errors, find_record, remove, replace, write_atomic
-from include.frozen import Frozen
-from include.host.ports import reachable
-from include.live.proxy import guard
+from include.host.ports import http_url
+from include.live.proxy import guard, routes
+from include.live.proxy.access import Access
 from include.live.proxy.guard import Limits
+from include.live.proxy.routing import Cluster, Model, Routing, Served, Upstream
 from include.reading import Limit
 from include.triton.servers import Ports
 
-Health = Literal["HEALTHY", "DRAINING"]
+__all__ = ["Files", "Model", "Routing", "Served", "Upstream"]
 
 _API = "type.googleapis.com/envoy"
 _HCM = f"{_API}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = f"{_API}.extensions.filters.http.router.v3.Router"
 _HTTP_OPTIONS = f"{_API}.extensions.upstreams.http.v3.HttpProtocolOptions"
+_CLUSTER = f"{_API}.config.cluster.v3.Cluster"
 _ENDPOINTS = f"{_API}.config.endpoint.v3.ClusterLoadAssignment"
 
 _CONNECTIONS = f"{_API}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 
 _NO_LIMIT = 2**32 - 1
+# Routes match the names by regular expressions, which Envoy limits for those who let others write them.
+_EXPRESSIONS = ("re2.max_program_size.error_level", "re2.max_program_size.warn_level")
 _IDLE_CONNECTIONS = 1000  # kept by clients between their requests, besides those that have one in flight
-_STATE = "routing.json"
+_STATE, _CLUSTERS = "routing.json", "clusters.json"
 
 
 class Files:
@@ -47,7 +49,8 @@ class Files:
     ``record`` is the record of Envoy's process or container, ``log`` its output, by default beside it. Envoy only
     reads ``config``: the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It
     writes to ``run``, the directory of unix sockets: ``admin`` for its admin interface, ``grpc`` for gRPC from the
-    programs of this deployment. In the same directory is ``api``, the socket of the OpenAI API's service.
+    programs of this deployment. In the same directory is ``api``, the socket of the OpenAI API's service. ``targets``
+    is the list of metrics for Prometheus.
     """
 
     def __init__(self, root: Path, log: Path | None = None) -> None:
@@ -56,73 +59,28 @@ class Files:
         self.config, self.run = root / "config", root / "run"
         self.bootstrap, self.routing = self.config / "bootstrap.json", self.config / "routing"
         self.admin, self.grpc, self.api = (self.run / f"{name}.sock" for name in ("admin", "grpc", "api"))
+        self.targets = root.parent / "prometheus" / "live.json"
 
 
-class Upstream(Frozen):
-    """A server that requests can go to."""
-
-    ports: Ports
-    address: str = "127.0.0.1"
-
-    @field_validator("address")
-    @classmethod
-    def _reachable(cls, address: str) -> str:
-        return reachable(address)
-
-    def __str__(self) -> str:
-        return f"{self.address}, HTTP port {self.ports.http}"
-
-
-class Routing(Frozen):
-    """The routing: new requests go to ``current``; requests in flight to ``draining`` finish there."""
-
-    current: Upstream | None = None
-    draining: tuple[Upstream, ...] = ()
-
-    def moved_to(self, upstream: Upstream | None) -> Routing:
-        """The routing with another current upstream; the previous one is draining."""
-        before = dict.fromkeys((self.current, *self.draining))
-        return Routing(current=upstream, draining=tuple(one for one in before if one and one != upstream))
-
-    def without(self, drained: tuple[Upstream, ...]) -> Routing:
-        """The routing without these drained upstreams."""
-        return Routing(current=self.current, draining=tuple(one for one in self.draining if one not in drained))
-
-    def endpoints(self) -> dict[Endpoint, Health]:
-        """The endpoints of all upstreams, with their health for Envoy."""
-        known: dict[Upstream, Health] = dict.fromkeys(self.draining, "DRAINING")
-        if self.current:
-            known[self.current] = "HEALTHY"
-        return {
-            Endpoint(cluster, upstream.address, port): health
-            for upstream, health in known.items()
-            for cluster, port in upstream.ports.model_dump().items()
-        }
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One port of an upstream; ``cluster`` is the name of the listener whose requests it takes."""
-
-    cluster: str
-    address: str
-    port: int
-
-
-def bootstrap(files: Files, address: str, ports: Ports, limits: Limits) -> str:
-    """The bootstrap: a listener and a cluster for each of the server's ports, and those of the API."""
-    listeners = ports.model_dump()
-    internal = {"name": "internal", "address": _pipe(files.grpc), "filter_chains": [_chain("grpc", limits)]}
+def bootstrap(files: Files, address: str, ports: Ports, limits: Limits, access: Access) -> str:
+    """The bootstrap: a listener for each of the server's ports, where the routing stands, and the API's ways."""
     config = {
-        "node": {"id": "hf2triton", "cluster": "hf2triton"},
+        "node": {"id": "hf2triton", "cluster": "hf2triton", "metadata": {"routes": routes.digest()}},
         "admin": {
             "address": _pipe(files.admin),
             "ignore_global_conn_limit": True,
         },
         "overload_manager": {"resource_monitors": [_most_connections(limits)]},
+        "layered_runtime": {
+            "layers": [{"name": "expressions", "static_layer": dict.fromkeys(_EXPRESSIONS, _NO_LIMIT)}]
+        },
+        "dynamic_resources": {"cds_config": _source(files, _CLUSTERS)},
         "static_resources": {
-            "listeners": [*(_listener(name, address, port, limits) for name, port in listeners.items()), internal],
-            "clusters": [*(_cluster(name, files, limits) for name in listeners), _api_cluster(files, limits)],
+            "listeners": [
+                *(_listener(name, files, address, port, limits, access) for name, port in ports.model_dump().items()),
+                _internal(files, limits),
+            ],
+            "clusters": [_api(files, limits)],
         },
     }
     return json.dumps(config, indent=1)
@@ -138,11 +96,15 @@ def listening(files: Files) -> set[int]:
         return set()
 
 
-def publish(files: Files, routing: Routing) -> None:
-    """Replaces the routing atomically: even after a crash, Envoy reads either the previous or the new one."""
-    directory = files.config / f"routing.{secrets.token_hex(4)}"
-    for cluster in Ports.model_fields:
-        write_atomic(directory / f"{cluster}.json", _endpoints(cluster, routing))
+def publish(files: Files, routing: Routing, limits: Limits) -> str:
+    """Replaces the routing atomically: even after a crash, Envoy reads either the previous or the new one.
+
+    Returns its version, which Envoy names once it goes by it.
+    """
+    version = secrets.token_hex(4)
+    directory = files.config / f"routing.{version}"
+    for name, resources in _resources(files, routing, limits).items():
+        write_atomic(directory / name, json.dumps({"version_info": version, "resources": resources}, indent=1))
     write_atomic(directory / _STATE, routing.model_dump_json(indent=1))
     link = files.config / f".{directory.name}"
     with disk_errors(files.routing):
@@ -151,6 +113,16 @@ def publish(files: Files, routing: Routing) -> None:
     for old in files.config.glob("routing.*"):
         if old != directory:
             remove(old)
+    return version
+
+
+def readers(routing: Routing) -> list[str]:
+    """What in Envoy reads a file of the routing, by the prefix of its statistics."""
+    return [
+        "cluster_manager.cds",
+        *(f"http.{listener}.rds.{listener}" for listener in Ports.model_fields),
+        *(f"cluster.{cluster}" for cluster in routing.clusters()),
+    ]
 
 
 def published(files: Files) -> Routing | None:
@@ -161,14 +133,59 @@ def published(files: Files) -> Routing | None:
         return None
 
 
-def _endpoints(cluster: str, routing: Routing) -> str:
+def list_targets(files: Files, routing: Routing, scheme: str, address: str, port: int) -> None:
+    """Writes the list of what Prometheus can scrape, in the format of its ``file_sd_configs``, if it has changed."""
+    target = http_url(address, port).removeprefix("http://")
+    targets = [
+        {
+            "targets": [target],
+            "labels": {
+                "__scheme__": scheme,
+                "__metrics_path__": f"/metrics/{name}",
+                "model": name,
+                "release": served.release,
+            },
+        }
+        for name, served in routing.served().items()
+    ]
+    text = json.dumps(targets, indent=1)
+    with suppress(OSError, ValueError):
+        if reading.read_text(files.targets, Limit.RECORD) == text:
+            return
+    write_atomic(files.targets, text)
+
+
+def _resources(files: Files, routing: Routing, limits: Limits) -> dict[str, list[dict[str, Any]]]:
+    """What Envoy reads, by the name of its file."""
+    clusters = routing.clusters()
+    return {
+        _CLUSTERS: [_cluster(cluster, files, limits) for cluster in clusters],
+        **{_routes(listener): [routes.of(listener, routing)] for listener in Ports.model_fields},
+        **{_endpoints(cluster): [_assignment(cluster, routing)] for cluster in clusters},
+    }
+
+
+def _routes(listener: str) -> str:
+    return f"routes.{listener}.json"
+
+
+def _endpoints(cluster: Cluster) -> str:
+    return f"endpoints.{cluster}.json"
+
+
+def _assignment(cluster: Cluster, routing: Routing) -> dict[str, Any]:
     endpoints = [
         {"endpoint": {"address": _socket_address(one.address, one.port)}, "health_status": health}
         for one, health in routing.endpoints().items()
-        if one.cluster == cluster
+        if one.cluster == str(cluster)
     ]
-    resource = {"@type": _ENDPOINTS, "cluster_name": cluster, "endpoints": [{"lb_endpoints": endpoints}]}
-    return json.dumps({"resources": [resource]}, indent=1)
+    return {"@type": _ENDPOINTS, "cluster_name": str(cluster), "endpoints": [{"lb_endpoints": endpoints}]}
+
+
+def _source(files: Files, name: str) -> dict[str, Any]:
+    """A file of the routing, which Envoy reads again when the routing's link is renamed."""
+    source = {"path": str(files.routing / name), "watched_directory": {"path": str(files.config)}}
+    return {"resource_api_version": "V3", "path_config_source": source}
 
 
 def _most_connections(limits: Limits) -> dict[str, Any]:
@@ -176,7 +193,8 @@ def _most_connections(limits: Limits) -> dict[str, Any]:
     return {"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": most}
 
 
-def _listener(name: str, address: str, port: int, limits: Limits) -> dict[str, Any]:
+def _listener(name: str, files: Files, address: str, port: int, limits: Limits, access: Access) -> dict[str, Any]:
+    http = access.guarded(name, _http(name, files, limits))
     return {
         "name": name,
         "address": _socket_address(address, port),
@@ -184,16 +202,21 @@ def _listener(name: str, address: str, port: int, limits: Limits) -> dict[str, A
         "enable_reuse_port": False,
         # Streams have no timeout, so a vanished client has to be detected by TCP keepalive.
         "tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 20, "keepalive_probes": 3},
-        "filter_chains": [_chain(name, limits)],
+        "filter_chains": [{"filters": [_manager(http)], **access.transport(name, limits.header_s)}],
     }
 
 
-def _chain(name: str, limits: Limits) -> dict[str, Any]:
-    manager = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(name, limits)}
-    return {"filters": [manager]}
+def _internal(files: Files, limits: Limits) -> dict[str, Any]:
+    """The listener for gRPC of this deployment's own programs: who can open its socket needs no key."""
+    chain = {"filters": [_manager(_http("grpc", files, limits))]}
+    return {"name": "internal", "address": _pipe(files.grpc), "filter_chains": [chain]}
 
 
-def _http(name: str, limits: Limits) -> dict[str, Any]:
+def _manager(http: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": http}
+
+
+def _http(name: str, files: Files, limits: Limits) -> dict[str, Any]:
     """How requests of one listener are treated: those that are let through take as long as they take."""
     router = {
         "name": "envoy.filters.http.router",
@@ -218,34 +241,34 @@ def _http(name: str, limits: Limits) -> dict[str, Any]:
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
         "local_reply_config": guard.replies(name, limits),
-        "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": guard.routes(name)}]},
+        "rds": {"route_config_name": name, "config_source": _source(files, _routes(name))},
         "http_filters": [*guard.filters(name, limits), router],
     }
 
 
-def _cluster(name: str, files: Files, limits: Limits) -> dict[str, Any]:
+def _cluster(cluster: Cluster, files: Files, limits: Limits) -> dict[str, Any]:
     # A long error of Triton, as of a long name in a request, ends the connection: it must not be that of others.
-    protocol = (
-        {"http2_protocol_options": {"max_concurrent_streams": 1}} if name == "grpc" else {"http_protocol_options": {}}
-    )
-    source = {"path": str(files.routing / f"{name}.json"), "watched_directory": {"path": str(files.config)}}
+    one_at_a_time = {"http2_protocol_options": {"max_concurrent_streams": 1}}
+    protocol = one_at_a_time if cluster.listener == "grpc" else {"http_protocol_options": {}}
     return {
-        "name": name,
+        "@type": _CLUSTER,
+        "name": str(cluster),
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": {"resource_api_version": "V3", "path_config_source": source}},
+        "eds_cluster_config": {"eds_config": _source(files, _endpoints(cluster))},
         # A draining endpoint gets no new request, even if there is no other.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         **_upstream(limits, {"explicit_http_config": protocol}),
     }
 
 
-def _api_cluster(files: Files, limits: Limits) -> dict[str, Any]:
+def _api(files: Files, limits: Limits) -> dict[str, Any]:
+    """The cluster of the OpenAI API's service."""
     endpoint = {"endpoint": {"address": {"pipe": {"path": str(files.api)}}}}
     options: dict[str, Any] = {"explicit_http_config": {"http_protocol_options": {}}}
     return {
-        "name": "api",
+        "name": routes.API,
         "type": "STATIC",
-        "load_assignment": {"cluster_name": "api", "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "load_assignment": {"cluster_name": routes.API, "endpoints": [{"lb_endpoints": [endpoint]}]},
         **_upstream(limits, {**options, "common_http_protocol_options": {"idle_timeout": "60s"}}),
     }
 

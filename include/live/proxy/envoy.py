@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from include.files import Log, sha256_of
 from include.host import services
-from include.host.docker.containers import Containers, ContainerSpec
+from include.host.docker.containers import Containers, ContainerSpec, user_of_programs
 from include.host.docker.engine import engine_errors, local_engine
 from include.host.services import ServiceRecord, ServiceSpec
 from include.host.services.container import ContainerBackend
@@ -45,6 +46,11 @@ class Envoy:
         self._build = build
         self._containers = _EnvoyContainers(local_engine, log)
         self._backend = ProcessBackend() if image is None else ContainerBackend(LABEL_PROXY, self._containers)
+
+    @property
+    def user(self) -> tuple[int, int] | None:
+        """The user and group that Envoy has in its container; None if it has those of its starter."""
+        return None if self._image is None or os.getuid() != 0 else user_of_programs()
 
     def find(self) -> str | None:
         """The digest of the configuration that Envoy was started with; None if it does not run."""

@@ -120,21 +120,32 @@ local REAL = number("a number", -FLOAT, FLOAT)
 local NOT_NEGATIVE = number("a number that is not negative", 0, FLOAT)
 local WORD_LIST = list_of(STRING, "a list of strings")
 local ID_LIST = list_of(INT32, "a list of whole numbers below 2147483648")
+local REAL_LIST = list_of(REAL, "a list of numbers")
+local WHOLE = {said = "a whole number from 0 to 9223372036854775807", fits = whole(0, 2 ^ 63).fits}
 
 -- The inputs of the models that are served, whichever target made them.
 local OPTIONS = {
   id = ID, text_input = STRING, bad_words = WORD_LIST, stop_words = WORD_LIST,
   max_tokens = INT32, min_tokens = INT32, end_id = INT32, pad_id = INT32, top_k = INT32,
-  seed = {said = "a whole number from 0 to 9223372036854775807", fits = whole(0, 2 ^ 63).fits},
+  seed = WHOLE, random_seed = WHOLE,
   temperature = NOT_NEGATIVE, top_p = NOT_NEGATIVE,
   repetition_penalty = REAL, presence_penalty = REAL, frequency_penalty = REAL,
   exclude_input_in_output = BOOLEAN, return_num_input_tokens = BOOLEAN, return_num_output_tokens = BOOLEAN,
-  stream = BOOLEAN,
+  stream = BOOLEAN, use_raw_prompt = BOOLEAN,
+  beam_width = INT32, num_return_sequences = INT32, length_penalty = REAL, len_penalty = REAL,
+  early_stopping = BOOLEAN, beam_search_diversity_rate = REAL,
+  return_log_probs = BOOLEAN, return_context_logits = BOOLEAN, return_generation_logits = BOOLEAN,
+  return_perf_metrics = BOOLEAN,
+  decoder_text_input = STRING, embedding_bias_words = WORD_LIST, embedding_bias_weights = REAL_LIST,
+  guided_decoding_guide_type = STRING, guided_decoding_guide = STRING,
+  prompt_vocab_size = INT32, prompt_table_extra_id = WHOLE, lora_task_id = WHOLE,
+  prompt_embedding_table = REAL_LIST, lora_weights = REAL_LIST, lora_config = ID_LIST,
   input_ids = ID_LIST, bad_words_list = ID_LIST, stop_words_list = ID_LIST,
   input_lengths = INT32, request_output_len = INT32, runtime_top_k = INT32, runtime_top_p = NOT_NEGATIVE,
-  streaming = BOOLEAN,
+  streaming = BOOLEAN, stop = BOOLEAN,
 }
 local NEEDED = {"text_input", "max_tokens"}
+local WITHOUT = {tensorrt_llm = true, tensorrt_llm_bls = true}  -- the models that need neither
 local DATATYPES = {
   BOOL = BOOLEAN, BYTES = STRING, BF16 = REAL, FP16 = REAL, FP32 = REAL, FP64 = number("a number", -1.7e308, 1.7e308),
   INT8 = whole(-2 ^ 7, 2 ^ 7 - 1), INT16 = whole(-2 ^ 15, 2 ^ 15 - 1), INT32 = INT32,
@@ -169,7 +180,7 @@ end
 local function check_generate(body, path)
   local given = {}
   check_options(body, given)
-  for _, name in ipairs(path:find("/models/ensemble/", 1, true) and NEEDED or {}) do
+  for _, name in ipairs(WITHOUT[path:match("^/v2/models/([^/]+)")] and {} or NEEDED) do
     if given[name] == nil then refuse(name .. " must be given, and be " .. OPTIONS[name].said) end
   end
   if given.stream == true and not path:find("generate_stream", 1, true) then

@@ -12,6 +12,9 @@ from include.stages.common import run_stage
 def main() -> int:
     """The program; returns the exit code."""
     options = parse()
+    # A target whose environment has other versions carries these in a folder of their own.
+    if site := os.environ.get("HF2TRITON_SITE"):
+        sys.path.insert(0, site)
     # Everything is local by now: a missing file must not turn into a network time-out.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from include.stages.calibrate.stage import calibrate

@@ -10,6 +10,8 @@ from pathlib import Path
 from include.model.config import DTYPE_BYTES
 
 BUILTIN = "builtin"
+SMOOTHINGS = ("free", "foldable")
+"""``free``: a scale for each layer; ``foldable``: see `include.stages.calibrate.foldable`."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Options:
     calib_data: str = BUILTIN
     tp_size: int = 1
     batch_size: int = 0
+    smoothing: str = "free"
 
 
 def _at_least(low: int) -> type:
@@ -52,4 +55,5 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     add("--calib-data", default=BUILTIN, help="builtin, a .txt or .jsonl file, or a dataset directory")
     add("--tp-size", type=_at_least(1), default=Options.tp_size, help="ranks of the checkpoint")
     add("--batch-size", type=_at_least(0), default=Options.batch_size, help="0: all blocks in one batch")
+    add("--smoothing", choices=SMOOTHINGS, default=Options.smoothing, help="which input scales AWQ may choose")
     return Options(**vars(parser.parse_args(argv)))

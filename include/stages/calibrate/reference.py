@@ -13,6 +13,8 @@ from include.stages.quality import HeldOut, perplexity
 
 REFERENCE_FILE = "reference.json"
 NEW_TOKENS = 32
+LONG_ANSWER = 256
+"""Tokens in which an instruction-tuned model has answered the question, and ended."""
 QUESTION = "How do I count to nine in French?"
 COMPLETIONS = ("The capital of France is", "Once upon a time,")
 # Starts of held-out samples: a wrong rotary base shows only at some distance.
@@ -72,11 +74,18 @@ def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # no
     device = model.get_input_embeddings().weight.device
     with torch.no_grad():
         score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks)
-        return Measurement(score, _greedy(model, tokenizer, prompts(tokenizer, held_out)))
+        asked = prompts(tokenizer, held_out)
+        answers = _greedy(model, tokenizer, asked, NEW_TOKENS)
+        question = next((place for place, prompt in enumerate(asked) if prompt.chat), None)
+        if question is not None and not any(answer.ended for answer in answers):
+            # Without an answer that ends, nothing would show an endpoint that does not stop.
+            limit = min(LONG_ANSWER, model.config.max_position_embeddings - len(asked[question].ids))
+            answers[question] = _greedy(model, tokenizer, [asked[question]], limit)[0]
+        return Measurement(score, answers)
 
 
-def _greedy(model: Any, tokenizer: Any, asked: list[Prompt]) -> list[Answer]:  # noqa: ANN401
-    """The answers, all prompts in one batch."""
+def _greedy(model: Any, tokenizer: Any, asked: list[Prompt], new_tokens: int) -> list[Answer]:  # noqa: ANN401
+    """The answers of at most ``new_tokens``, all prompts in one batch."""
     encoded = [prompt.ids for prompt in asked]
     width = max(map(len, encoded))
     device = model.get_input_embeddings().weight.device
@@ -88,7 +97,7 @@ def _greedy(model: Any, tokenizer: Any, asked: list[Prompt]) -> list[Answer]:  #
         attention_mask=mask,
         do_sample=False,
         num_beams=1,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
         eos_token_id=stops or None,
         pad_token_id=stops[0] if stops else 0,
     )

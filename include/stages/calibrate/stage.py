@@ -10,8 +10,10 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
+from include.model.weights import check_tensors
 from include.stages.calibrate import data, memory
 from include.stages.calibrate.export import export
+from include.stages.calibrate.foldable import make_foldable
 from include.stages.calibrate.loading import compute_dtype, device_map, load_model, load_tokenizer
 from include.stages.calibrate.parser import Options
 from include.stages.calibrate.quantize import (
@@ -77,6 +79,7 @@ def check(options: Options) -> Inputs:
     device_map(options.device)  # refuses a GPU that is not there
     source = SourceModel.read(options.model)
     source.config.check_calibration(options.group_size, options.calib_seq_len, options.tp_size)
+    check_tensors(source.folder, source.config)
     tokenizer = load_tokenizer(options.model)
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
     held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
@@ -107,6 +110,8 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
     with report.part("search"):
         batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch)
     with report.part("export"):
+        if options.smoothing == "foldable":
+            make_foldable(slot.model(), inputs.source.config)
         export(slot.model(), inputs.source, options.dtype, options.tp_size, options.out)
         _write_generation_config(slot.model(), inputs.tokenizer, options.out)
     devices = dict(slot.model().hf_device_map)
@@ -164,7 +169,11 @@ def _describe(options: Options, report: StageReport, source: SourceModel) -> Non
         "transformers": transformers.__version__,
         "modelopt": modelopt.__version__,
     }
-    report.results |= {"architecture": source.config.architecture, "group_size": options.group_size}
+    report.results |= {
+        "architecture": source.config.architecture,
+        "group_size": options.group_size,
+        "smoothing": options.smoothing,
+    }
     if options.device == "cuda":
         count = torch.cuda.device_count()
         report.gpu = f"{count} x {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)

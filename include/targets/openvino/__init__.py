@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import re
 import subprocess
 from collections.abc import Collection
 from functools import cached_property
@@ -20,13 +19,14 @@ from include.host.docker.engine import local_engine
 from include.host.docker.images import ImageId
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
+from include.model.generation import end_ids
 from include.requests.release import ReleaseRequest
 from include.runners.job import Command, inherited
 from include.settings import Settings
 from include.stages.common import has_native_bfloat16
-from include.targets import estimates
-from include.targets.base import Target
-from include.targets.openvino import image, triton
+from include.targets import estimates, pytriton
+from include.targets.base import Target, pinned
+from include.targets.openvino import image
 from include.triton.repository import paths
 from include.triton.servers import Ports, ServerPlan
 
@@ -51,7 +51,24 @@ _TOOLS = (
     "nvidia-pytriton",
 )
 
-_PINNED = re.compile(r"^([\w.-]+)==([\w.+!-]+)", re.MULTILINE)
+NO_TELEMETRY = {"CI": "true"}
+"""Importing openvino would report to Google Analytics, and so would each conversion. openvino_telemetry 2025.2 has no
+variable of its own to stop that, but keeps silent where it takes itself to be in a CI job."""
+
+SHM_BYTES = 1 << 30
+"""Upper limit of the tensors between Triton and its models' stubs; only what is in use takes memory."""
+
+IN_IMAGE = pytriton.Environment(
+    python="3.11",
+    site_packages=Path("/opt/venv/lib/python3.11/site-packages"),
+    scripts=Path("/opt/venv/bin"),
+    library="libpython3.11.so.1.0",
+    library_dir=Path("/usr/lib"),
+    pytriton=Path("/opt/venv/lib/python3.11/site-packages/pytriton"),
+    numpy="1",
+)
+"""The target's image, as its Dockerfile makes it: the stub is in place."""
+
 _LIMITS = ("tp_size", "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
@@ -85,7 +102,7 @@ class OpenVinoTarget(Target):
                 fix="run `make setup`, or set HF2TRITON_OPENVINO_PYTHON",
             )
         else:
-            triton.prepare(self._python)
+            pytriton.prepare(self._python)
 
     def environment(self) -> dict[str, str]:
         """Versions of the tools as installed, and the digest of the lock they came from; or the image, whose tag is."""
@@ -102,7 +119,7 @@ class OpenVinoTarget(Target):
     def packages(self) -> dict[str, str]:
         """The installed packages, or those that the image was built from."""
         if self._in_containers:
-            return dict(_PINNED.findall(LOCK.read_text() + TORCH_LOCK.read_text()))
+            return pinned(LOCK.read_text() + TORCH_LOCK.read_text())
         return {name: version for name, version in self._installed.items() if name != "python"}
 
     def image_id(self) -> ImageId | None:
@@ -119,7 +136,7 @@ class OpenVinoTarget(Target):
     def command(self, module: str, args: tuple[str, ...]) -> Command:
         """The stage program in the target's environment."""
         python = "python" if self._in_containers else str(self._python)
-        return Command.python(python, module, args, **triton.NO_TELEMETRY)
+        return Command.python(python, module, args, **NO_TELEMETRY)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """No field of today: lengths and batch are limits of the server, not of an IR."""
@@ -143,10 +160,12 @@ class OpenVinoTarget(Target):
         allowed = int(psutil.virtual_memory().total * request.kv_cache_memory_fraction)
         batch = {"triton_max_batch_size": str(request.max_batch_size)}
         tokenizer = {**batch, "tokenizer_dir": str(checkpoint / "tokenizer")}
+        ends = {"end_ids": " ".join(map(str, end_ids(checkpoint)))}
         return {
             "ensemble": batch,
             "preprocessing": {
                 **tokenizer,
+                **ends,
                 "apply_chat_template": str(request.chat_template == "auto").lower(),
                 "max_input_len": str(request.max_input_len),
                 "max_seq_len": str(request.max_seq_len),
@@ -154,19 +173,34 @@ class OpenVinoTarget(Target):
             "postprocessing": tokenizer,
             "tensorrt_llm": {
                 **tokenizer,
+                **ends,
                 "engine_dir": str(engine),
                 "decoupled_mode": str(request.streaming).lower(),
                 "max_seq_len": str(request.max_seq_len),
                 "max_num_tokens": str(request.max_num_tokens),
                 "kv_cache_bytes": str(min(needed, allowed)),
+                "kv_cache_free_gpu_mem_fraction": "0",
             },
         }
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """Triton out of the nvidia-pytriton wheel, of the local environment or of the image."""
         if self._in_containers:
-            return triton.server_in_container(self.stage_image(), repository, ports, reads=paths(repository))
-        return triton.server(triton.ask(self._python), repository, ports)
+            return self._server_in_container(repository, ports)
+        return pytriton.server(self.name, pytriton.ask(self._python), repository, ports, NO_TELEMETRY)
+
+    def _server_in_container(self, repository: Path, ports: Ports) -> ServerPlan:
+        """The same in the target's image, where the models' files are where they are here."""
+        image = self.stage_image()
+        container = ContainerSpec(
+            image=image.image,
+            build=image.build,
+            reads=(repository, *sorted(paths(repository))),
+            network="bridge",
+            shm_bytes=SHM_BYTES,
+        )
+        plan = pytriton.server(self.name, IN_IMAGE, repository, ports, NO_TELEMETRY)
+        return plan.model_copy(update={"shared_memory": "", "container": container})
 
     @property
     def _in_containers(self) -> bool:

@@ -31,6 +31,16 @@ from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton.repository import paths, read
 from include.triton.servers import Ports, ServerPlan
 
+KERNELS = gpu.Kernels(
+    name="W4A16 AWQ in TensorRT-LLM 1.2.1",
+    min_sm=80,
+    max_sm=90,
+    too_old="it is older than Ampere",
+    too_new="Blackwell and later are not supported",
+    fix="choose target vllm, whose kernels are for SM 75 to 120; or use a host with an Ampere, Ada or Hopper GPU "
+    "(e.g. A100, L40S, H100); or choose target openvino",
+)
+
 _MEMORY_BACK_S = 60.0
 
 
@@ -81,6 +91,11 @@ class TensorRTLLMTarget(Target):
         """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `estimates` has it."""
         estimates.check_fits(estimates.estimate(config, request), self.devices(request, shared))
 
+    def check_tokenizer(self, request: ReleaseRequest, folder: Path) -> None:
+        """Raises `UserError` if pieces of a streamed answer would lose the spaces between them."""
+        if request.streaming:
+            engines.check_pieces(folder)
+
     def devices(self, request: ReleaseRequest, shared: Collection[str] = ()) -> list[Gpu]:
         """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few.
 
@@ -90,6 +105,7 @@ class TensorRTLLMTarget(Target):
         return gpu.usable(
             self.list_gpus(),
             self.gpus(request),
+            kernels=KERNELS,
             min_driver=self._own.min_driver,
             busy_mib=self._own.busy_mib,
             shared=shared,
@@ -140,7 +156,7 @@ class TensorRTLLMTarget(Target):
 
     def gpu_ids(self) -> tuple[str, ...]:
         """UUIDs of the GPUs of one model that an engine can be built for, those with the least memory in use first."""
-        return tuple(found.uuid for found in gpu.idle_first(gpu.alike(self.list_gpus()), self._own.busy_mib))
+        return tuple(found.uuid for found in gpu.idle_first(gpu.alike(self.list_gpus(), KERNELS), self._own.busy_mib))
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
         """The options that change an engine's bytes besides checkpoint, image and GPU: part of its key."""
@@ -220,7 +236,7 @@ class TensorRTLLMTarget(Target):
 
     @cached_property
     def _gpu(self) -> Gpu:
-        return gpu.alike(self.list_gpus())[0]
+        return gpu.alike(self.list_gpus(), KERNELS)[0]
 
     def _check_engine(self, directory: Path) -> Engine:
         return engines.check_fits(directory, self.image, self._gpu.name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from include.artifacts.store import MANIFEST_FILE, Manifest
 from include.errors import HostError, ToolError, UserError
+from include.model.files import TOKENIZER_FILE
 from include.requests.release import ReleaseRequest
 from include.stages.build_tensorrt_llm.outputs import Engine, read_engine
 from include.targets.tensorrt_llm.image import ImageFacts
@@ -15,6 +16,8 @@ from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 
 GROUP_SIZES = (128, 64)
 """Upstream's groupwise kernels have no others ("Only group size 64 and 128 supported for fine grained kernels")."""
+
+_PIECES = "One, two and three."
 
 MODULE = "include.stages.build_tensorrt_llm"
 
@@ -92,6 +95,28 @@ def check_tokenizer(directory: Path) -> None:
             f"the tokenizer brings its own code ({', '.join(code)}), which Triton would run",
             where=str(directory),
             fix="use a model whose tokenizer is part of transformers",
+        )
+
+
+def check_pieces(directory: Path) -> None:
+    """Raises `UserError` if the tokens of a text, each decoded alone, are not the text.
+
+    Upstream's postprocessing decodes each piece of a streamed answer alone. The decoder of SentencePiece's tokenizers
+    drops the first space of all that it decodes, so such pieces would join without spaces.
+    """
+    path = directory / TOKENIZER_FILE
+    if not path.is_file():
+        return  # gate streaming finds it out
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    ids = tokenizer.encode(_PIECES, add_special_tokens=False).ids
+    if "".join(tokenizer.decode([one]) for one in ids) != tokenizer.decode(ids):
+        raise UserError(
+            "the pieces of a streamed answer would lose the spaces between them: NVIDIA's postprocessing decodes each "
+            "alone, and this tokenizer drops a text's first space",
+            where="field streaming",
+            fix="set streaming to false; target openvino streams this model",
         )
 
 

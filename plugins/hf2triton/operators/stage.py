@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf2triton.context import task_context
 from hf2triton.operators.task import TaskOperator, call_task
+from include.context import stage_gpus
 from include.redaction import call_redacted, own_secrets
 from include.runners.job import Runner, StageJob
 from include.runners.process import ProcessRunner
@@ -46,4 +48,4 @@ class StageOperator(TaskOperator):
 
     def make_runner(self, task: TaskContext, context: Context) -> Runner:
         """The runner of one attempt."""
-        return ProcessRunner(task.target, self.log.info)
+        return ProcessRunner(task.target, self.log.info, partial(stage_gpus, task))

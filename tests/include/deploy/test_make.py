@@ -12,10 +12,11 @@ import pytest
 from include.settings import PROJECT
 
 OPENVINO = PROJECT / "include" / "targets" / "openvino"
+VLLM = OPENVINO.parent / "vllm"
 LOCKS = sorted(
     path
-    for folder in (PROJECT, PROJECT / "tests", PROJECT / "include" / "deploy", OPENVINO)
-    for path in folder.glob("requirements*.txt")
+    for folder in (PROJECT, PROJECT / "tests", PROJECT / "include" / "deploy", OPENVINO, VLLM)
+    for path in (*folder.glob("requirements*.txt"), *folder.glob("modelopt.txt"))
 )
 
 

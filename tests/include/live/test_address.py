@@ -13,8 +13,7 @@ from include.errors import GateFailure, PipelineError, UserError
 from include.live.proxy.envoy import ProxyRecord
 from include.releases.records import Release
 from include.requests.release import Swap
-from include.triton import servers
-from tests.support.live import Deployment
+from tests.support.live import NAME, Deployment
 
 RUN = "manual__1"
 
@@ -29,7 +28,7 @@ def test_the_candidate_is_the_server_that_goes_live(deployment: Deployment) -> N
     deployment.live(RUN).promote(release, candidate=candidate)
     assert deployment.answer() == "un"
     assert deployment.serving() == ["release-org--name-1"]
-    deployment.live(RUN).finish_run()
+    deployment.live(RUN).finish_run(NAME)
     assert deployment.answer() == "un"
 
 
@@ -43,7 +42,7 @@ def test_promoting_what_is_live_changes_nothing(deployment: Deployment, first: R
     before = deployment.log[:]
     assert deployment.live().promote(first) == first
     assert "is not signed" in deployment.log[len(before)]
-    assert deployment.log[len(before) + 1 :] == [f"release {first.name} is live at {deployment.live().url}"]
+    assert deployment.log[len(before) + 1 :] == [f"release {first.name} is live as {NAME} at {deployment.live().url}"]
 
 
 @pytest.mark.slow
@@ -52,7 +51,7 @@ def test_promotions_and_rollbacks_lose_no_request(deployment: Deployment, first:
     candidate = deployment.candidate(second, RUN)
     with deployment.load(takes_s=2) as counts:
         deployment.live(RUN).promote(second, candidate=candidate)
-        deployment.live(RUN).finish_run()
+        deployment.live(RUN).finish_run(NAME)
         deployment.live().promote(first)
         deployment.live().promote(second)
     assert set(counts) == {"un", "deux"}
@@ -60,7 +59,8 @@ def test_promotions_and_rollbacks_lose_no_request(deployment: Deployment, first:
 
 
 def test_promotions_at_once_take_turns(deployment: Deployment) -> None:
-    releases = [deployment.release(answer, model=f"org--{answer}") for answer in ("un", "deux", "trois")]
+    said = ("un", "deux", "trois")
+    releases = [deployment.release(one, model=f"org--{one}", served_name=NAME) for one in said]
     threads = [threading.Thread(target=deployment.live().promote, args=(release,)) for release in releases]
     for thread in threads:
         thread.start()
@@ -103,7 +103,7 @@ def test_a_release_that_fails_leaves_the_one_before_it_live(
     context = deployment.context(RUN)
     with deployment.load() as counts, pytest.raises((PipelineError, GateFailure)):
         deployment.live(RUN).promote(second, candidate=context.candidate_record)
-    deployment.live(RUN).finish_run()
+    deployment.live(RUN).finish_run(NAME)
     assert set(counts) == {"un"}
     assert deployment.states() == ["live", "candidate"]
     assert deployment.serving() == ["release-org--name-1"]
@@ -115,7 +115,7 @@ def test_a_proxy_that_cannot_be_moved_leaves_the_release_before_live(
     second = deployment.release("deux")
     live = deployment.live()
     moved = live._ask_through_proxy
-    monkeypatch.setattr(live, "_ask_through_proxy", lambda expected: moved("something else"))
+    monkeypatch.setattr(live, "_ask_through_proxy", lambda name, expected: moved(name, "something else"))
     with pytest.raises(GateFailure):
         live.promote(second)
     assert deployment.answer() == "un"
@@ -142,25 +142,25 @@ def test_recreate_says_how_long_nobody_answered(deployment: Deployment, first: R
 def test_recreate_in_a_run(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux")
     deployment.context(RUN).store.get("repositories", second.repository)
-    deployment.live(RUN).suspend()
+    deployment.live(RUN).suspend(NAME)
     assert deployment.answer() == "HTTP 503"
-    assert deployment.live().check() == first, "what is away on purpose is not brought back"
+    assert deployment.live().check(NAME) == first, "what is away on purpose is not brought back"
     assert deployment.serving() == []
     candidate = deployment.candidate(second, RUN)
     promoted = deployment.live(RUN).promote(second, candidate=candidate)
-    deployment.live(RUN).finish_run()
+    deployment.live(RUN).finish_run(NAME)
     assert promoted.promotions[0].downtime_s > 0
-    assert deployment.live().suspended() is None
+    assert deployment.live().suspended(NAME) is None
     assert deployment.answer() == "deux"
 
 
 def test_recreate_that_fails_brings_the_old_one_back_with_the_run(deployment: Deployment, first: Release) -> None:
     second = deployment.release("deux", "broken")
     deployment.context(RUN).store.get("repositories", second.repository)
-    deployment.live(RUN).suspend()
+    deployment.live(RUN).suspend(NAME)
     with pytest.raises(PipelineError, match="no such engine"):
         deployment.candidate(second, RUN)
-    deployment.live(RUN).finish_run()
+    deployment.live(RUN).finish_run(NAME)
     assert deployment.answer() == "un"
 
 
@@ -169,15 +169,15 @@ def test_a_rollback_that_stops_first_and_fails_brings_the_old_one_back(deploymen
     with pytest.raises(PipelineError, match="no such engine"):
         deployment.live().promote(second, swap="recreate")
     assert deployment.answer() == "un"
-    assert deployment.live().suspended() is None
+    assert deployment.live().suspended(NAME) is None
 
 
 def test_a_run_that_vanished_while_the_address_had_no_server(deployment: Deployment, first: Release) -> None:
     context = deployment.context(RUN)
     context.pins.add(RUN, "repositories", "x")
-    deployment.live(RUN).suspend()
+    deployment.live(RUN).suspend(NAME)
     context.pins.drop_stale(lambda run: run == RUN)
-    deployment.live().check()
+    deployment.live().check(NAME)
     assert deployment.answer() == "un"
 
 
@@ -194,7 +194,7 @@ def test_reconcile_stops_candidates_of_runs_that_are_over(deployment: Deployment
 def test_a_dead_live_server_is_started_again_from_its_own_release(deployment: Deployment, first: Release) -> None:
     deployment.kill_live_server()
     assert deployment.answer() == "HTTP 503"
-    assert deployment.live().check() == first
+    assert deployment.live().check(NAME) == first
     assert deployment.answer() == "un"
 
 
@@ -202,20 +202,20 @@ def test_a_live_server_that_answers_nonsense_is_started_again(deployment: Deploy
     repository = deployment.settings.artifacts / "repositories" / first.repository
     (repository / "mute").touch()
     with pytest.raises(PipelineError, match="no engine"):
-        deployment.live().check()
+        deployment.live().check(NAME)
     (repository / "mute").unlink()
-    deployment.live().check()
+    deployment.live().check(NAME)
     assert deployment.answer() == "un"
 
 
 def test_a_check_of_a_good_release_changes_nothing(deployment: Deployment, first: Release) -> None:
     before = deployment.log[:]
-    assert deployment.live().check() == first
+    assert deployment.live().check(NAME) == first
     assert deployment.log == before
 
 
 def test_without_a_live_release_there_is_nothing_to_check(deployment: Deployment) -> None:
-    assert deployment.live().check() is None
+    assert deployment.live().check(NAME) is None
 
 
 def test_a_port_that_was_taken_meanwhile_is_not_waited_for(deployment: Deployment, first: Release) -> None:
@@ -255,17 +255,17 @@ OLD_PROXY_RECORD = '{{"log": "{log}", "token": "{token}", "pid": {pid}, "digest"
 
 def test_servers_that_an_earlier_version_started_serve_on(deployment: Deployment, first: Release) -> None:
     directory = deployment.settings.artifacts / "servers"
-    record, plan = servers.find(deployment.context().live_record), first.server
+    record, plan = deployment.live_server(), first.server
     proxy = ProxyRecord.model_validate_json((directory / "proxy.json").read_text())
-    deployment.context().live_record.write_text(
+    deployment.context().live_records[NAME].write_text(
         OLD_RECORD.format(**{**dict(record), "repository": plan.repository, "argv": plan.argv, "ports": plan.ports})
     )
     (directory / "proxy.json").write_text(OLD_PROXY_RECORD.format(**dict(proxy)))
     before = deployment.log[:]
     with deployment.load() as counts:
-        assert deployment.live().reconcile() == first
+        assert deployment.live().reconcile() == [first]
     assert set(counts) == {"un"}
-    assert servers.find(deployment.context().live_record).pid == record.pid
+    assert deployment.live_server().pid == record.pid
     assert ProxyRecord.model_validate_json((directory / "proxy.json").read_text()).pid == proxy.pid
     assert deployment.log == before, "nothing was started or stopped"
 
@@ -289,7 +289,7 @@ def test_a_release_of_an_earlier_version_is_started_as_a_new_one(
     ]
     assert [word for word in words if word.startswith(("--http-restricted-api=", "--grpc-restricted-protocol="))]
     assert f"--http-port={plan.ports.http}" in words
-    record = servers.find(deployment.context().live_record)
+    record = deployment.live_server()
     assert psutil.Process(record.pid).rlimit(psutil.RLIMIT_STACK)[0] == 512 << 20
     recorded = deployment.releases.live().server
     assert (record.plan.address, recorded.address) == ("127.0.0.1", "127.0.0.1")

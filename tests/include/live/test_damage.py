@@ -17,7 +17,7 @@ from include.releases.records import RELEASE_FILE, Release
 from include.tasks import check_live_release, prune_artifacts, rollback_release
 from include.triton import servers
 from tests.support.damage import NOT_A_FILE, NOT_A_RECORD, Make
-from tests.support.live import MODEL, Deployment
+from tests.support.live import MODEL, NAME, Deployment
 
 RUN = "manual__1"
 Place = Callable[[Deployment, Release], Path]
@@ -35,6 +35,10 @@ def below(*names: str) -> Place:
     return lambda deployment, live: deployment.releases.root.joinpath(*names)
 
 
+def live_links(*names: str) -> Place:
+    return lambda deployment, live: deployment.settings.artifacts.joinpath("live", *names)
+
+
 def record(deployment: Deployment, live: Release) -> Path:
     return deployment.releases.path(live) / RELEASE_FILE
 
@@ -50,14 +54,18 @@ CASES: dict[str, tuple[Place, Make]] = {
     "proxy's record, empty": (beside("proxy.json"), NOT_A_RECORD["empty"]),
     "proxy's record, a link": (beside("proxy.json"), NOT_A_FILE["dangling link"]),
     "routing, deep": (beside("proxy/config/routing/routing.json"), NOT_A_RECORD["deep list"]),
-    "suspension, other object": (beside("away.json"), NOT_A_RECORD["other object"]),
-    "suspension, a directory": (beside("away.json"), NOT_A_FILE["directory"]),
+    "suspension, other object": (beside("away/name.json"), NOT_A_RECORD["other object"]),
+    "suspension, a directory": (beside("away/name.json"), NOT_A_FILE["directory"]),
+    "an earlier version's suspension, other object": (beside("away.json"), NOT_A_RECORD["other object"]),
+    "an earlier version's suspension, a directory": (beside("away.json"), NOT_A_FILE["full directory"]),
     "foreign server's record": (beside("release-other-9.json"), NOT_A_RECORD["wrong types"]),
     "foreign candidate's record": (beside("candidate-x.json"), NOT_A_FILE["socket"]),
     "live release's record, zeros": (record, NOT_A_RECORD["zeros"]),
     "live release's record, a directory": (record, NOT_A_FILE["directory"]),
-    "live link, a loop": (below("live"), NOT_A_FILE["loop"]),
-    "live link, a directory": (below("live"), NOT_A_FILE["full directory"]),
+    "live link, a loop": (live_links(NAME), NOT_A_FILE["loop"]),
+    "live link, a directory": (live_links(NAME), NOT_A_FILE["full directory"]),
+    "all live links, a FIFO": (live_links(), NOT_A_FILE["fifo"]),
+    "foreign live link": (live_links("other"), NOT_A_FILE["dangling link"]),
     "current link": (below(MODEL, "current"), NOT_A_FILE["dangling link"]),
     "foreign release": (below(MODEL, "7"), NOT_A_FILE["full directory"]),
     "pin": (lambda deployment, live: deployment.settings.artifacts / "pins" / "x.run", NOT_A_FILE["device"]),
@@ -70,28 +78,28 @@ def test_one_damaged_file_costs_that_file_only(
     deployment: Deployment, first: Release, place: Place, damage: Make
 ) -> None:
     live = deployment.live().promote(deployment.release("deux"))
-    pid = servers.find(deployment.context().live_record).pid
+    pid = deployment.live_server().pid
     path = place(deployment, live)
     remove(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     damage(path)
-    assert check_live_release.run(deployment.context()).release == live.number
+    assert [one.release for one in check_live_release.run(deployment.context())] == [live.number]
     assert (deployment.answer(), servers.find(server(deployment, live)).pid) == ("deux", pid), "nobody was cut off"
     assert prune_artifacts.run(deployment.context(), {"dry_run": False, "keep_last": 0, "keep_days": 0}).removed == ()
     third = deployment.live().promote(deployment.release("trois"))
     assert deployment.answer() == "trois"
     assert rollback_release.run(deployment.context(), {"to": "1"}).release == first.number
-    deployment.live(RUN).finish_run()
+    deployment.live(RUN).finish_run(NAME)
     assert deployment.answer() == "un"
     assert deployment.serving() == [server(deployment, first).stem]
-    assert deployment.releases.previous(MODEL).number == third.number
+    assert deployment.releases.previous(NAME).number == third.number
 
 
 def test_the_record_of_a_dead_live_server_is_made_anew(deployment: Deployment, first: Release) -> None:
-    record = servers.find(deployment.context().live_record)
+    record = deployment.live_server()
     servers.stop(record, server(deployment, first))
     NOT_A_RECORD["cut off"](server(deployment, first))
-    assert deployment.live().reconcile() == first
+    assert deployment.live().reconcile() == [first]
     assert deployment.answer() == "un"
 
 
@@ -110,9 +118,9 @@ def test_a_live_release_without_its_record_is_not_started_but_another_is(
 def test_a_copy_of_the_live_servers_record_stops_nothing(deployment: Deployment, first: Release) -> None:
     copy = deployment.settings.artifacts / "servers" / "candidate-copy.json"
     shutil.copy(server(deployment, first), copy)
-    pid = servers.find(deployment.context().live_record).pid
+    pid = deployment.live_server().pid
     deployment.live().reconcile()
-    assert servers.find(deployment.context().live_record).pid == pid
+    assert deployment.live_server().pid == pid
     assert any("it is a copy of" in line for line in deployment.log)
 
 

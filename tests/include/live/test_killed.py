@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from include.releases.records import Release
-from tests.support.live import Deployment, killed_before_change
+from tests.support.live import NAME, Deployment, killed_before_change
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def check_recovery(deployment: Deployment) -> None:
     assert live.promotions
     assert deployment.releases.current(live.model) == live
     assert deployment.serving() == [f"release-org--name-{live.number}"]
-    assert deployment.live().suspended() is None
+    assert deployment.live().suspended(NAME) is None
 
 
 @pytest.mark.parametrize("swap", ["blue_green", "recreate"])
@@ -55,11 +55,11 @@ def test_promote(deployment: Deployment, pair: list[Release], swap: str) -> None
         release, run = other(deployment, pair), f"run-{number}"
         deployment.context(run).store.get("repositories", release.repository)
         if swap == "recreate":
-            deployment.live(run).suspend()
+            deployment.live(run).suspend(NAME)
         candidate = deployment.candidate(release, run)
         killed = killed_before_change(number, deployment.live(run).promote, release, candidate=candidate)
         outcomes.append(deployment.releases.live().name == release.name)
-        deployment.live(run).finish_run()
+        deployment.live(run).finish_run(NAME)
         check_recovery(deployment)
         if not killed:
             break

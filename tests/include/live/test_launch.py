@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from include.context import Context, live_record
+from include.context import Context, live_records
 from include.errors import HostError, ToolError
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import free_ports
@@ -55,7 +55,9 @@ def target(monkeypatch: pytest.MonkeyPatch) -> PlayedTarget:
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     live = ServerRecord(plan=PLAN, log=tmp_path / "live.log", gpus=("d",))
     settings = Settings(artifacts=tmp_path, gpu_lease_dir=tmp_path / "leases")
-    monkeypatch.setattr(servers, "find", {live_record(tmp_path): live}.get)
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live" / "name").symlink_to("../releases/org--name/1")
+    monkeypatch.setattr(servers, "find", {live_records(tmp_path)["name"]: live}.get)
     monkeypatch.setattr(launch, "gpus_in_use", lambda containers, artifacts: {"a"})
     return Context(settings=settings, log=print, dag_id="d", run_id="r")
 
@@ -139,7 +141,7 @@ def test_a_release_whose_proved_port_was_taken_meanwhile_is_served_on_others(
     with ExitStack() as stack:
         stolen = Stolen(stack, times=1)
         monkeypatch.setattr("include.live.servers.launch", stolen)
-        assert deployment.live().reconcile() == first
+        assert deployment.live().reconcile() == [first]
     assert stolen.tried == [first.server.ports]
     assert deployment.answer() == "un"
-    assert not {*servers.find(deployment.context().live_record).ports.all} & {first.server.ports.grpc}
+    assert not {*deployment.live_server().ports.all} & {first.server.ports.grpc}

@@ -13,6 +13,7 @@ from include.artifacts.kind import Kind
 from include.errors import HostError
 from include.live.launch import launch_on_free_ports
 from include.releases.records import Release
+from include.triton.signatures import Signatures
 from tests.support.live import Deployment
 
 ENGINE = "engine.bin"
@@ -70,6 +71,30 @@ def test_a_signed_release_goes_live_and_a_changed_one_does_not(deployment: Deplo
     with pytest.raises(HostError, match=r"engine\.bin"):
         launch_on_free_ports(context, plan, context.candidate_record)
     assert deployment.answer() == "deux"
+
+
+@pytest.mark.timeout(120)
+def test_each_way_to_go_live_checks_once(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (signed(deployment, answer) for answer in ("un", "deux", "trois"))
+    candidate = deployment.candidate(third, "run")
+    checked = list[str]()
+    verify = Signatures.verify
+
+    def counted(self: Signatures, directory: Path) -> bool:
+        checked.append(directory.name)
+        return verify(self, directory)
+
+    monkeypatch.setattr(Signatures, "verify", counted)
+    deployment.live().promote(first)
+    deployment.live().promote(second)
+    deployment.live().promote(first)  # a rollback, from its own plan
+    deployment.live().promote(second, swap="recreate")
+    deployment.live("run").promote(third, candidate=candidate)  # its server runs already
+    deployment.live().promote(third)
+    assert checked == [one.repository for one in (first, second, first, second, third, third)]
+    deployment.kill_live_server()
+    deployment.live().reconcile()
+    assert checked[6:] == [third.repository]
 
 
 @pytest.mark.timeout(120)

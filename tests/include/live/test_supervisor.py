@@ -25,6 +25,7 @@ from include.settings import PROJECT
 from include.tasks import announce_outages, check_live_release
 from include.triton import servers
 from tests.support.live import MODEL, Deployment
+from tests.support.live import NAME as SERVED
 from tests.support.wait import wait_for
 
 SERVER, PROXY, SUPERVISOR, API = "release-org--name-1", "proxy", "supervisor", "api"
@@ -83,33 +84,33 @@ def test_a_killed_server_and_a_killed_proxy_come_back_by_themselves(deployment: 
 
 def test_a_release_that_answers_is_left_alone(deployment: Deployment, supervision: Supervision) -> None:
     before = deployment.log[:]
-    supervision.step(0)
+    supervision.step(SERVED, 0)
     assert deployment.log == before
     assert outages(deployment) == ()
-    assert LastAnswer(deployment.settings).at()
+    assert LastAnswer(deployment.settings, SERVED).at()
 
 
 def test_without_a_live_release_there_is_nothing_to_do(deployment: Deployment) -> None:
-    Supervision(deployment.context(NAME)).step(0)
+    Supervision(deployment.context(NAME)).step(SERVED, 0)
     assert deployment.log == []
 
 
 def test_what_another_process_is_changing_is_left_to_it(deployment: Deployment, supervision: Supervision) -> None:
     kill(deployment, SERVER)
     with locked(deployment.settings.artifacts / ".locks" / "live.lock"):
-        supervision.step(0)
+        supervision.step(SERVED, 0)
         assert deployment.serving() == []
-    supervision.step(1)
+    supervision.step(SERVED, 1)
     assert deployment.answer() == "un"
 
 
 def test_what_made_room_for_a_candidate_stays_away(deployment: Deployment, supervision: Supervision) -> None:
     deployment.context("run").pins.add("run", "repositories", "x")
-    deployment.live("run").suspend()
-    supervision.step(0)
+    deployment.live("run").suspend(SERVED)
+    supervision.step(SERVED, 0)
     assert deployment.serving() == []
     assert outages(deployment) == ()
-    deployment.live("run").finish_run()
+    deployment.live("run").finish_run(SERVED)
     assert deployment.answer() == "un"
     assert outages(deployment) == ()
 
@@ -118,21 +119,21 @@ def test_what_was_stopped_stays_stopped_until_it_is_reconciled(
     deployment: Deployment, supervision: Supervision
 ) -> None:
     assert deployment.live().stop()[0] == PROXY
-    supervision.step(0)
+    supervision.step(SERVED, 0)
     assert deployment.serving() == []
     assert deployment.live().reconcile()
     assert deployment.answer() == "un"
     assert outages(deployment) == ()
-    assert deployment.live().suspended() is None
+    assert deployment.live().suspended(SERVED) is None
 
 
 def test_a_candidate_after_a_stop_can_make_the_live_server_stay_away(deployment: Deployment, first: Release) -> None:
     deployment.live().stop()
     deployment.context("run").pins.add("run", "repositories", "x")
-    deployment.live("run").suspend()
+    deployment.live("run").suspend(SERVED)
     deployment.live().reconcile()
     assert deployment.serving() == []
-    assert deployment.live().suspended().run == "run"
+    assert deployment.live().suspended(SERVED).run == "run"
 
 
 def test_one_that_dies_at_each_start_leaves_its_cause_and_is_waited_for(
@@ -141,14 +142,14 @@ def test_one_that_dies_at_each_start_leaves_its_cause_and_is_waited_for(
     flaw = flaw_of(deployment, "broken")
     kill(deployment, SERVER)
     with pytest.raises(PipelineError, match="no such engine"):
-        supervision.step(0)
+        supervision.step(SERVED, 0)
     started = len(deployment.log)
-    supervision.step(0)
+    supervision.step(SERVED, 0)
     assert len(deployment.log) == started, "it waits before the next start"
     (outage,) = outages(deployment)
     assert outage.until is None
     flaw.unlink()
-    supervision.step(1e6)
+    supervision.step(SERVED, 1e6)
     (outage,) = outages(deployment)
     assert outage.ended_by == NAME
     assert outage.since < outage.until
@@ -156,9 +157,9 @@ def test_one_that_dies_at_each_start_leaves_its_cause_and_is_waited_for(
 
 def test_one_that_hangs_is_an_outage_that_the_check_ends(deployment: Deployment, supervision: Supervision) -> None:
     flaw = flaw_of(deployment, "unready")
-    supervision.step(0)
+    supervision.step(SERVED, 0)
     assert outages(deployment) == ()
-    supervision.step(LONG_SILENT_S)
+    supervision.step(SERVED, LONG_SILENT_S)
     (outage,) = outages(deployment)
     assert "not ready" in outage.cause
     hung = record_of(deployment, SERVER).pid
@@ -176,9 +177,9 @@ def test_one_that_hangs_is_an_outage_that_the_check_ends(deployment: Deployment,
 def test_one_that_answers_again_by_itself_ends_its_outage(deployment: Deployment, supervision: Supervision) -> None:
     flaw = flaw_of(deployment, "unready")
     for now in (0, LONG_SILENT_S):
-        supervision.step(now)
+        supervision.step(SERVED, now)
     flaw.unlink()
-    supervision.step(30)
+    supervision.step(SERVED, 30)
     (outage,) = outages(deployment)
     assert outage.ended_by == "itself"
 
@@ -198,13 +199,13 @@ def test_each_outage_is_announced_when_it_began_and_when_it_ended(
     flaw = flaw_of(deployment, "broken")
     kill(deployment, SERVER)
     with pytest.raises(PipelineError):
-        supervision.step(0)
+        supervision.step(SERVED, 0)
     context = deployment.context("announce")
     (began,) = announce_outages.run(context)
     assert (began.model, began.release, began.until) == (MODEL, 1, None)
     assert announce_outages.run(context) == []
     flaw.unlink()
-    supervision.step(1e6)
+    supervision.step(SERVED, 1e6)
     (ended,) = announce_outages.run(context)
     assert ended.since == began.since
     assert ended.until
@@ -212,11 +213,11 @@ def test_each_outage_is_announced_when_it_began_and_when_it_ended(
 
 
 def test_what_a_dead_server_has_left_running_and_in_memory_goes(deployment: Deployment, first: Release) -> None:
-    record = servers.find(deployment.context().live_record)
+    record = deployment.live_server()
     child = subprocess.Popen(["sleep", "1000"], env={"HF2TRITON_PROCESS": record.token})
     try:
         kill(deployment, SERVER)
-        assert servers.find(deployment.context().live_record) is None
+        assert deployment.live_server() is None
         assert child.wait(20) == -signal.SIGKILL
     finally:
         child.kill()
@@ -227,7 +228,7 @@ def test_a_promotion_starts_the_supervisor_and_the_check_starts_it_again(
 ) -> None:
     whole = replace(deployment, settings=deployment.settings.model_copy(update={"start_supervisor": True}))
     whole.live().reconcile()
-    seen = LastAnswer(whole.settings)
+    seen = LastAnswer(whole.settings, SERVED)
     wait_for(seen.at, "the supervisor's first look")
     again = record_of(whole, SUPERVISOR).pid
     whole.live().reconcile()
@@ -238,8 +239,7 @@ def test_a_promotion_starts_the_supervisor_and_the_check_starts_it_again(
     assert process.pid != killed
     assert whole.live().stop()[0] == SUPERVISOR
     wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
-    left = sorted(path.name for path in (whole.settings.artifacts / "servers").glob("*.json"))
-    assert left == ["away.json", "models.json"]
+    assert [path.name for path in (whole.settings.artifacts / "servers").glob("*.json")] == ["models.json"]
 
 
 def test_the_api_comes_with_a_promotion_and_back_by_itself(deployment: Deployment, first: Release) -> None:
@@ -247,7 +247,7 @@ def test_the_api_comes_with_a_promotion_and_back_by_itself(deployment: Deploymen
     whole.live().reconcile()
     url = f"http://127.0.0.1:{whole.settings.live_http_port}/v1/models"
     wait_for(lambda: httpx.get(url).is_success, "the API")
-    wait_for(LastAnswer(whole.settings).at, "the supervisor's first look")
+    wait_for(LastAnswer(whole.settings, SERVED).at, "the supervisor's first look")
     killed = kill(whole, API)
     assert httpx.get(url).status_code == 503
     assert whole.answer() == "un"
@@ -266,8 +266,8 @@ def test_an_engine_that_is_away_is_the_cause_of_an_outage(
     kill(deployment, SERVER)
     with monkeypatch.context() as patch, pytest.raises(EngineAway):
         patch.setattr(servers, "obituary", away)
-        supervision.step(0)
-    supervision.step(1e6)
+        supervision.step(SERVED, 0)
+    supervision.step(SERVED, 1e6)
     (outage,) = outages(deployment)
     assert outage.cause == "the Docker engine does not answer"
     assert outage.ended_by == NAME

@@ -16,10 +16,10 @@ from include.releases.records import Outage
 from include.settings import Settings
 from include.targets.base import Target
 from include.targets.openvino import image
-from include.triton import servers
 from include.triton.servers import Ports, ServerPlan
 from tests.support.engine import client_with_image_or_skip, none_left
 from tests.support.live import HERE, Deployment, StandInTarget, StandInWorker
+from tests.support.live import NAME as SERVED
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.docker
@@ -65,7 +65,7 @@ def boxed(client: Any, short_path: Path) -> Iterator[Deployment]:
 
 
 def container_of(deployment: Deployment) -> str:
-    return servers.find(deployment.context().live_record).container_id
+    return deployment.live_server().container_id
 
 
 def outage_of(deployment: Deployment) -> Outage | None:
@@ -76,7 +76,7 @@ def ended(deployment: Deployment, supervision: Supervision) -> Outage:
     """The outage that the supervisor sees begin and end."""
 
     def look() -> Outage | None:
-        supervision.step(0)
+        supervision.step(SERVED, 0)
         found = outage_of(deployment)
         return found if found and found.until else None
 
@@ -85,7 +85,7 @@ def ended(deployment: Deployment, supervision: Supervision) -> Outage:
 
 def test_a_server_whose_container_is_killed_gets_another(client: Any, boxed: Deployment) -> None:
     supervision = Supervision(boxed.context(NAME))
-    supervision.step(0)
+    supervision.step(SERVED, 0)
     killed = container_of(boxed)
     client.kill(killed)
     outage = ended(boxed, supervision)
@@ -97,7 +97,7 @@ def test_a_server_whose_container_is_killed_gets_another(client: Any, boxed: Dep
 
 def test_a_server_that_the_engine_starts_again_is_waited_for(client: Any, boxed: Deployment) -> None:
     supervision = Supervision(boxed.context(NAME))
-    supervision.step(0)
+    supervision.step(SERVED, 0)
     before = container_of(boxed)
     loading = boxed.settings.artifacts / "repositories" / boxed.releases.live().repository / "unready"
     loading.touch()
@@ -106,7 +106,7 @@ def test_a_server_that_the_engine_starts_again_is_waited_for(client: Any, boxed:
     wait_for(lambda: client.inspect_container(before)["State"]["Pid"] not in {0, program}, "the engine's restart")
 
     def seen() -> Outage | None:
-        supervision.step(0)
+        supervision.step(SERVED, 0)
         return outage_of(boxed)
 
     outage = wait_for(seen, "the outage", every_s=0.2)

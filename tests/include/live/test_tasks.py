@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ from include.tasks import (
     rollback_release,
     stop_candidate,
 )
-from tests.support.live import MODEL, Deployment
+from tests.support.live import MODEL, NAME, Deployment
+from tests.support.report import report as example
+from tests.support.served import write_repository, write_tokenizer
 
 RUN = "manual__1"
 
@@ -46,7 +49,7 @@ def test_promoting_returns_what_a_client_needs(deployment: Deployment, first: Re
     live = promote_release.run(context, ref, ReleaseRequest().model_dump())
     stop_candidate.run(context)
     assert (live.release, live.new, live.downtime_s) == (2, True, 0)
-    assert live.endpoint == f"{deployment.live().url}/v2/models/ensemble/generate"
+    assert live.endpoint == f"{deployment.live().url}/v2/models/{NAME}/generate"
     assert deployment.answer() == "deux"
     assert (
         promote_release.event(context, live)["digest"] == context.store.get("repositories", second.repository).content
@@ -86,8 +89,11 @@ def prune(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     ("prepare", "params", "problem"),
     [
-        pytest.param(None, {"to": "7"}, "no release 7 of org--name; it has: 1, 2", id="no such number"),
-        pytest.param(None, {"model": "org/x"}, r"org--x has no release(.|\n)*with releases: org--name", id="model"),
+        pytest.param(None, {"to": "7"}, "no release 7 of name; it has: 1, 2", id="no such number"),
+        pytest.param(None, {"model": "org/name", "to": "7"}, "7 of org--name; it has: 1, 2", id="nor of the model"),
+        pytest.param(
+            None, {"model": "org/x"}, r"org--x has no release(.|\n)*with releases: org--name; names: name", id="model"
+        ),
         pytest.param(None, {"to": "last"}, "to: ", id="neither previous nor a number"),
         pytest.param(reject, {"to": "3"}, "3 was rejected", id="rejected"),
         pytest.param(prune, {"to": "3"}, "3 was pruned: its artifacts are gone", id="pruned"),
@@ -174,19 +180,51 @@ def test_an_approved_release_goes_live_with_a_resumed_run_too(
     assert not promote_release.run(forced.context("manual__2"), second.id, params).new
 
 
+def with_repository(deployment: Deployment, answer: str, tokenizer: Path, *, streaming: bool) -> Release:
+    """A release that answers, and whose repository tells its contract."""
+
+    def fill(folder: Path) -> None:
+        write_repository(folder, tokenizer, streaming=streaming)
+        (folder / "answer.txt").write_text(answer)
+
+    return deployment.release_of(answer, fill, "stand-in")
+
+
+def test_breaking_changes_are_in_the_result_or_refused_and_a_rollback_is_only_named(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    deployment.live().promote(with_repository(deployment, "un", tokenizer, streaming=True))
+    second = with_repository(deployment, "deux", tokenizer, streaming=False)
+    report.write(deployment.releases.path(second), example())
+    strict = replace(deployment, settings=deployment.settings.model_copy(update={"refuse_breaking_changes": True}))
+    with pytest.raises(UserError, match="streaming is off"):
+        promote_release.run(strict.context(RUN), second.id, ReleaseRequest().model_dump())
+    assert deployment.answer() == "un"
+    result = promote_release.run(deployment.context(RUN), second.id, ReleaseRequest().model_dump())
+    assert result.contract
+    assert [change.field for change in result.contract.breaking] == ["streaming"]
+    written = report.read(deployment.releases.path(second))
+    assert written
+    assert written.contract == result.contract
+    back = rollback(strict)
+    assert back.contract
+    assert (back.release, back.contract.against) == (1, second.name)
+
+
 def test_without_a_live_release_a_rollback_asks_for_the_model(deployment: Deployment) -> None:
     with pytest.raises(UserError, match="name the model"):
         rollback(deployment)
 
 
 def test_check_says_that_nothing_is_live(deployment: Deployment) -> None:
-    assert check_live_release.run(deployment.context()) is None
+    assert check_live_release.run(deployment.context()) == []
     assert deployment.log[-1] == "nothing is live"
 
 
 def test_check_restarts_what_died(deployment: Deployment, first: Release) -> None:
     deployment.kill_live_server()
-    assert check_live_release.run(deployment.context()).release == 1
+    assert [one.release for one in check_live_release.run(deployment.context())] == [1]
     assert deployment.answer() == "un"
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from include.artifacts.store import MANIFEST_FILE
 from include.errors import HostError, UserError
-from include.files import Damaged, Unreadable
+from include.files import Damaged, Unreadable, remove
 from include.releases.records import RELEASE_FILE, Release, ReleaseStore
 from tests.include.releases.test_prune import Scene
 from tests.support.damage import NOT_A_FILE, NOT_A_RECORD, Make
 
 DAMAGE = NOT_A_FILE | NOT_A_RECORD
-MODEL = "org--name"
+MODEL, NAME = "org--name", "name"
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_lists_skip_a_damaged_record_and_name_it_once(scene: Scene, damage: Make
     releases = ReleaseStore(scene.releases.root, named.append)
     assert releases.models() == [MODEL]
     assert [r.number for r in releases.every()] == [r.number for r in releases.all(MODEL)] == [1, 3]
-    assert (releases.live().number, releases.current(MODEL).number, releases.previous(MODEL).number) == (3, 3, 1)
+    assert (releases.live().number, releases.current(MODEL).number, releases.previous(NAME).number) == (3, 3, 1)
     assert [one.where for one in named] == list(releases.damage) == [str(path)]
     with pytest.raises(Damaged, match=RELEASE_FILE):
         releases.get(MODEL, 2)
@@ -58,42 +58,75 @@ def test_a_damaged_record_of_the_live_release_is_named_and_kept(scene: Scene, da
     scene.promote(second)
     path = damage_record(scene, second, damage)
     before = os.lstat(path)
-    live = scene.releases.record_promotion()
+    live = scene.releases.record_promotion(NAME)
     assert (live.id, live.verdict, live.promotions) == (second.id, "accepted", ())
-    assert scene.releases.previous(MODEL).number == 1
+    assert scene.releases.previous(NAME).number == 1
     assert os.lstat(path) == before
     assert scene.prune(keep_last=0).releases == ()
     scene.promote(scene.releases.get(MODEL, 1))
     assert scene.releases.live().number == 1
 
 
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_live_link_leads_to_the_release_that_was_promoted_last(scene: Scene, damage: Make) -> None:
-    first, second = scene.release("org--b", "1"), scene.release("org--a", "2")
-    for release in (second, first):
+# A directory in place of that of the links is one without links: nothing is live.
+PLACES = {
+    **{
+        f"{place}, {name}": (place, make)
+        for name, make in DAMAGE.items()
+        for place in ("live/b", "releases/org--b/current")
+    },
+    **{f"live, {name}": ("live", make) for name, make in DAMAGE.items() if "directory" not in name},
+}
+
+
+@pytest.mark.parametrize(("place", "damage"), PLACES.values(), ids=PLACES)
+def test_a_damaged_live_link_leads_to_the_release_of_its_name_that_was_promoted_last(
+    scene: Scene, place: str, damage: Make
+) -> None:
+    retired, other, before, last = (
+        scene.release(model, str(n)) for n, model in enumerate(("org--c", "org--a", "org--b", "org--b"))
+    )
+    for release in (retired, other, before, last):
         scene.promote(release)
-    links = [scene.releases.root / "live", scene.releases.root / "org--b" / "current"]
-    for link in links:
-        link.unlink()
-        damage(link)
+    scene.releases.retire("c", run="run", by="ann")
+    path = scene.root / place
+    remove(path)
+    damage(path)
     releases = scene.releases
-    assert releases.live().id == first.id
-    assert releases.current("org--b") is None
-    assert releases.live_since() is None or (releases.root / "live").is_symlink()
-    assert {str(link) for link in links} <= set(releases.damage)
-    assert releases.record_promotion().promotions[:1] == releases.get("org--b", 1).promotions[:1]
-    scene.promote(second)
-    assert scene.releases.live().id == second.id
-    assert scene.releases.current("org--a").id == second.id
+    assert releases.live_ids() == {"a": other.id, "b": last.id}
+    assert (releases.current("org--b") is None) is place.endswith("current")
+    assert (releases.live_since("b") is None) is place.startswith("live")
+    assert str(path) in releases.damage
+    promotions = [releases.record_promotion(name).promotions for name in ("a", "b")]
+    assert promotions == [releases.get(r.model, r.number).promotions for r in (other, last)]
+    scene.promote(before)
+    assert scene.releases.live_ids() == {"a": other.id, "b": before.id}
+    assert scene.releases.current("org--b").id == before.id
+    assert scene.releases.record_promotion("a").promotions == promotions[0], "mending is no promotion"
 
 
-@pytest.mark.parametrize("target", [MODEL, "../outside/1", "/etc/1", f"{MODEL}/01", f"{MODEL}/x", f"{MODEL}/-1"])
+TARGETS = [MODEL, f"{MODEL}/1", "../outside/1", "/etc/1", f"x/../releases/{MODEL}/1"]
+
+
+@pytest.mark.parametrize(
+    "target", [*TARGETS, *(f"../releases/{MODEL}/{number}" for number in ("01", "x", "-1", "1/2"))]
+)
 def test_a_live_link_to_no_release(scene: Scene, target: str) -> None:
     scene.promote(scene.release(MODEL, "1"))
-    link = scene.releases.root / "live"
+    link = scene.root / "live" / NAME
     link.unlink()
     link.symlink_to(target)
-    assert scene.releases.live().number == 1
+    releases = scene.releases
+    assert releases.live().number == 1
+    assert list(releases.damage) == [str(link)]
+
+
+def test_what_is_no_name_among_the_live_links_is_named(scene: Scene) -> None:
+    scene.promote(scene.release(MODEL, "1"))
+    for name in ("ensemble", "A", "a b"):
+        (scene.root / "live" / name).symlink_to(f"../releases/{MODEL}/1")
+    releases = scene.releases
+    assert releases.live_names() == [NAME]
+    assert len(releases.damage) == 3
 
 
 def test_a_live_link_to_a_release_that_is_gone_still_names_it(scene: Scene) -> None:

@@ -28,18 +28,19 @@ def add(releases: ReleaseStore, model: str, *, name: str | None = None, live: bo
     release = releases.open(name, target="t", repository=f"r{number}", chain={}, request={"model": model})
     if live:
         releases.make_live(release)
-        releases.record_promotion()
+        releases.record_promotion(release.served_name)
     return releases.get(release.model, release.number)
 
 
 def test_two_directories_with_one_last_name_have_histories_of_their_own(releases: ReleaseStore) -> None:
-    add(releases, A)
-    add(releases, B)
+    first, other = add(releases, A), add(releases, B)
     second = add(releases, A)
     assert releases.name_of(A) != releases.name_of(B)
     assert [r.number for r in releases.all(releases.name_of(A))] == [1, 2]
-    assert releases.previous(second.model).request["model"] == A
-    assert releases.previous(releases.name_of(B)).request["model"] == B
+    assert first.served_name == other.served_name == "merged"
+    assert releases.of_name("merged") == [first, second], "not the release of the other directory"
+    assert releases.previous("merged") == first
+    assert releases.all(releases.name_of(B)) == [other]
 
 
 @pytest.mark.parametrize("same", ["/a/merged/", "//a/merged", "/a/./merged", "/a//merged"])
@@ -55,7 +56,7 @@ def test_a_history_of_an_earlier_version_keeps_its_name(releases: ReleaseStore) 
     add(releases, B)
     new = add(releases, A)
     assert (new.model, new.number) == (OLD, 2)
-    assert releases.previous(OLD).number == old.number
+    assert releases.previous("merged").number == old.number
 
 
 def test_a_history_without_a_request_is_told_by_its_chain(releases: ReleaseStore) -> None:
@@ -69,7 +70,7 @@ def test_a_shared_history_stays_with_the_directory_that_was_live_last(releases: 
     live = add(releases, A, name=OLD)
     add(releases, B, name=OLD, live=False)
     assert (releases.name_of(A), releases.name_of(B)) == (OLD, slug_of(B))
-    assert releases.previous(OLD).number == 1, "not release 2, which is of the other directory"
+    assert releases.previous("merged").number == 1, "not release 2, which is of the other directory"
     assert releases.live().id == live.id
 
 
@@ -115,15 +116,16 @@ def test_a_clock_that_jumps_does_not_change_what_previous_is(
         release = releases.open("org--name", target="t", repository=f"r{number}", chain={}, request={})
         releases.make_live(release)
         moment = (Clock.shown + jump).timestamp()
-        os.utime(releases.root / "live", (moment, moment), follow_symlinks=False)
-        releases.record_promotion()
+        os.utime(releases.root.parent / "live" / "name", (moment, moment), follow_symlinks=False)
+        releases.record_promotion("name")
         made.append(release)
-    assert releases.previous("org--name").id == made[1].id
+    assert releases.previous("name").id == made[1].id
     releases.make_live(made[1])
-    releases.record_promotion()
-    assert releases.previous("org--name").id == made[2].id
-    (releases.root / "live").unlink()
-    (releases.root / "live").write_text("damaged")
+    releases.record_promotion("name")
+    assert releases.previous("name").id == made[2].id
+    link = releases.root.parent / "live" / "name"
+    link.unlink()
+    link.write_text("damaged")
     assert releases.live().id == made[1].id
 
 
@@ -136,8 +138,8 @@ def test_promotions_of_earlier_versions_come_before_all_others(releases: Release
         fields["promotions"] = [{"at": f"{year}-01-01T00:00:00Z", "downtime_s": 0}]
         path.write_text(json.dumps(fields))
     releases.make_live(old[0])
-    releases.record_promotion()
-    assert releases.previous("org--name").id == old[1].id
+    releases.record_promotion("name")
+    assert releases.previous("name").id == old[1].id
     new = add(releases, "org/name")
     assert new.promotions[-1].order > 0
-    assert releases.previous("org--name").id == old[0].id
+    assert releases.previous("name").id == old[0].id

@@ -69,7 +69,7 @@ class Scene:
 
     def promote(self, release: Release) -> None:
         self.releases.make_live(release)
-        self.releases.record_promotion()
+        self.releases.record_promotion(release.served_name)
 
     def chain_is_whole(self, release: Release) -> bool:
         """Whether everything that the release was made from is there, followed by the manifests."""
@@ -116,12 +116,12 @@ def test_whatever_was_done_before_what_is_needed_stays(scene: Scene, seed: int) 
     pinned = chance.choice(list(every.values()))
     for kind, name in pinned.chain.items():
         scene.pins.add("run", kind, name)
-    needed = [scene.releases.live(), pinned]
+    needed = [*scene.releases.lives().values(), pinned]
     for model in scene.releases.models():
         all_of_it = scene.releases.all(model)
         needed += [
             scene.releases.current(model),
-            scene.releases.previous(model),
+            scene.releases.previous(model.removeprefix("org--")),
             *all_of_it[len(all_of_it) - keep_last :],
         ]
     before = scene.bytes()

@@ -15,7 +15,7 @@ from include.errors import UserError
 from include.releases.records import Release, ReleaseId, ReleaseStore
 from include.triton.servers import Ports, ServerPlan
 
-MODEL = "org--name"
+MODEL, NAME = "org--name", "name"
 OTHER = "org--other"
 PLAN = ServerPlan(target="openvino", repository=Path("/r"), argv=("x",), env={}, ports=Ports(http=1, grpc=2, metrics=3))
 
@@ -31,7 +31,7 @@ def open_release(releases: ReleaseStore, repository: str, model: str = MODEL) ->
 
 def promote(releases: ReleaseStore, release: Release) -> Release:
     releases.make_live(release)
-    live = releases.record_promotion()
+    live = releases.record_promotion(release.served_name)
     assert live is not None
     return live
 
@@ -66,25 +66,29 @@ def test_a_number_that_is_not_there_is_refused_with_those_that_are(releases: Rel
         releases.get(MODEL, 7)
 
 
-def test_one_release_is_live_in_the_whole_deployment(releases: ReleaseStore) -> None:
-    first, second = open_release(releases, "a"), open_release(releases, "b", OTHER)
+def test_one_release_of_each_name_is_live(releases: ReleaseStore) -> None:
+    first, second, other = open_release(releases, "a"), open_release(releases, "b"), open_release(releases, "o", OTHER)
     rejected, untried = open_release(releases, "c"), open_release(releases, "d")
     releases.judge(rejected, "rejected")
-    promote(releases, first)
-    promote(releases, second)
+    for release in (first, other, second):
+        promote(releases, release)
     assert states(releases) == {
         first.name: "retired",
+        other.name: "live",
         second.name: "live",
         rejected.name: "rejected",
         untried.name: "candidate",
     }
-    assert releases.live().name == second.name
-    assert releases.current(MODEL).number == first.number
+    assert {name: release.id for name, release in releases.lives().items()} == {NAME: second.id, "other": other.id}
+    assert (releases.live("other").id, releases.live("none")) == (other.id, None)
+    assert releases.current(MODEL).number == second.number
 
 
 def test_without_a_promotion_nothing_is_live(releases: ReleaseStore) -> None:
     open_release(releases, "a")
-    assert releases.live() is releases.current(MODEL) is releases.previous(MODEL) is releases.record_promotion() is None
+    assert (
+        releases.live() is releases.current(MODEL) is releases.previous(NAME) is releases.record_promotion(NAME) is None
+    )
 
 
 def test_settling_again_changes_nothing(releases: ReleaseStore) -> None:
@@ -97,26 +101,26 @@ def test_a_promotion_that_was_cut_off_after_its_commit_point_is_settled_later(re
     first, second = promote(releases, open_release(releases, "a")), open_release(releases, "b")
     releases.make_live(second)
     assert states(releases) == {first.name: "retired", second.name: "live"}
-    assert releases.record_promotion().verdict == "accepted"
+    assert releases.record_promotion(NAME).verdict == "accepted"
     assert releases.current(MODEL).number == 2
 
 
 def test_downtime_is_counted_until_the_promotion(releases: ReleaseStore) -> None:
     releases.make_live(open_release(releases, "a"))
-    live = releases.record_promotion(suspended_since=datetime.now(UTC) - timedelta(seconds=100))
+    live = releases.record_promotion(NAME, suspended_since=datetime.now(UTC) - timedelta(seconds=100))
     assert live.promotions[0].downtime_s == pytest.approx(100, abs=5)
-    assert releases.record_promotion(suspended_since=None) == live
+    assert releases.record_promotion(NAME, suspended_since=None) == live
 
 
 def test_previous_is_the_one_promoted_last_that_is_not_live(releases: ReleaseStore) -> None:
     first, second, _ = (open_release(releases, key) for key in "abc")
     promote(releases, first)
     promote(releases, second)
-    assert releases.previous(MODEL).name == first.name
+    assert releases.previous(NAME).name == first.name
     promote(releases, first)
-    assert releases.previous(MODEL).name == second.name
+    assert releases.previous(NAME).name == second.name
     promote(releases, open_release(releases, "a", OTHER))
-    assert releases.previous(MODEL).name == first.name
+    assert releases.previous(NAME).name == second.name, "another name has a history of its own"
 
 
 def test_a_release_that_has_been_live_stays_accepted(releases: ReleaseStore) -> None:
@@ -246,9 +250,14 @@ def test_an_outage_is_announced_when_it_began_and_when_it_ended(releases: Releas
     assert releases.announce_outages() == []
 
 
-def test_a_promotion_ends_the_outage_of_another_model_too(releases: ReleaseStore) -> None:
-    first = promote(releases, open_release(releases, "a"))
+def test_a_promotion_ends_the_outage_of_the_release_that_it_replaces_and_of_no_other(releases: ReleaseStore) -> None:
+    first, other = promote(releases, open_release(releases, "a")), promote(releases, open_release(releases, "o", OTHER))
     releases.begin_outage(first, "killed")
-    second = promote(releases, open_release(releases, "b", "org--other"))
+    releases.begin_outage(other, "killed")
+    second = promote(
+        releases,
+        releases.open("org--third", target="t", repository="b", chain={}, request={"served_name": NAME}),
+    )
+    assert releases.live("other").outage
     (outage,) = releases.get(first.model, first.number).outages
     assert outage.ended_by == f"the promotion of release {second.name}"

@@ -66,6 +66,12 @@ def test_a_release_that_passed_says_so() -> None:
     assert "Failed" not in text
 
 
+def test_what_breaks_clients_comes_first_of_what_changes_for_them() -> None:
+    text = page(full_report()).text
+    assert "Compared with release org--model/2, which was live. breaking streaming is <off> change new fields" in text
+    assert "Changes for clients" not in page(report()).text
+
+
 def test_failed_gates_come_first_and_are_open() -> None:
     html = render_report(full_report())
     found = re.findall(r'<details( open)?>\s*<summary><span class="badge (\w+)"', html)

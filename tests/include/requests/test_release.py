@@ -56,7 +56,7 @@ def test_a_revision_that_git_would_not_take_is_refused(revision: str) -> None:
         ("tp_size", 9),
         ("max_batch_size", 0),
         ("kv_cache_memory_fraction", 1.5),
-        ("target", "vllm"),
+        ("target", "sglang"),
         ("test_prompts", []),
         ("min_agreement", 1.1),
         ("max_repetition", -0.1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -66,6 +67,31 @@ def test_the_program_has_no_network(tmp_path: Path) -> None:
         code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 5)"
         with pytest.raises(ToolError, match="OSError|ConnectionRefused|unreachable"):
             run(code, tmp_path)
+
+
+def test_the_program_reaches_itself_as_torch_distributed_does(tmp_path: Path) -> None:
+    code = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+    print("reached")
+"""
+    assert run(code, tmp_path)[-1] == "reached"
+
+
+def test_the_program_keeps_no_capability_for_loopback(tmp_path: Path) -> None:
+    line = run("print(next(line for line in open('/proc/self/status') if line.startswith('CapAmb')))", tmp_path)[-1]
+    assert int(line.split()[1], 16) == 0
+
+
+def test_where_loopback_stays_down_the_program_has_no_network_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() or subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+        pytest.skip("only root can give the capability up")
+    without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+    monkeypatch.setattr(process, "_UNSHARE", (("unshare", "--net", *without),))
+    with pytest.raises(ToolError, match="unreachable"):
+        run("import socket; socket.create_connection(('127.0.0.1', 1), 5)", tmp_path)
 
 
 def test_a_host_without_namespaces_runs_the_program_with_its_network(

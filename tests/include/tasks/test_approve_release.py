@@ -81,7 +81,7 @@ def may_go_live(context: Context, release: Release, **params: Any) -> bool:
 
 def promoted(context: Context, release: Release) -> Release:
     context.releases.make_live(release)
-    return context.releases.record_promotion()
+    return context.releases.record_promotion(release.served_name)
 
 
 def test_without_the_param_nobody_is_asked(context: Context, release: Release) -> None:

@@ -77,7 +77,7 @@ def keys(context: Context, checked: Checked, pulled: Pulled, request: ReleaseReq
         ("new_promotion", 1, set()),
         ("calib_size", 16, ALL),
         ("max_batch_size", 4, {Kind.REPOSITORY}),
-        ("streaming", True, {Kind.REPOSITORY}),
+        ("streaming", False, {Kind.REPOSITORY}),
         ("candidate_http_port", 8123, set()),
         ("min_agreement", 0.9, set()),
         ("test_prompts", ["else"], set()),

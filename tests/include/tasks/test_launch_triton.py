@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +82,19 @@ def test_nothing_is_launched_for_a_request_whose_release_is_live(
     dry: Context, checked: Checked, repository: ArtifactRef, live: Release
 ) -> None:
     assert launch_triton.run(dry, checked, repository) is None
-    assert LiveAddress(dry).suspended() is None, "the live server makes no room for a candidate that does not come"
+    suspended = LiveAddress(dry).suspended(checked.request.name)
+    assert suspended is None, "the live server makes no room for a candidate that does not come"
+
+
+def test_a_live_release_of_a_version_with_fewer_fields_is_proved_for_the_same_request(
+    dry: Context, checked: Checked, repository: ArtifactRef, live: Release
+) -> None:
+    path = dry.releases.path(live) / "release.json"
+    record = json.loads(path.read_text())
+    for field in ("served_name", "aliases"):
+        del record["request"][field]
+    path.write_text(json.dumps(record))
+    assert launch_triton.run(dry, checked, repository) is None
 
 
 def no_report(context: Context, live: Release) -> None:
@@ -88,7 +102,7 @@ def no_report(context: Context, live: Release) -> None:
 
 
 def not_live(context: Context, live: Release) -> None:
-    (context.releases.root / "live").unlink()
+    shutil.rmtree(context.releases.root.parent / "live")
 
 
 @pytest.mark.parametrize("lacks", [no_report, not_live])

@@ -197,6 +197,7 @@ def test_the_openvino_templates_fill_and_check(tmp_path: Path) -> None:
             "decoupled_mode": "false",
             "max_num_tokens": "2048",
             "kv_cache_bytes": "1000000000",
+            "kv_cache_free_gpu_mem_fraction": "0",
         },
         "postprocessing": tokenizer,
     }

@@ -12,7 +12,7 @@ from include.errors import HostError, ToolError
 from include.host.ports import check_port_free
 from include.host.services.process import INHERITED, TOKEN_VARIABLE, ProcessBackend, token_of
 from include.settings import Settings
-from include.targets.openvino import triton
+from include.targets import pytriton
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord
 from tests.support.echo import BROKEN, ECHO, ask, free, launched, write_repository
@@ -22,8 +22,8 @@ TIMEOUT_S = 60
 
 
 def _plan(root: Path, code: str = ECHO) -> ServerPlan:
-    triton.prepare(PYTHON)
-    return triton.server(triton.ask(PYTHON), write_repository(root, code), free())
+    pytriton.prepare(PYTHON)
+    return pytriton.server("openvino", pytriton.ask(PYTHON), write_repository(root, code), free())
 
 
 def _sleep(root: Path) -> ServerPlan:

@@ -13,13 +13,13 @@ import pytest
 
 from include.context import gpus_in_use
 from include.errors import HostError, ToolError
-from include.host.docker.containers import LABEL_GPUS, Containers, ContainerSpec
+from include.host.docker.containers import LABEL_GPUS, Containers
 from include.host.docker.engine import local_engine
 from include.host.leases import lease
 from include.host.ports import check_port_free
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
-from include.targets.openvino import OpenVinoTarget, image, triton
+from include.targets.openvino import SHM_BYTES, OpenVinoTarget, image
 from include.triton import servers
 from include.triton.servers import ServerPlan, ServerRecord
 from tests.support.echo import BROKEN, ECHO, ask, free, launch, launched, write_repository
@@ -37,8 +37,7 @@ def client() -> Any:
 
 
 def plan_of(root: Path, code: str = ECHO) -> ServerPlan:
-    found = ContainerSpec(image=image.image(), build=image.BUILD_COMMAND)
-    return triton.server_in_container(found, write_repository(root, code), free(), reads=())
+    return OpenVinoTarget(Settings(runner="docker")).server(write_repository(root, code), free())
 
 
 def ours(client: Any, record_path: Path) -> list[str]:
@@ -85,7 +84,7 @@ def test_it_may_do_little(inspected: dict[str, Any], record: ServerRecord) -> No
     assert inspected["Config"]["User"].split(":")[0] not in {"", "0", "root"}
     assert (host["CapDrop"], host["SecurityOpt"], host["Privileged"]) == (["ALL"], ["no-new-privileges"], False)
     assert {mount["Source"]: mount["RW"] for mount in inspected["Mounts"]} == {str(record.repository): False}
-    assert host["ShmSize"] == triton.SHM_BYTES
+    assert host["ShmSize"] == SHM_BYTES
 
 
 def test_only_its_ports_are_published_and_only_on_the_plans_address(

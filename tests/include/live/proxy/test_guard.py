@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ import httpx
 import pytest
 
 from include.live.proxy import Proxy, proxy_of
-from tests.support.proxied import server, settings_of, some_ports
+from include.settings import PROJECT
+from tests.support.proxied import serve, server, settings_of, some_ports
 
 GOOD = {"text_input": "hello", "max_tokens": 8}
 GENERATE = "/v2/models/ensemble/generate"
@@ -37,7 +39,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     proxy = proxy_of(settings)
     proxy.ensure_running()
     with server("a") as behind:
-        proxy.point_to(behind.upstream)
+        serve(proxy, behind.upstream)
         yield proxy
     proxy.stop()
 
@@ -105,7 +107,12 @@ WHOLE = ("1", 1.5, 1.0, True, None, {"a": 1}, [], [1, 2], [2**31], [None], 2**31
 REAL = ("1", True, None, {"a": 1}, [], [1, 2], ["1"], 1e39)
 WRONG: list[tuple[str, Any]] = [
     *((name, value) for name in ("max_tokens", "end_id", "pad_id", "top_k", "min_tokens") for value in WHOLE),
-    *(("seed", value) for value in ("1", -1, 1.5, 2**64, None, [], {})),
+    *((name, value) for name in ("beam_width", "num_return_sequences") for value in WHOLE),
+    *((name, value) for name in ("seed", "random_seed", "lora_task_id") for value in ("1", -1, 1.5, 2**64, None, [])),
+    *((name, value) for name in ("length_penalty", "len_penalty") for value in REAL),
+    *((name, value) for name in ("return_log_probs", "use_raw_prompt", "stop") for value in (0, "false", None, {})),
+    *((name, value) for name in ("decoder_text_input", "guided_decoding_guide") for value in (5, None, ["a", "b"])),
+    *(("embedding_bias_weights", value) for value in ("1", None, [None], {})),
     *((name, value) for name in ("temperature", "top_p") for value in (*REAL, -1, [-1])),
     *((name, value) for name in ("repetition_penalty", "presence_penalty", "frequency_penalty") for value in REAL),
     *((name, value) for name in ("stream", "exclude_input_in_output") for value in (0, "true", None, [], [1], {})),
@@ -124,6 +131,16 @@ def test_a_wrong_kind_is_400_and_names_the_field(proxy: Proxy, name: str, value:
                 answer = client.post(f"/v2/models/ensemble/{kind}", json=body)
                 assert answer.status_code == 400
                 assert name in error(answer)
+
+
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm"])
+def test_no_input_of_a_model_may_be_null(proxy: Proxy, model: str) -> None:
+    config = (PROJECT / "include" / "targets" / "openvino" / "repository" / model / "config.pbtxt").read_text()
+    inputs = re.findall(r'name: "(\w+)"', config.partition("input [")[2].partition("output [")[0])
+    assert len(inputs) > 30
+    for name in inputs:
+        answer = send(proxy, json.dumps(GOOD | {name: None}), f"/v2/models/{model}/generate")
+        assert (answer.status_code, error(answer).split()[0]) == (400, name)
 
 
 def test_the_first_of_two_is_checked_as_well_as_the_last(proxy: Proxy) -> None:
@@ -199,6 +216,9 @@ RIGHT = [
     {"parameters": {"temperature": 1, "stream": False}, "bad_words": [], "top_k": [1], "max_tokens": [8]},
     {"unknown": None, "text_input": 'say "top_k": null, {"max_tokens": "8"} \\" [[['},
     {"id": "mine", "top_k": 0, "min_tokens": 2**31 - 1},
+    {"beam_width": 1, "len_penalty": 1, "length_penalty": 1.0, "return_log_probs": False, "random_seed": 0},
+    {"num_return_sequences": 1, "embedding_bias_weights": [0.5], "embedding_bias_words": ["a"], "lora_task_id": 2**62},
+    {"use_raw_prompt": True, "guided_decoding_guide_type": "json"},
 ]
 
 

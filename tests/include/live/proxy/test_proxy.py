@@ -21,11 +21,11 @@ from include.errors import HostError, ToolError, UserError
 from include.host import ports as host_ports
 from include.host.services import find
 from include.host.services.process import ProcessBackend
-from include.live.proxy import Proxy, Upstream, proxy_of
+from include.live.proxy import Proxy, Served, Upstream, proxy_of
 from include.live.proxy.envoy import ProxyRecord
 from include.settings import PROJECT
 from include.triton.servers import Ports
-from tests.support.proxied import LIMIT_S, answers, come_and_go_under_load, server, settings_of, some_ports
+from tests.support.proxied import LIMIT_S, NAME, answers, come_and_go_under_load, serve, server, settings_of, some_ports
 
 MakeProxy = Callable[..., Proxy]
 
@@ -97,19 +97,19 @@ def test_under_load_no_request_fails_while_servers_come_and_go(shared: Proxy) ->
 
 def test_all_ports_move_to_the_new_upstream_and_back(shared: Proxy, a: Upstream, b: Upstream) -> None:
     for upstream, name in [(a, "a"), (b, "b"), (a, "a")]:
-        shared.point_to(upstream)
+        serve(shared, upstream)
         assert answers(shared.ports) == (name, name)
-        assert shared.upstream() == upstream
+        assert shared.served()[NAME].upstream == upstream
 
 
 def test_what_is_in_flight_is_counted_and_ends_where_it_began(shared: Proxy, a: Upstream, b: Upstream) -> None:
-    shared.point_to(a)
+    serve(shared, a)
     with httpx.stream(
         "POST", f"http://127.0.0.1:{shared.ports.http}/v2/models/ensemble/infer", json={"text_input": "x"}
     ) as stream:
         lines = stream.iter_lines()
         first = next(lines)
-        shared.point_to(b)
+        serve(shared, b)
         assert shared.drain(limit_s=0.1) == 1
         assert answers(shared.ports) == ("b", "b")
         assert next(line for line in lines if line) == first == "data: a"
@@ -117,10 +117,10 @@ def test_what_is_in_flight_is_counted_and_ends_where_it_began(shared: Proxy, a: 
 
 
 def test_a_drained_server_that_comes_back_gets_requests_again(shared: Proxy, a: Upstream, b: Upstream) -> None:
-    shared.point_to(a)
-    shared.point_to(b)
+    serve(shared, a)
+    serve(shared, b)
     shared.drain(LIMIT_S)
-    shared.point_to(a)
+    serve(shared, a)
     assert answers(shared.ports) == ("a", "a")
 
 
@@ -131,8 +131,8 @@ def is_healthy(proxy: Proxy) -> bool:
 
 def assert_refuses(proxy: Proxy) -> None:
     answer = httpx.post(f"{proxy.url}/v2/models/ensemble/generate", json={"text_input": "x", "max_tokens": 1})
-    assert (answer.status_code, answer.json()) == (503, {"error": "no healthy upstream"})
-    assert proxy.upstream() is None
+    assert (answer.status_code, list(answer.json())) == (503, ["error"])
+    assert proxy.served().get(NAME, Served(upstream=None, release="none")).upstream is None
     assert not is_healthy(proxy)
     with grpc.insecure_channel(f"127.0.0.1:{proxy.ports.grpc}") as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"", timeout=LIMIT_S)
@@ -140,14 +140,14 @@ def assert_refuses(proxy: Proxy) -> None:
 
 
 def test_without_an_upstream_requests_are_refused_as_triton_does(shared: Proxy, a: Upstream) -> None:
-    shared.point_to(a)
-    shared.point_to(None)
+    serve(shared, a)
+    serve(shared, None)
     assert_refuses(shared)
 
 
 def test_healthy_is_what_the_server_behind_it_says(shared: Proxy) -> None:
     with server("short-lived") as one:
-        shared.point_to(one.upstream)
+        serve(shared, one.upstream)
         assert is_healthy(shared)
         one.kill()
         assert not is_healthy(shared)
@@ -164,11 +164,13 @@ def test_it_outlives_its_starter_and_keeps_its_upstream(
     make: MakeProxy, tmp_path: Path, ports: Ports, a: Upstream
 ) -> None:
     code = f"""
-from include.live.proxy import Upstream, proxy_of
+from include.live.proxy import Served, Upstream, proxy_of
 from include.settings import Settings
 proxy = proxy_of(Settings.model_validate_json({settings_of(tmp_path, ports).model_dump_json()!r}))
 proxy.ensure_running()
-proxy.point_to(Upstream.model_validate_json({a.model_dump_json()!r}))
+upstream = Upstream.model_validate_json({a.model_dump_json()!r})
+proxy.point_to("one", Served(upstream=upstream, release="org--one/1"))
+proxy.set_default("one")
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
     first = pid(tmp_path)
@@ -190,7 +192,7 @@ def test_two_starters_at_once_start_one_without_an_upstream(make: MakeProxy, tmp
 
 
 def test_other_ports_take_effect_at_the_next_start(make: MakeProxy, own: Proxy, tmp_path: Path, a: Upstream) -> None:
-    own.point_to(a)
+    serve(own, a)
     before, others = pid(tmp_path), some_ports()
     make(ports=others).ensure_running()
     assert answers(others) == ("a", "a")
@@ -201,7 +203,7 @@ def test_other_ports_take_effect_at_the_next_start(make: MakeProxy, own: Proxy, 
 def test_bound_everywhere_it_answers_on_this_host(make: MakeProxy, ports: Ports, a: Upstream, address: str) -> None:
     proxy = make(address=address)
     proxy.ensure_running()
-    proxy.point_to(a)
+    serve(proxy, a)
     assert is_healthy(proxy)
     assert answers(ports) == ("a", "a")
 
@@ -209,13 +211,13 @@ def test_bound_everywhere_it_answers_on_this_host(make: MakeProxy, ports: Ports,
 def test_stop_leaves_no_process_no_port_taken_and_no_upstream(
     make: MakeProxy, own: Proxy, ports: Ports, tmp_path: Path, a: Upstream
 ) -> None:
-    own.point_to(a)
+    serve(own, a)
     own.stop()
     assert not envoys(tmp_path)
     for port in ports.all:
         host_ports.check_port_free(port)
     assert not own.is_running()
-    assert make().upstream() is None
+    assert make().served() == {}
     own.stop()
 
 
@@ -242,11 +244,11 @@ def test_an_envoy_that_dies_as_it_starts_is_a_tool_error_with_its_last_lines(mak
 
 
 def test_a_proxy_that_does_not_run_takes_no_upstream(own: Proxy, tmp_path: Path, a: Upstream, b: Upstream) -> None:
-    own.point_to(a)
+    serve(own, a)
     os.kill(pid(tmp_path), signal.SIGKILL)
     with pytest.raises(ToolError, match="the proxy does not run"):
-        own.point_to(b)
-    assert own.upstream() == a
+        serve(own, b)
+    assert own.served()[NAME].upstream == a
 
 
 def test_an_address_that_is_a_name_is_refused(make: MakeProxy) -> None:

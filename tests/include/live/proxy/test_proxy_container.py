@@ -12,7 +12,7 @@ from include.errors import HostError, ToolError
 from include.live.proxy import Proxy, proxy_of
 from include.live.proxy.envoy import LABEL_PROXY
 from tests.support.engine import BASE, client_or_skip
-from tests.support.proxied import answers, come_and_go_under_load, server, settings_of, some_ports
+from tests.support.proxied import answers, come_and_go_under_load, serve, server, settings_of, some_ports
 
 pytestmark = pytest.mark.docker
 
@@ -44,7 +44,7 @@ def test_it_comes_back_with_its_upstream_when_the_engine_starts_it_again(
 ) -> None:
     proxy.ensure_running()
     with server("a") as a:
-        proxy.point_to(a.upstream)
+        serve(proxy, a.upstream)
         first = container(engine, tmp_path)
         engine.restart(first["Id"], timeout=0)
         proxy.ensure_running()

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from include.model.generation import end_ids
 from include.stages.calibrate.__main__ import main
 from include.stages.checkpoint import Checkpoint
 from include.stages.quality import HeldOut, perplexity
@@ -83,9 +84,10 @@ def _check_reference(reference: dict[str, Any], out: Path, prompt: str) -> None:
     # The template's BOS token is not doubled.
     assert chat["prompt_ids"].count(256) == 1
     for continuation in reference["continuations"]:
-        assert 0 < len(continuation["before_ids"]) <= 32
         assert 257 not in continuation["after_ids"]
-        assert continuation["after_ended"] == (len(continuation["after_ids"]) < 32)
+        assert len(continuation["before_ids"]) > 0
+    cut = [c for c in reference["continuations"] if not c["after_ended"]]
+    assert {len(c["after_ids"]) for c in cut} <= {32, 256 - len(chat["prompt_ids"])}
     contexts = [c["prompt"] for c in reference["continuations"] if not c["chat"]][3:]
     samples = [tokenizer.decode(block, skip_special_tokens=True) for block in held_out.blocks[:4]]
     assert [sample.startswith(context) for context, sample in zip(contexts, samples, strict=True)] == [True] * 4
@@ -104,7 +106,8 @@ def test_greedy_answers_are_those_of_one_prompt_alone(llama: Path, run: Run) -> 
     model = Checkpoint(out).model(torch.float32)
     for continuation in _json(out / "reference.json")["continuations"]:
         ids = torch.tensor([continuation["prompt_ids"]])
-        answer = model.generate(ids, max_new_tokens=32, do_sample=False, eos_token_id=257, pad_token_id=257)
+        length = len(continuation["after_ids"]) + continuation["after_ended"]
+        answer = model.generate(ids, max_new_tokens=length, do_sample=False, eos_token_id=257, pad_token_id=257)
         expected = [token for token in answer[0, ids.shape[1] :].tolist() if token != 257]
         assert continuation["after_ids"] == expected
 
@@ -120,6 +123,22 @@ def test_no_token_but_the_models_own_ends_an_answer(llama: Path, run: Run) -> No
     continuations = _json(run(llama)[1] / "reference.json")["continuations"]
     assert 2 in {token for continuation in continuations for token in continuation["after_ids"]}
     assert not any(continuation["after_ended"] for continuation in continuations)
+
+
+def test_each_end_token_of_the_generation_config_ends_an_answer(llama: Path, run: Run) -> None:
+    """Llama 3 and Qwen 2.5 list several; the tokenizer's own is one of them, another one, or none."""
+    tensors = tiny.weights(llama)
+    head = tensors["lm_head.weight"]
+    says = head[2].clone()
+    head[:] = 0
+    head[2], head[3] = says, -says
+    save_file(tensors, llama / "model.safetensors", metadata={"format": "pt"})
+    (llama / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 300]}))
+    out = run(llama)[1]
+    continuations = _json(out / "reference.json")["continuations"]
+    assert any(continuation["after_ended"] for continuation in continuations)
+    assert 2 not in {token for continuation in continuations for token in continuation["after_ids"]}
+    assert end_ids(out) == (2, 257, 300)
 
 
 def _no_safetensors(model: Path) -> None:

@@ -1,14 +1,17 @@
+# ruff: noqa: TID253
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from include.errors import UserError
 from include.model.config import ModelConfig
-from include.model.weights import check_weights
+from include.model.weights import check_tensors, check_weights
 from include.stages.calibrate.parser import Options
 from include.stages.calibrate.source import SourceModel
 from include.stages.calibrate.stage import check
@@ -156,3 +159,59 @@ def test_the_stage_refuses_what_its_config_is_refused_for(llama: Path, fields: d
     with pytest.raises(UserError) as by_the_stage:
         check(Options(model=llama, out=llama, group_size=64, calib_seq_len=64))
     assert by_the_stage.value.to_dict() == by_the_config.value.to_dict()
+
+
+Change = Callable[[dict[str, torch.Tensor]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        pytest.param(
+            lambda t: t.update(
+                {f"model.layers.{n}.self_attn.{p}_proj.bias": torch.ones(8) for n in (0, 1) for p in "qkv"}
+            ),
+            r"6 tensors .* model\.layers\.0\.self_attn\.k_proj\.bias",
+            id="biases of attention",
+        ),
+        pytest.param(
+            lambda t: t.update({"model.layers.1.mlp.up_proj.bias": torch.ones(96)}),
+            r"1 tensors .* model\.layers\.1\.mlp\.up_proj\.bias",
+            id="bias of the MLP",
+        ),
+        pytest.param(
+            lambda t: t.update({"model.layers.2.input_layernorm.weight": torch.ones(64)}),
+            r"model\.layers\.2\.input_layernorm\.weight",
+            id="one layer more",
+        ),
+        pytest.param(
+            lambda t: t.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}), r"q_norm", id="another norm"
+        ),
+        pytest.param(
+            lambda t: t.pop("model.layers.1.mlp.up_proj.weight"),
+            r"lack 1 weights, model\.layers\.1\.mlp\.up_proj",
+            id="no projection",
+        ),
+        pytest.param(lambda t: t.pop("lm_head.weight"), r"lack 1 weights, lm_head\.weight", id="no output layer"),
+    ],
+)
+def test_refuses_tensors_that_are_not_those_of_the_configuration(llama: Path, change: Change, named: str) -> None:
+    tensors = tiny.weights(llama)
+    change(tensors)
+    save_file(tensors, llama / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=named):
+        check_tensors(llama, ModelConfig.read(llama))
+
+
+def test_copies_of_what_is_computed_anew_do_no_harm(llama: Path) -> None:
+    copies = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(tiny.weights(llama) | copies, llama / "model.safetensors", metadata={"format": "pt"})
+    check_tensors(llama, ModelConfig.read(llama))
+
+
+def test_a_tied_model_may_hold_its_output_layer_or_not(tmp_path: Path) -> None:
+    tied = tiny.save_model(tmp_path / "tied", tie_word_embeddings=True)
+    check_tensors(tied, ModelConfig.read(tied))
+    tensors = tiny.weights(tied)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, tied / "model.safetensors")
+    check_tensors(tied, ModelConfig.read(tied))

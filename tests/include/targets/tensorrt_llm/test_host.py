@@ -9,7 +9,7 @@ import pytest
 
 from include.errors import HostError
 from include.host.gpus import Gpu
-from include.targets.tensorrt_llm import gpu
+from include.targets.tensorrt_llm import KERNELS, gpu
 
 H100 = Gpu(
     index=0,
@@ -99,33 +99,34 @@ def test_what_nvidia_smi_says_instead_names_the_cause(output: str, words: str) -
 )
 def test_a_host_that_will_not_do_is_refused_with_the_gpu_named(gpus: list[Gpu], count: int, words: str) -> None:
     with pytest.raises(HostError, match=words):
-        gpu.usable(gpus, count, min_driver="590.44.01", busy_mib=1024)
+        gpu.usable(gpus, count, kernels=KERNELS, min_driver="590.44.01", busy_mib=1024)
 
 
 @pytest.mark.parametrize("sm", [80, 86, 89, 90])
 def test_ampere_ada_and_hopper_will_do(sm: int) -> None:
     gpus = h100s(1, sm=sm)
-    assert gpu.usable(gpus, 1, min_driver="590.44.01", busy_mib=1024) == gpus
+    assert gpu.usable(gpus, 1, kernels=KERNELS, min_driver="590.44.01", busy_mib=1024) == gpus
 
 
 def test_only_idle_gpus_of_the_commonest_supported_model_are_offered() -> None:
     busy = replace(H100, index=5, memory_used_mib=9000)
     other = [replace(H100, index=7, name="NVIDIA L40S", sm=89), replace(H100, index=8, name="NVIDIA B200", sm=100)]
-    assert gpu.usable([*other, *h100s(3), busy], 2, min_driver="590.44", busy_mib=1024) == h100s(3)
+    assert gpu.usable([*other, *h100s(3), busy], 2, kernels=KERNELS, min_driver="590.44", busy_mib=1024) == h100s(3)
 
 
 def test_the_gpus_of_the_live_server_are_offered_only_where_idle_ones_do_not_suffice() -> None:
     gpus = [replace(H100, index=n, uuid=f"GPU-{n}", memory_used_mib=used) for n, used in enumerate([60000, 60000, 4])]
     offered = [
-        [g.index for g in gpu.usable(gpus, count, min_driver="1", busy_mib=1024, shared={"GPU-0"})] for count in (1, 2)
+        [g.index for g in gpu.usable(gpus, count, kernels=KERNELS, min_driver="1", busy_mib=1024, shared={"GPU-0"})]
+        for count in (1, 2)
     ]
     assert offered == [[2], [0, 2]]
     with pytest.raises(HostError, match="3 idle GPUs are needed, 2 are; GPU 1"):
-        gpu.usable(gpus, 3, min_driver="1", busy_mib=1024, shared={"GPU-0"})
+        gpu.usable(gpus, 3, kernels=KERNELS, min_driver="1", busy_mib=1024, shared={"GPU-0"})
 
 
 def test_a_longer_driver_version_is_compared_as_numbers() -> None:
-    assert gpu.usable(h100s(1, driver="600.9"), 1, min_driver="590.44.01", busy_mib=1024)
+    assert gpu.usable(h100s(1, driver="600.9"), 1, kernels=KERNELS, min_driver="590.44.01", busy_mib=1024)
 
 
 def test_memory_that_comes_back_is_waited_for() -> None:

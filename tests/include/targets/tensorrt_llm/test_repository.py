@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tritonclient.grpc import model_config_pb2  # noqa: TID253
 
 from include.errors import ToolError, UserError
 from include.requests.release import ReleaseRequest
-from include.targets.tensorrt_llm import engines, templates
+from include.settings import Settings
+from include.targets.tensorrt_llm import TensorRTLLMTarget, engines, templates
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton import repository
 
@@ -180,3 +183,29 @@ def test_a_tokenizer_with_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenization_x.py").touch()
     with pytest.raises(UserError, match=r"own code \(tokenization_x\.py\)"):
         engines.check_tokenizer(tmp_path)
+
+
+def write_tokenizer(folder: Path, *, sentencepiece: bool) -> None:
+    """A tokenizer as Llama 2's, whose decoder drops a text's first space, or as Llama 3's, which keeps it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace() if sentencepiece else pre_tokenizers.ByteLevel()
+    dropping = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = dropping if sentencepiece else decoders.ByteLevel()
+    tokenizer.train_from_iterator(["One, two and three."] * 3, trainers.BpeTrainer(vocab_size=300))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    ("sentencepiece", "streaming", "refused"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_streaming_is_refused_where_pieces_would_lose_their_spaces(
+    tmp_path: Path, sentencepiece: bool, streaming: bool, refused: bool
+) -> None:
+    write_tokenizer(tmp_path, sentencepiece=sentencepiece)
+    target = TensorRTLLMTarget(Settings(artifacts=tmp_path / "store", runner="docker"))
+    with pytest.raises(UserError, match="field streaming") if refused else nullcontext():
+        target.check_tokenizer(ReleaseRequest(target="tensorrt_llm", streaming=streaming), tmp_path)
+
+
+def test_a_model_without_a_tokenizer_json_is_left_to_the_gate(tmp_path: Path) -> None:
+    engines.check_pieces(tmp_path)

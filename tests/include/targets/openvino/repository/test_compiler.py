@@ -36,6 +36,12 @@ def _grammar(letter: str, words: int = 60) -> str:
     return grammar_without([f"{letter}{number:02d}abc" for number in range(words)])
 
 
+def _asking(grammar: str) -> genai.GenerationConfig:
+    config = genai.GenerationConfig(max_new_tokens=1, ignore_eos=True)
+    config.structured_output_config = genai.StructuredOutputConfig(grammar=grammar)
+    return config
+
+
 def _wait_for(compiler: GrammarCompiler, grammar: str) -> str:
     said: list[str] = []
     over = threading.Event()
@@ -44,7 +50,7 @@ def _wait_for(compiler: GrammarCompiler, grammar: str) -> str:
         said.append(how)
         over.set()
 
-    compiler.compile([grammar], end, end, lambda: False)
+    compiler.compile([_asking(grammar)], end, end, lambda: False)
     assert over.wait(TIMEOUT_S)
     return said[0]
 
@@ -55,9 +61,7 @@ def test_the_engine_finds_what_was_compiled(
     pipeline = load_pipeline(engine_dir, tokenizer, EngineConfig(VOCABULARY, {}), Capacity(4, 64, 1, True))
 
     def step_with(number: int, grammar: str) -> float:
-        config = genai.GenerationConfig(max_new_tokens=1, ignore_eos=True)
-        config.structured_output_config = genai.StructuredOutputConfig(grammar=grammar)
-        handle = pipeline.add_request(number, ov.Tensor(np.array([[5, 6]], np.int64)), config)
+        handle = pipeline.add_request(number, ov.Tensor(np.array([[5, 6]], np.int64)), _asking(grammar))
         begun = time.monotonic()
         while pipeline.has_non_finished_requests():
             pipeline.step()
@@ -70,7 +74,7 @@ def test_the_engine_finds_what_was_compiled(
 
 def test_python_goes_on_while_it_compiles(compiler: GrammarCompiler) -> None:
     over = threading.Event()
-    compiler.compile([_grammar("z")], over.set, pytest.fail, lambda: False)
+    compiler.compile([_asking(_grammar("z"))], over.set, pytest.fail, lambda: False)
     assert _steps_until(over) > 10
 
 
@@ -82,7 +86,7 @@ def test_what_cannot_be_compiled_is_told_and_costs_that_request_only(compiler: G
 def test_beyond_those_that_wait_it_is_busy(compiler: GrammarCompiler) -> None:
     with pytest.raises(Busy, match="16 other requests"):
         for number in range(40):
-            compiler.compile([_grammar(chr(200 + number))], lambda: None, pytest.fail, lambda: False)
+            compiler.compile([_asking(_grammar(chr(200 + number)))], lambda: None, pytest.fail, lambda: False)
 
 
 def _steps_until(over: threading.Event) -> int:
@@ -111,9 +115,9 @@ MOST = [["x" * 71], [f"word{number}" for number in range(10)] + [","] * 21]
 def test_with_a_large_vocabulary_the_most_words_compile_and_stop_nobody(
     large: GrammarCompiler, words: list[str]
 ) -> None:
-    config = Options(max_tokens=1, end_id=0).generation_config(words, max_states(LARGE))
+    config = Options(max_tokens=1, end_id=0).generation_config(words, LARGE)
     over = threading.Event()
-    large.compile([config.structured_output_config.grammar], over.set, pytest.fail, lambda: False)
+    large.compile([config], over.set, pytest.fail, lambda: False)
     assert _steps_until(over) > 10
 
 
@@ -124,7 +128,7 @@ def test_with_a_large_vocabulary_the_most_words_compile_and_stop_nobody(
 )
 def test_with_a_large_vocabulary_more_words_are_the_clients_fault(words: list[str]) -> None:
     with pytest.raises(InvalidRequest, match="bad_words have more than 71 characters"):
-        Options(max_tokens=1, end_id=0).generation_config(words, max_states(LARGE))
+        Options(max_tokens=1, end_id=0).generation_config(words, LARGE)
 
 
 @pytest.mark.parametrize(("vocabulary", "states"), [(1000, 400), (49_152, 184), (128_000, 71)])

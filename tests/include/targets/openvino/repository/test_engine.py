@@ -97,6 +97,21 @@ def test_end_token_ends_the_answer_and_is_no_part_of_it(engine: Engine) -> None:
     assert _ask(engine, _config(end_id=whole[5])) == whole[: whole.index(whole[5])]
 
 
+def test_each_of_the_models_end_tokens_ends_the_answer(engine: Engine) -> None:
+    whole = _ask(engine, _config())
+    for first, other in ((whole[5], 0), (0, whole[5])):
+        config = Options(max_tokens=12, end_id=first).generation_config(end_ids=frozenset({first, other}))
+        assert _ask(engine, config) == whole[: whole.index(whole[5])]
+
+
+def test_an_end_token_of_the_models_own_ends_an_answer_without_bad_words(engine: Engine) -> None:
+    config = Options(max_tokens=60, end_id=0).generation_config({"e"})
+    whole = _ask(engine, config)
+    ends = frozenset({0, whole[5]})
+    config = Options(max_tokens=60, end_id=0).generation_config({"e"}, end_ids=ends)
+    assert _ask(engine, config) == whole[: whole.index(whole[5])]
+
+
 def test_min_tokens_keeps_the_answer_from_ending(engine: Engine) -> None:
     whole = _ask(engine, _config())
     assert len(_ask(engine, _config(end_id=whole[0], min_tokens=6))) >= 6

@@ -40,6 +40,20 @@ def test_options_reach_the_engine() -> None:
     assert (config.repetition_penalty, config.presence_penalty, config.frequency_penalty) == (1.5, 0.5, 0.125)
 
 
+@pytest.mark.parametrize(
+    ("end_id", "ends"),
+    [
+        pytest.param(None, {2, 9}, id="none: the model's own"),
+        pytest.param(9, {2, 9}, id="one of the model's own: all of them"),
+        pytest.param(5, {5}, id="another: that one"),
+        pytest.param(-1, set(), id="-1: none"),
+    ],
+)
+def test_end_tokens_are_the_models_own_unless_the_request_names_another(end_id: int | None, ends: set[int]) -> None:
+    config = Options(max_tokens=5, end_id=end_id).generation_config(end_ids=frozenset({2, 9}))
+    assert (config.stop_token_ids, config.ignore_eos) == (ends, not ends)
+
+
 @pytest.mark.parametrize("end_id", [None, -1])
 def test_without_an_end_id_only_max_tokens_ends(end_id: int | None) -> None:
     assert Options(max_tokens=5, end_id=end_id).generation_config().ignore_eos
@@ -52,8 +66,8 @@ def test_without_an_end_id_only_max_tokens_ends(end_id: int | None) -> None:
         pytest.param({"top_k": 5, "temperature": -1.0}, "temperature", id="temperature"),
         pytest.param({"repetition_penalty": 0.0}, "repetition_penalty", id="repetition_penalty"),
         pytest.param({"presence_penalty": 3.0}, "presence_penalty", id="presence_penalty"),
-        pytest.param({"frequency_penalty": -3.0}, "penalty must be within", id="frequency_penalty"),
-        pytest.param({"min_tokens": 6}, "min_new_tokens", id="min_tokens"),
+        pytest.param({"frequency_penalty": -3.0}, "frequency_penalty must be", id="frequency_penalty"),
+        pytest.param({"min_tokens": 6}, "min_tokens 6 must not be above max_tokens 5", id="min_tokens"),
         pytest.param({"top_k": -1}, "top_k", id="top_k"),
         pytest.param({"min_tokens": -1}, "min_tokens", id="negative min_tokens"),
         pytest.param({"seed": -1}, "seed", id="negative seed"),

@@ -60,6 +60,18 @@ def test_pieces_of_any_tokens_join_to_the_text(tokenizer: Tokenizer, decoder: De
 TEXT = "  The naïve café — 日本語 😀😀\n\tsays: six sixty."
 
 
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_pieces_of_several_tokens_join_to_the_text(tokenizer: Tokenizer, decoder: Decoder, seed: int) -> None:
+    rng = random.Random(seed)
+    ids = [rng.randrange(tokenizer.get_vocab_size()) for _ in range(rng.randrange(1, 80))]
+    transcript, pieces = Transcript(decoder, StopWords()), list[Piece]()
+    for token_id in ids:
+        assert not transcript.add(token_id)
+        if rng.random() < 1 / 4 and (piece := transcript.take()):
+            pieces.append(piece)
+    assert _text(decoder, [*pieces, transcript.rest()]) == decoder.text(ids)
+
+
 def test_pieces_of_a_real_text_hold_no_broken_character(tokenizer: Tokenizer, decoder: Decoder) -> None:
     pieces = _pieces(Transcript(decoder, StopWords()), tokenizer.encode(TEXT).ids)
     assert all("\N{REPLACEMENT CHARACTER}" not in _text(decoder, [piece]) for piece in pieces)

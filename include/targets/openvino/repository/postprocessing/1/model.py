@@ -41,7 +41,7 @@ class TritonPythonModel:
             self._text(context.tolist(), row[0, : length[0]].tolist(), overhang[0])
             for row, length, context, overhang in zip(tokens, lengths, contexts, overhangs, strict=True)
         ]
-        output = np.array([[text.encode()] for text in texts], dtype=np.object_)
+        output = np.array([text.encode() for text in texts], dtype=np.object_)  # upstream's shape, without its beams
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", output)])
 
     def _hang_up(self, stream: int) -> None:

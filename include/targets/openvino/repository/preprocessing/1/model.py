@@ -68,7 +68,8 @@ class TritonPythonModel:
         self._special = _flag(values["add_special_tokens"])
         self._chat = _flag(values["apply_chat_template"]) and bool(self._tokenizer.chat_template)
         self._limits = Limits(int(values["max_input_len"]), int(values["max_seq_len"]))
-        self._end_id = _or(self._tokenizer.eos_token_id, -1)
+        # The engine, too, knows all tokens that end an answer: any of them stands for all.
+        self._end_id = next(map(int, values["end_ids"].split()), _or(self._tokenizer.eos_token_id, -1))
         self._pad_id = _or(self._tokenizer.pad_token_id, max(self._end_id, 0))
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -87,7 +88,9 @@ class TritonPythonModel:
         max_tokens = _required(request, "REQUEST_OUTPUT_LEN")
         for text, row in zip(texts, max_tokens, strict=True):
             self._limits.check_text(text, int(row[0]))
-        prompts = [self._prompt(text) for text in texts]
+        raw = _array(request, "USE_RAW_PROMPT")
+        flags = [False] * len(texts) if raw is None else raw.ravel().tolist()
+        prompts = [self._prompt(text, raw=flag) for text, flag in zip(texts, flags, strict=True)]
         for ids, row in zip(prompts, max_tokens, strict=True):
             self._limits.check(len(ids), int(row[0]))
         size = len(prompts)
@@ -101,9 +104,10 @@ class TritonPythonModel:
             pb_utils.Tensor("OUT_PAD_ID", self._id(request, "PAD_ID", self._pad_id, size)),
         ]
 
-    def _prompt(self, text: str) -> list[int]:
-        if not self._chat:
-            return self._encode(text, special=self._special)
+    def _prompt(self, text: str, *, raw: bool) -> list[int]:
+        """The prompt's ids. A raw one is in the model's template already, with the special tokens that it has."""
+        if raw or not self._chat:
+            return self._encode(text, special=self._special and not raw)
         ids: list[int] = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
         )

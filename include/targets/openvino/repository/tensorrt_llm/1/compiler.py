@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import openvino as ov  # noqa: TID253 - runs in the target's environment only
 import openvino_genai as genai
+from engine import EngineFailure
 from openvino import opset13 as ops  # noqa: TID253 - runs in the target's environment only
 
 _WIDTH = 16
@@ -31,7 +32,7 @@ def max_states(vocab_size: int) -> int:
     return min(_MOST_STATES, int(_LONGEST_S / (_STATE_COST_S * vocab_size)))
 
 
-class Busy(Exception):
+class Busy(EngineFailure):
     """Too many grammars wait to be compiled."""
 
 
@@ -52,14 +53,19 @@ class GrammarCompiler:
         self._thread.start()
 
     def compile(
-        self, grammars: Iterable[str], done: Callable[[], None], failed: Callable[[str], None], gone: Callable[[], bool]
+        self,
+        configs: Iterable[genai.GenerationConfig],
+        done: Callable[[], None],
+        failed: Callable[[str], None],
+        gone: Callable[[], bool],
     ) -> None:
-        """Calls ``done`` when the ``grammars`` are compiled, at once if they are; it calls nothing if ``gone``.
+        """Calls ``done`` when the grammars of ``configs`` are compiled, at once if they are; nothing if ``gone``.
 
         Raises:
             Busy: there are 16 others before it.
         """
-        missing = tuple(grammar for grammar in grammars if grammar not in self._compiled)
+        asked = (config.structured_output_config for config in configs)
+        missing = tuple(one.grammar for one in asked if one and one.grammar not in self._compiled)
         if not missing:
             done()
             return

@@ -1,4 +1,4 @@
-"""Triton model `tensorrt_llm` of target openvino: token ids in, token ids out."""
+"""Triton model `tensorrt_llm`: token ids in, token ids out. Its `engine`, `options` and `pipeline` are the target's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import neutral
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
-from compiler import Busy, GrammarCompiler, max_states
 from engine import Engine, EngineFailure, Task
 from hangups import Connections, Hangups, connection_of
 from options import InvalidRequest, Options
-from pipeline import Capacity, EngineConfig, load_pipeline, load_tokenizer
+from pipeline import Capacity, EngineConfig, load_compiler, load_pipeline, load_tokenizer
 from replies import Reply, Wishes
 from text import Decoder, StopWords, Transcript
 
@@ -29,7 +29,6 @@ _OPTION_INPUTS = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
     "min_tokens": "min_tokens",
-    "seed": "seed",
 }
 
 
@@ -72,7 +71,21 @@ class Inputs:
     def options(self, row: int) -> Options:
         """The row's options."""
         given = {field: self.value(name, row) for field, name in _OPTION_INPUTS.items()}
-        return Options(max_tokens=self.value("request_output_len", row), **given)
+        return Options(max_tokens=self.value("request_output_len", row), seed=self._seed(row), **given)
+
+    def check_neutral(self) -> None:
+        """Raises `InvalidRequest` for a field of upstream's that asks for what this engine does not have."""
+        for name in neutral.FIELDS:
+            if (array := _array(self.request, name)) is not None:
+                neutral.check(name, array.ravel().tolist())
+
+    def _seed(self, row: int) -> int | None:
+        """The seed by its name of today, or by that of clients from before May 2025."""
+        seed, former = self.value("seed", row), self.value("random_seed", row)
+        if None not in (seed, former) and seed != former:
+            raise InvalidRequest(f"seed is {seed} and random_seed is {former}: give one of them")
+        given: int | None = former if seed is None else seed
+        return given
 
 
 class TritonPythonModel:
@@ -90,13 +103,14 @@ class TritonPythonModel:
         tokenizer_dir = Path(values["tokenizer_dir"])
         self._decoder = Decoder(tokenizer_dir, _flag(values["skip_special_tokens"]))
         tokenizer = load_tokenizer(tokenizer_dir)
+        self._end_ids = frozenset(map(int, values["end_ids"].split()))
         # What ends a text with banned words; without the tokens' texts none can be banned.
         self._eos_id = tokenizer.get_eos_token_id() if tokenizer and tokenizer.get_vocab() else None
         engine_dir = Path(values["gpt_model_path"])
         engine_config = EngineConfig.read(engine_dir)
         self._vocab_size = engine_config.vocab_size
-        self._compiler = GrammarCompiler(tokenizer, self._vocab_size) if tokenizer else None
-        pipeline = load_pipeline(engine_dir, tokenizer, engine_config, _capacity(values))
+        self._compiler = load_compiler(tokenizer, self._vocab_size)
+        pipeline = load_pipeline(engine_dir, tokenizer, engine_config, Capacity.of(values))
         self._engine = Engine(pipeline, int(values["max_queue_size"]), on_failure=_stop_server)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
@@ -105,12 +119,13 @@ class TritonPythonModel:
             inputs = Inputs.of(request)
             hangups = self._hangups if self._streams(inputs) else None
             gone = partial(self._connections.lacks, connection_of(request.parameters()))
-            reply = Reply(request.get_response_sender(), _wishes(inputs), gone, hangups)
+            reply = Reply(request.get_response_sender(), _wishes(inputs, self._decoupled), gone, hangups)
             try:
+                inputs.check_neutral()
                 self._begin([self._task(inputs, row, reply) for row in range(inputs.size)], reply)
             except InvalidRequest as error:
                 reply.failed(str(error), pb_utils.TritonError.INVALID_ARG)
-            except Busy as error:
+            except EngineFailure as error:
                 reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
 
     def finalize(self) -> None:
@@ -120,13 +135,13 @@ class TritonPythonModel:
         self._engine.close()
 
     def _begin(self, tasks: list[Task], reply: Reply) -> None:
-        """Hands the tasks to the engine as soon as their bad words are compiled."""
-        wanted = (task.config.structured_output_config for task in tasks)
-        if self._compiler and (grammars := [one.grammar for one in wanted if one]):
+        """Hands the tasks to the engine as soon as their bad words are compiled, if its kind compiles them."""
+        submit = partial(self._submit, tasks, reply)
+        if self._compiler:
             invalid = partial(reply.failed, code=pb_utils.TritonError.INVALID_ARG)
-            self._compiler.compile(grammars, partial(self._submit, tasks, reply), invalid, reply.cancelled)
+            self._compiler.compile([task.config for task in tasks], submit, invalid, reply.cancelled)
         else:
-            self._submit(tasks, reply)
+            submit()
 
     def _submit(self, tasks: list[Task], reply: Reply) -> None:
         try:
@@ -141,17 +156,18 @@ class TritonPythonModel:
         prompt, options = inputs.prompt(row), inputs.options(row)
         self._check(inputs, prompt, options)
         stop = StopWords.of(inputs.words("stop_words_list", row), self._decoder)
-        shown = () if inputs.flag("exclude_input_in_output", self._exclude_input) else prompt
+        # Upstream's streamed answers never begin with the prompt.
+        excluded = self._streams(inputs) or inputs.flag("exclude_input_in_output", self._exclude_input)
+        shown = () if excluded else prompt
         words = self._bad_words(inputs, row, options)
-        config = options.generation_config(words, max_states(self._vocab_size))
+        config = options.generation_config(words, self._vocab_size, self._end_ids)
         answer = reply.answer(len(prompt), Transcript(self._decoder, stop, shown))
         return Task(prompt, config, answer)
 
     def _check(self, inputs: Inputs, prompt: list[int], options: Options) -> None:
         """Refuses what would make the pipeline fail or answer from garbage."""
-        if inputs.flag("streaming", default=False) and not (self._decoupled and inputs.size == 1):
-            reason = "one prompt a request" if self._decoupled else "a repository with decoupled_mode true"
-            raise InvalidRequest(f"streaming needs {reason}")
+        if inputs.flag("streaming", default=False) and not self._decoupled:
+            raise InvalidRequest("streaming needs a repository with decoupled_mode true")
         if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
             raise InvalidRequest(f"input_ids must be 1 or more ids from 0 to {self._vocab_size - 1}")
         if len(prompt) + options.max_tokens > self._max_seq_len:
@@ -164,13 +180,14 @@ class TritonPythonModel:
         words = [word for word in words if word]
         if words and self._eos_id is None:
             raise InvalidRequest("bad_words are not supported with this model's tokenizer")
-        if words and options.end_id != self._eos_id:
+        if words and options.end_id not in {None, self._eos_id, *self._end_ids}:
             raise InvalidRequest(f"bad_words need end_id {self._eos_id}, the tokenizer's own")
         return words
 
 
-def _wishes(inputs: Inputs) -> Wishes:
+def _wishes(inputs: Inputs, decoupled: bool) -> Wishes:
     return Wishes(
+        one_each=decoupled,
         num_input_tokens=inputs.flag("return_num_input_tokens", default=False),
         num_output_tokens=inputs.flag("return_num_output_tokens", default=False),
         pad_id=inputs.value("pad_id", 0) or 0,
@@ -180,15 +197,6 @@ def _wishes(inputs: Inputs) -> Wishes:
 def _stop_server() -> None:
     """Ends the Triton server, whose health would go on to say ready with an engine that cannot answer."""
     os.kill(os.getppid(), signal.SIGTERM)
-
-
-def _capacity(values: dict[str, str]) -> Capacity:
-    return Capacity(
-        max_num_sequences=int(values["max_num_sequences"]),
-        max_num_tokens=int(values["max_num_tokens"]),
-        kv_cache_bytes=int(values["kv_cache_bytes"]),
-        reuse_kv_cache=_flag(values["enable_kv_cache_reuse"]),
-    )
 
 
 def _flag(value: str) -> bool:

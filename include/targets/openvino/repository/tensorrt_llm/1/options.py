@@ -7,10 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import openvino_genai as genai
+from compiler import max_states
 from grammar import TooManyWords, grammar_without
 
 _NOT_NEGATIVE = ("max_tokens", "min_tokens", "top_k", "top_p", "temperature", "seed")
 _NUMBERS = ("top_p", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty")
+_PENALTIES = ("presence_penalty", "frequency_penalty")
 
 
 class InvalidRequest(Exception):
@@ -42,18 +44,23 @@ class Options:
             return False
         return bool(self.top_k) or bool(self.top_p)
 
-    def generation_config(self, bad_words: Collection[str] = (), max_states: int = 400) -> genai.GenerationConfig:
-        """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits, and words beyond ``max_states``."""
+    def generation_config(
+        self, bad_words: Collection[str] = (), vocab_size: int = 1000, end_ids: frozenset[int] = frozenset()
+    ) -> genai.GenerationConfig:
+        """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits, and words beyond `max_states`.
+
+        ``end_ids`` are the model's own end tokens: each ends an answer unless ``end_id`` is none of them.
+        """
         self._check()
         config = genai.GenerationConfig()
-        self._set_lengths(config)
+        self._set_lengths(config, end_ids)
         self._set_sampling(config)
         for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
             if value is not None:
                 setattr(config, name, value)
         if bad_words:
-            config.structured_output_config = genai.StructuredOutputConfig(grammar=_grammar(bad_words, max_states))
+            config.structured_output_config = genai.StructuredOutputConfig(grammar=_grammar(bad_words, vocab_size))
         _validate(config)
         return config
 
@@ -65,15 +72,26 @@ class Options:
         for name in _NOT_NEGATIVE:
             if (getattr(self, name) or 0) < 0:
                 raise InvalidRequest(f"{name} must not be negative")
+        for name in _PENALTIES:
+            if abs(getattr(self, name) or 0) > 2:
+                raise InvalidRequest(f"{name} must be from -2 to 2")
+        if (self.top_p or 0) > 1:
+            raise InvalidRequest("top_p must not be above 1")
+        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
+            raise InvalidRequest("repetition_penalty must be above 0")
+        if (self.min_tokens or 0) > self.max_tokens:
+            raise InvalidRequest(f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}")
 
-    def _set_lengths(self, config: genai.GenerationConfig) -> None:
+    def _set_lengths(self, config: genai.GenerationConfig, end_ids: frozenset[int]) -> None:
         config.max_new_tokens = self.max_tokens
         if self.min_tokens is not None:
             config.min_new_tokens = self.min_tokens
-        if self.end_id is None or self.end_id < 0:
-            config.ignore_eos = True
+        ends = end_ids if self.end_id is None or self.end_id in end_ids else {self.end_id} - {-1}
+        if ends:
+            config.set_eos_token_id(min(ends))
+            config.stop_token_ids = set(ends)
         else:
-            config.set_eos_token_id(self.end_id)
+            config.ignore_eos = True
 
     def _set_sampling(self, config: genai.GenerationConfig) -> None:
         config.do_sample = self.samples
@@ -84,9 +102,9 @@ class Options:
             config.top_k = self.top_k or 0
 
 
-def _grammar(bad_words: Collection[str], max_states: int) -> str:
+def _grammar(bad_words: Collection[str], vocab_size: int) -> str:
     try:
-        return grammar_without(bad_words, max_states)
+        return grammar_without(bad_words, max_states(vocab_size))
     except TooManyWords as error:
         raise InvalidRequest(str(error)) from error
 

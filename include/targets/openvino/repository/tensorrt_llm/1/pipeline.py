@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from typing import Any
 
 import openvino as ov  # noqa: TID253 - runs in the target's environment only
 import openvino_genai as genai
+from compiler import GrammarCompiler
 from openvino.exceptions import OVTypeError  # noqa: TID253 - runs in the target's environment only
 from openvino_tokenizers import convert_tokenizer
 from transformers import AutoTokenizer  # noqa: TID253 - runs in the target's environment only
@@ -41,6 +43,16 @@ class Capacity:
     kv_cache_bytes: int
     reuse_kv_cache: bool
 
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Capacity:
+        """Reads the model's parameters."""
+        return cls(
+            max_num_sequences=int(values["max_num_sequences"]),
+            max_num_tokens=int(values["max_num_tokens"]),
+            kv_cache_bytes=int(values["kv_cache_bytes"]),
+            reuse_kv_cache=values["enable_kv_cache_reuse"] == "true",
+        )
+
     def scheduler_config(self) -> genai.SchedulerConfig:
         """GenAI's form, which counts the cache in whole GiB, taken from the host as it fills."""
         config = genai.SchedulerConfig()
@@ -66,6 +78,11 @@ def load_tokenizer(tokenizer_dir: Path) -> genai.Tokenizer | None:
         ov.save_model(encoder, f"{folder}/openvino_tokenizer.xml")
         ov.save_model(decoder, f"{folder}/openvino_detokenizer.xml")
         return genai.Tokenizer(folder)
+
+
+def load_compiler(tokenizer: genai.Tokenizer | None, vocab_size: int) -> GrammarCompiler | None:
+    """The compiler of grammars, by which words are banned; without a tokenizer none can be."""
+    return GrammarCompiler(tokenizer, vocab_size) if tokenizer else None
 
 
 def load_pipeline(

@@ -18,15 +18,22 @@ _CANCEL_CHECK_S = 0.1
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the responses of a request are to hold."""
+    """What the responses of a request are to hold; ``one_each``: each answer has responses of its own, as upstream's.
 
+    Only a decoupled model may send more than one response to a request.
+    """
+
+    one_each: bool
     num_input_tokens: bool
     num_output_tokens: bool
     pad_id: int
 
 
 class Reply:
-    """The responses to one Triton request: one when all its answers are whole, or, with ``hangups``, each piece."""
+    """The responses to one Triton request: one when all its answers are whole, or one for each answer.
+
+    With ``hangups`` each answer comes in pieces.
+    """
 
     def __init__(
         self,
@@ -46,7 +53,7 @@ class Reply:
 
     def answer(self, prompt_len: int, transcript: Transcript) -> Answer:
         """One more answer that this reply waits for."""
-        self._answers.append(Answer(self, prompt_len, transcript))
+        self._answers.append(Answer(self, len(self._answers), prompt_len, transcript))
         return self._answers[-1]
 
     def cancelled(self) -> bool:
@@ -64,13 +71,17 @@ class Reply:
     def progressed(self, answer: Answer) -> None:
         """Streams what ``answer`` has settled."""
         if self._stream and (piece := answer.transcript.take()):
-            self._send([piece], flags=0)
+            self._send([(answer, piece)], final=False)
 
-    def completed(self) -> None:
-        """Sends the last response once every answer is whole."""
-        if not self._over and all(answer.whole for answer in self._answers):
-            pieces = [answer.transcript.rest() for answer in self._answers]
-            self._send(pieces, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def completed(self, answer: Answer) -> None:
+        """Sends the rest of ``answer``, or that of all answers once every one is whole."""
+        if self._over:
+            return
+        final = all(one.whole for one in self._answers)
+        if final or self._wishes.one_each:
+            ended = [answer] if self._wishes.one_each else self._answers
+            self._send([(one, one.transcript.rest()) for one in ended], final=final)
+        if final:
             self._close()
 
     def failed(self, message: str, code: int) -> None:
@@ -85,11 +96,13 @@ class Reply:
         if self._hangups:
             self._hangups.close(self._stream)
 
-    def _send(self, pieces: Sequence[Piece], flags: int) -> None:
+    def _send(self, pieces: Sequence[tuple[Answer, Piece]], *, final: bool) -> None:
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
         self._sender.send(pb_utils.InferenceResponse(self._tensors(pieces)), flags=flags)
 
-    def _tensors(self, pieces: Sequence[Piece]) -> list[pb_utils.Tensor]:
-        column = _Column(len(pieces))
+    def _tensors(self, sent: Sequence[tuple[Answer, Piece]]) -> list[pb_utils.Tensor]:
+        column = _Column(len(sent))
+        answers, pieces = [answer for answer, _ in sent], [piece for _, piece in sent]
         ids = _padded([piece.ids for piece in pieces], self._wishes.pad_id)
         tensors = [
             pb_utils.Tensor("output_ids", ids[:, np.newaxis, :]),
@@ -97,11 +110,11 @@ class Reply:
             pb_utils.Tensor("context_ids", _padded([piece.context for piece in pieces], self._wishes.pad_id)),
             column.tensor("overhang", [piece.overhang for piece in pieces]),
             pb_utils.Tensor("stream_number", np.full((len(pieces), 1), self._stream, np.int64)),
-            column.tensor("batch_index", range(len(pieces))),
+            column.tensor("batch_index", [answer.row for answer in answers]),
             column.tensor("sequence_index", [0] * len(pieces)),
         ]
         if self._wishes.num_input_tokens:
-            tensors.append(column.tensor("num_input_tokens", [a.prompt_len for a in self._answers]))
+            tensors.append(column.tensor("num_input_tokens", [answer.prompt_len for answer in answers]))
         if self._wishes.num_output_tokens:
             tensors.append(column.tensor("num_output_tokens", [piece.length for piece in pieces]))
         return tensors
@@ -109,9 +122,10 @@ class Reply:
 
 @dataclass
 class Answer:
-    """One prompt's answer on its way; the engine's listener."""
+    """The answer to the prompt in ``row`` of a request, on its way; the engine's listener."""
 
     reply: Reply
+    row: int
     prompt_len: int
     transcript: Transcript
     whole: bool = field(default=False)
@@ -121,16 +135,24 @@ class Answer:
         return self.reply.cancelled()
 
     def token(self, token_id: int) -> bool:
-        """Takes the answer's next token; returns whether a stop word ends the answer with it."""
-        if self.transcript.add(token_id):
+        """Takes the answer's next token and streams it; returns whether a stop word ends the answer with it."""
+        if self.tokens([token_id]):
             return True
-        self.reply.progressed(self)
+        self.show()
         return False
+
+    def tokens(self, token_ids: Sequence[int]) -> bool:
+        """Takes the answer's next tokens; returns whether a stop word ends the answer with one of them."""
+        return any(self.transcript.add(token_id) for token_id in token_ids)
+
+    def show(self) -> None:
+        """Streams what was taken since the last piece."""
+        self.reply.progressed(self)
 
     def end(self) -> None:
         """No token follows."""
         self.whole = True
-        self.reply.completed()
+        self.reply.completed(self)
 
     def fail(self, error: EngineFailure) -> None:
         """No token follows, and the answer is not whole."""

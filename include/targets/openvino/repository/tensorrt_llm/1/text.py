@@ -92,6 +92,7 @@ class Transcript:
         self._prompt_len = len(prompt)
         self._ids = list(prompt)
         self._text = ""
+        self._read_to = len(prompt)
         self._context, self._settled = 0, len(prompt)
         self._taken_context, self._taken = 0, 0
         self._overhang = 0
@@ -102,8 +103,26 @@ class Transcript:
         return len(self._ids) - self._prompt_len
 
     def add(self, token_id: int) -> bool:
-        """Takes the answer's next id; returns whether a stop word ends the answer with it."""
+        """Takes the answer's next id; returns whether a stop word ends the answer with it.
+
+        Without stop words nothing is decoded before `take` asks for it.
+        """
         self._ids.append(token_id)
+        return bool(self._stop.sequences) and self._read()
+
+    def take(self) -> Piece | None:
+        """What has become certain since the last piece, if anything."""
+        if self._read_to < len(self._ids):
+            self._read()
+        if self._settled == self._taken:
+            return None
+        piece = self._piece(self._settled)
+        self._taken_context, self._taken = self._context, self._settled
+        return piece
+
+    def _read(self) -> bool:
+        """Decodes up to the last id; returns whether a stop word ends the answer with it."""
+        self._read_to = len(self._ids)
         known = self._decoder.text(self._ids[self._context : self._settled])
         window = self._decoder.text(self._ids[self._context :])
         text = self._text + window[len(known) :]
@@ -112,17 +131,9 @@ class Transcript:
             self._overhang = len(text) - end
             return True
         # A window without text would leave the next one to lose the space that starts it.
-        if len(window) > len(known) and not self._decoder.open_ended(token_id, window):
+        if len(window) > len(known) and not self._decoder.open_ended(self._ids[-1], window):
             self._text, self._context, self._settled = text, self._settled, len(self._ids)
         return self._stop.ends(self._ids[self._prompt_len :])
-
-    def take(self) -> Piece | None:
-        """What has become certain since the last piece, if anything."""
-        if self._settled == self._taken:
-            return None
-        piece = self._piece(self._settled)
-        self._taken_context, self._taken = self._context, self._settled
-        return piece
 
     def rest(self) -> Piece:
         """All that was not taken yet, at the end of the answer."""

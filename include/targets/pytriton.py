@@ -10,24 +10,16 @@ import json
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from include.errors import HostError
 from include.frozen import Frozen
-from include.host.docker.containers import ContainerSpec
 from include.runners.job import inherited
 from include.triton.servers import Ports, ServerPlan
 
 STUB = "triton_python_backend_stub"
-SHM_BYTES = 1 << 30
-"""Upper limit of the tensors between Triton and its models' stubs; only what is in use takes memory."""
-
-NO_TELEMETRY = {"CI": "true"}
-"""Importing openvino would report to Google Analytics, and so would each conversion. openvino_telemetry 2025.2 has no
-variable of its own to stop that, but keeps silent where it takes itself to be in a CI job."""
-
 _ASK = """
 import importlib.metadata as metadata, importlib.util as util, json, sys, sysconfig
 from pathlib import Path
@@ -75,18 +67,6 @@ class Environment(Frozen):
         return self.pytriton / "tritonserver"
 
 
-IN_IMAGE = Environment(
-    python="3.11",
-    site_packages=Path("/opt/venv/lib/python3.11/site-packages"),
-    scripts=Path("/opt/venv/bin"),
-    library="libpython3.11.so.1.0",
-    library_dir=Path("/usr/lib"),
-    pytriton=Path("/opt/venv/lib/python3.11/site-packages/pytriton"),
-    numpy="1",
-)
-"""The target's image, as its Dockerfile makes it: the stub is in place."""
-
-
 def prepare(python: Path) -> None:
     """Puts the python backend's stub in place and checks what it is linked to.
 
@@ -101,29 +81,26 @@ def prepare(python: Path) -> None:
     _put(stub, environment.server_root / "backends" / "python" / STUB)
 
 
-def server(environment: Environment, repository: Path, ports: Ports) -> ServerPlan:
-    """The server as a process of this host, with its models in ``environment``; see `prepare`."""
+def server(
+    target: str, environment: Environment, repository: Path, ports: Ports, env: Mapping[str, str] | None = None
+) -> ServerPlan:
+    """The server as a process of this host, with its models in ``environment``; see `prepare`.
+
+    ``env`` are the variables that the target's models need.
+    """
     shared_memory = f"hf2triton_{ports.http}_"
     return ServerPlan(
-        target="openvino",
+        target=target,
         repository=repository,
-        argv=_argv(environment, repository, ports, shared_memory),
-        env=_variables(environment),
+        argv=server_argv(environment.server_root, repository, ports, shared_memory),
+        env={**_variables(environment), **(env or {})},
         ports=ports,
         shared_memory=shared_memory,
     )
 
 
-def server_in_container(image: ContainerSpec, repository: Path, ports: Ports, reads: Iterable[Path]) -> ServerPlan:
-    """The same in the target's image; ``reads`` is what the models need besides the repository."""
-    reads = (repository, *sorted(reads))
-    container = ContainerSpec(image=image.image, build=image.build, reads=reads, network="bridge", shm_bytes=SHM_BYTES)
-    plan = server(IN_IMAGE, repository, ports)
-    return plan.model_copy(update={"shared_memory": "", "container": container})
-
-
-def _argv(environment: Environment, repository: Path, ports: Ports, shared_memory: str) -> tuple[str, ...]:
-    root = environment.server_root
+def server_argv(root: Path, repository: Path, ports: Ports, shared_memory: str) -> tuple[str, ...]:
+    """The argument list of the Triton in ``root``: of the wheel, or of NVIDIA's image, which has the same folders."""
     return (
         str(root / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -182,7 +159,6 @@ def _variables(environment: Environment) -> dict[str, str]:
         # transformers is there for its tokenizers; importing torch with it would cost seconds and 400 MiB a model.
         "USE_TORCH": "0",
         "TRANSFORMERS_VERBOSITY": "error",
-        **NO_TELEMETRY,
     }
     library_dir = environment.library_dir
     if library_dir and not library_dir.is_relative_to("/usr/lib"):

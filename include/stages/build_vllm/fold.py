@@ -1,0 +1,81 @@
+"""A checkpoint's input scales, folded into the layers before: vLLM has no ``pre_quant_scale``.
+
+The scale of a norm's output goes into the norm's weight; the scale of the inputs that another quantized layer makes
+goes into that layer's group scales and bias, row by row. The ints stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch  # noqa: TID253 - runs only in a target's environment
+
+from include.errors import UserError
+from include.stages.checkpoint import Checkpoint, QuantizedLinear
+
+Layer = dict[str, QuantizedLinear]
+
+_AFTER_NORM: Mapping[str, tuple[str, ...]] = {
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+}
+_UP, _DOWN, _VALUE, _OUTPUT = "mlp.up_proj", "mlp.down_proj", "self_attn.v_proj", "self_attn.o_proj"
+
+
+def folded(checkpoint: Checkpoint) -> Iterator[tuple[Layer, dict[str, torch.Tensor]]]:
+    """Each decoder layer: its quantized layers without input scales, and the factors of its norms, by short names.
+
+    Raises:
+        UserError: the scales do not fold.
+    """
+    config = checkpoint.config
+    names = iter(checkpoint.linears())
+    for index in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{index}."
+        layer = {name.removeprefix(prefix): linear for name, linear in (next(names) for _ in range(_LAYERS))}
+        norms = {norm: _shared(layer, after, prefix) for norm, after in _AFTER_NORM.items()}
+        heads = _of_value_heads(layer[_OUTPUT], config["num_key_value_heads"], config["head_size"], prefix)
+        layer[_UP] = _rows_times(layer[_UP], layer[_DOWN].pre_quant_scale)
+        layer[_VALUE] = _rows_times(layer[_VALUE], heads)
+        plain = {name: replace(linear, pre_quant_scale=None) for name, linear in layer.items()}
+        yield plain, {name: scale for name, scale in norms.items() if scale is not None}
+
+
+_LAYERS = sum(map(len, _AFTER_NORM.values())) + len((_OUTPUT, _DOWN))
+
+
+def _shared(layer: Layer, names: tuple[str, ...], prefix: str) -> torch.Tensor | None:
+    """The one input scale of layers that read the same norm."""
+    scales = [layer[name].pre_quant_scale for name in names]
+    first = scales[0]
+    if all(scale is None for scale in scales):
+        return None
+    if first is None or any(scale is None or not torch.equal(first, scale) for scale in scales):
+        raise _not_foldable(f"{prefix}{names[0]} and {names[-1]} have different ones")
+    return first.float()
+
+
+def _of_value_heads(output: QuantizedLinear, kv_heads: int, head_dim: int, prefix: str) -> torch.Tensor | None:
+    """The factor of each of v's rows, which all query heads that read it must share."""
+    if output.pre_quant_scale is None:
+        return None
+    heads = output.pre_quant_scale.float().view(kv_heads, -1, head_dim)
+    if not torch.equal(heads, heads[:, :1].expand_as(heads)):
+        raise _not_foldable(f"{prefix}{_OUTPUT}'s differs between query heads of one key-value head")
+    return heads[:, 0].reshape(-1)
+
+
+def _rows_times(linear: QuantizedLinear, factors: torch.Tensor | None) -> QuantizedLinear:
+    if factors is None:
+        return linear
+    rows = factors.float()
+    bias = None if linear.bias is None else linear.bias.float() * rows
+    return replace(linear, scales=linear.scales.float() * rows[:, None], bias=bias)
+
+
+def _not_foldable(what: str) -> UserError:
+    return UserError(
+        f"the checkpoint's input scales do not fold: {what}",
+        fix="calibrate with --smoothing foldable, as target vllm does",
+    )

@@ -1,0 +1,148 @@
+"""Int4 weights in the layout ``pack-quantized`` of compressed-tensors, which vLLM and transformers read.
+
+A layer has ``weight_packed`` int32 [out, in / 8], eight values each plus 8, the first in the lowest bits;
+``weight_scale`` [out, in / group]; and ``weight_shape``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253 - runs only in a target's environment
+
+from include.errors import ToolError
+from include.model.files import CONFIG_FILE, INDEX_FILE
+from include.stages.build_vllm.fold import folded
+from include.stages.checkpoint import Checkpoint, QuantizedLinear
+
+SHARD_BYTES = 4 << 30
+_OFFSET, _BITS = 8, 4
+
+
+def write_weights(checkpoint: Checkpoint, out: Path, shard_bytes: int = SHARD_BYTES) -> int:
+    """Writes all tensors as safetensors files with an index, and ``config.json``; returns the quantized layers.
+
+    Raises:
+        UserError: the checkpoint's input scales do not fold.
+        ToolError: a folded value is beyond the type that vLLM computes in.
+    """
+    shards = _Shards(out, shard_bytes)
+    groups = set()
+    count = 0
+    dtype = getattr(torch, checkpoint.config["dtype"])
+    plain = dict(checkpoint.plain())
+    tied = torch.equal(plain["lm_head.weight"], plain["model.embed_tokens.weight"])
+    if tied:
+        del plain["lm_head.weight"]
+    for index, (layer, norms) in enumerate(folded(checkpoint)):
+        prefix = f"model.layers.{index}."
+        for norm, factor in norms.items():
+            name = f"{prefix}{norm}.weight"
+            plain[name] = plain[name].float() * factor
+        for name, linear in layer.items():
+            groups.add(linear.group_size)
+            count += 1
+            for part, tensor in packed(linear, dtype):
+                shards.add(f"{prefix}{name}.{part}", tensor)
+    for name, tensor in plain.items():
+        shards.add(name, _as(tensor, dtype, name))
+    shards.close()
+    (group,) = groups
+    (out / CONFIG_FILE).write_text(json.dumps(hf_config(checkpoint, group, tied), indent=1))
+    return count
+
+
+def packed(linear: QuantizedLinear, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of one layer under their short names."""
+    yield "weight_packed", pack(linear.ints)
+    yield "weight_scale", _as(linear.scales, dtype, "weight_scale")
+    yield "weight_shape", torch.tensor(linear.ints.shape, dtype=torch.int64)
+    if linear.bias is not None:
+        yield "bias", _as(linear.bias, dtype, "bias")
+
+
+def pack(ints: torch.Tensor) -> torch.Tensor:
+    """Int8 [out, in] with values -8 .. 7 -> int32 [out, in / 8]."""
+    nibbles = (ints.to(torch.int32) + _OFFSET).unflatten(1, (-1, 32 // _BITS))
+    shifts = torch.arange(0, 32, _BITS, dtype=torch.int32, device=ints.device)
+    # No bit is set twice, so the sum is the bitwise or; int32 wraps where the last nibble has its highest bit.
+    return (nibbles << shifts).sum(dim=-1, dtype=torch.int32).contiguous()
+
+
+def hf_config(checkpoint: Checkpoint, group: int, tied: bool) -> dict[str, Any]:
+    """``config.json`` as transformers 4 writes it for a model that compressed-tensors quantized."""
+    fields = checkpoint.hf_fields()
+    return {
+        **fields,
+        "model_type": fields["architectures"][0].removesuffix("ForCausalLM").lower(),
+        "torch_dtype": checkpoint.config["dtype"],
+        "tie_word_embeddings": tied,
+        "use_sliding_window": False,
+        "quantization_config": quantization_config(group),
+    }
+
+
+def quantization_config(group: int) -> dict[str, Any]:
+    """The part of it that names the layout: int4, symmetric, a scale for each ``group`` of inputs."""
+    weights = {
+        "num_bits": _BITS, "type": "int", "symmetric": True, "strategy": "group", "group_size": group,
+        "dynamic": False, "observer": "minmax", "actorder": None,
+    }  # fmt: skip
+    group_0 = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group_0},
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+    }
+
+
+def _as(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """The tensor in the engine's type; raises `ToolError` if a value of it is too large, or a scale vanishes."""
+    cast = tensor.to(dtype)
+    if not torch.isfinite(cast).all() or (name.endswith("scale") and bool((cast == 0).logical_and(tensor != 0).any())):
+        raise ToolError(
+            f"{name} has values that {str(dtype).removeprefix('torch.')} does not hold", fix="use dtype bfloat16"
+        )
+    return cast.contiguous()
+
+
+class _Shards:
+    """Safetensors files of about ``limit`` bytes each, so that a large model never stands in memory whole."""
+
+    def __init__(self, out: Path, limit: int) -> None:
+        self._out = out
+        self._limit = limit
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._files: dict[str, str] = {}
+        self._bytes = 0
+        self._number = 0
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        self._tensors[name] = tensor
+        if sum(held.nbytes for held in self._tensors.values()) >= self._limit:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left, and the index."""
+        self._flush()
+        index = {"metadata": {"total_size": self._bytes}, "weight_map": self._files}
+        (self._out / INDEX_FILE).write_text(json.dumps(index, indent=1))
+
+    def _flush(self) -> None:
+        from safetensors.torch import save_file
+
+        if not self._tensors:
+            return
+        self._number += 1
+        file = f"model-{self._number:05d}.safetensors"
+        save_file(self._tensors, self._out / file, metadata={"format": "pt"})
+        (self._out / file).chmod(0o644)
+        self._files |= dict.fromkeys(self._tensors, file)
+        self._bytes += sum(held.nbytes for held in self._tensors.values())
+        self._tensors = {}
