@@ -126,6 +126,14 @@ def test_health_is_open(proxy: Proxy, path: str) -> None:
     assert httpx.get(f"{proxy.url}{path}").text == "a"
 
 
+def test_openais_paths_need_a_key_too_and_say_so_in_its_form(proxy: Proxy) -> None:
+    answer = httpx.get(f"{proxy.url}/v1/models")
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert "Bearer" in answer.json()["error"]["message"]
+    passed = httpx.get(f"{proxy.url}/v1/models", headers=bearer(ALICE))
+    assert (passed.status_code, passed.json()["error"]["type"]) == (503, "server_error"), "no service is behind it"
+
+
 def test_metrics_need_a_key(proxy: Proxy) -> None:
     url = f"http://127.0.0.1:{proxy.ports.metrics}/metrics"
     assert httpx.get(url).status_code == 401
