@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -67,16 +68,23 @@ def make(tokenizer: Path, out: Path, attention: str | None) -> None:
 
 
 def warm(engine: Path) -> None:
-    """Fills the engine's compile cache."""
+    """Fills the engine's compile cache in the environment of a build, which is part of the cache's key."""
+    from include.runners.job import inherited
     from include.settings import settings
-    from include.stages.build_vllm.proof import engine_perplexity
     from include.targets.registry import get_target
 
-    os.environ |= get_target("vllm", settings()).command("", ()).env
-    arguments = json.loads((engine / "engine.json").read_text())["arguments"]
+    command = get_target("vllm", settings()).command("benchmarks.vllm_serving", ("fill", "--engine", str(engine)))
     begun = time.monotonic()
-    engine_perplexity(engine, arguments, [[random.randrange(3, 31000) for _ in range(256)] for _ in range(4)])
+    subprocess.run(command.argv, env={**inherited(), **command.env}, check=True)
     print("SPEED", json.dumps({"kind": "warm", "s": round(time.monotonic() - begun, 1)}), flush=True)
+
+
+def fill(engine: Path) -> None:
+    """What `warm` starts."""
+    from include.stages.build_vllm.proof import engine_perplexity
+
+    arguments = json.loads((engine / "engine.json").read_text())["arguments"]
+    engine_perplexity(engine, arguments, [[random.randrange(3, 31000) for _ in range(256)] for _ in range(4)])
 
 
 def show(kind: str, at_once: int, runs: list[tuple[float, list[float]]]) -> None:
@@ -134,7 +142,7 @@ def ask(port: int, stream: bool, _: int) -> float:
     path = f"/v2/models/ensemble/generate{'_stream' if stream else ''}"
     connection.request("POST", path, json.dumps(body))
     for line in connection.getresponse():
-        if b"error" in line:
+        if b'"error":' in line:
             raise RuntimeError(line)
         if line.startswith(b"data:"):
             first = first or time.monotonic() - begun
@@ -192,7 +200,7 @@ def serve(engine: Path, tokenizer: Path, work: Path) -> Any:  # noqa: ANN401
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("make", "warm", "bare", "served"))
+    parser.add_argument("part", choices=("make", "warm", "fill", "bare", "served"))
     parser.add_argument("--engine", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--work", type=Path, help="served: an empty directory for the repository")
@@ -203,6 +211,8 @@ def main() -> None:
         make(options.tokenizer, options.engine, options.attention)
     elif options.part == "warm":
         warm(options.engine)
+    elif options.part == "fill":
+        fill(options.engine)
     elif options.part == "bare":
         asyncio.run(bare(options.engine, options.share))
     else:

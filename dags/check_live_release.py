@@ -1,7 +1,7 @@
-"""# Check the live release
+"""# Check the live releases
 
-Every five minutes this DAG checks that the live server is alive, and that it answers the seed's prompt as it did when it
-was promoted. If not, the server is restarted once from its own release. A deployment without a live release passes. The
+Every five minutes this DAG checks that each live server is alive, and that it answers the seed's prompt as it did when it
+was promoted. If not, that server is restarted once from its own release. A deployment without a live release passes. The
 task also cleans up after runs that ended without their teardown. It is on from the start.
 
 A server or a proxy that died is brought back by the supervisor within seconds. This DAG starts the supervisor if it is
@@ -9,14 +9,14 @@ gone, and does what the supervisor cannot do: it notices a server that hangs or 
 
 | task | does |
 |---|---|
-| `check_live_release` | asks the live release; restarts its server, the proxy or the supervisor if necessary |
+| `check_live_release` | asks the live release of each served name; restarts its server, the proxy or the supervisor if necessary |
 | `announce_outages` | emits an event of asset `hf2triton_outage` for each outage that began or ended |
 
 ## When it fails
 
 | problem | what to do |
 |---|---|
-| after the restart, the live address still does not answer as it should | the error has the server's own last lines and the path of its log; *rollback_release* brings back an earlier release |
+| after the restart, the live address still does not answer as it should | the error names each model that does not, with its server's own last lines and the path of its log; *rollback_release* brings back an earlier release |
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Removes artifacts that are no longer needed. A release without its artifacts keeps its record and report, but a rollback
 to it is no longer possible; running its request again builds it anew.
 
-These artifacts always stay: those of the live release, of each model's current and previous release, and of its last
-*keep_last* releases; artifacts that a run uses or builds, that a server runs on, or that are younger than *keep_days*; and
+These artifacts always stay: those of each served name's live and previous release, of each model's current one, and of its
+last *keep_last* releases; artifacts that a run uses or builds, that a server runs on, or that are younger than *keep_days*; and
 all artifacts that these were made from.
 
 The DAG runs once a week and by hand. Both runs only list the artifacts to remove, unless *dry_run* is off; for the weekly

@@ -13,7 +13,7 @@ files keeps them in the artifact store; a stage whose inputs have not changed ta
 | `launch_triton` | starts a candidate server on its own ports, and waits until it is ready and alive |
 | `validate_generate` | tries the gates through the generate endpoint |
 | `approve_release` | lets a person decide, if *require_approval* or the deployment asks for it; otherwise it is skipped |
-| `promote_release` | makes the candidate's server the live one, without losing a request |
+| `promote_release` | makes the candidate's server the live one of its served name, without losing a request |
 | `stop_candidate` | stops a candidate that is not live, however the run ended; with *swap: recreate*, restarts the live server if nothing replaced it |
 
 The [presets](hf2triton/presets) have limits for common models and GPUs. All releases are listed on the page [releases](hf2triton/releases).

@@ -1,8 +1,9 @@
 """# Roll back to an earlier release
 
-Makes an earlier release of a model live again from its own artifacts. Nothing is built, and no request is lost.
+Makes an earlier release of a served name live again from its own artifacts. Nothing is built, and no request is lost.
 The release that was live keeps its artifacts, so another run of this DAG can bring it back: with *to: previous*,
 two runs end where they began. For an older release, give its number (page *Releases*).
+A model that *retire_model* took off the air comes back in the same way, by its name.
 
 | task | does |
 |---|---|

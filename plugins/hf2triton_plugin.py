@@ -1,4 +1,4 @@
-"""The plugin for Airflow's web UI: the pages Releases and Presets, and the report of each run."""
+"""The plugin for Airflow's web UI: the pages Models, Releases and Presets, and the report of each run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from airflow.plugins_manager import AirflowPlugin
 from hf2triton.links import PREFIX
 
 _VIEWS = [
+    {
+        "name": "Models",
+        "href": f"{PREFIX}/models",
+        "destination": "nav",
+        "url_route": "hf2triton-models",
+        "category": "browse",
+    },
     {
         "name": "Releases",
         "href": f"{PREFIX}/releases",

@@ -53,14 +53,15 @@ def _demo(chosen: Settings, model: str, console: Console) -> None:
         stages = ", ".join(stage for stage in run.STAGES if stage in outcome.reused)
         console.print(f"reused from the artifact store: {stages}", soft_wrap=True)
     console.print(_gates(Path(released["report"]).parent))
+    names = (released["name"], *released["aliases"], *["ensemble (the default)"] * released["default"])
     question = run.SEED_REQUEST["text_input"]
     console.print(Panel(run.ask(released["endpoint"], chosen).strip(), title=str(question), title_align="left"))
-    chat, chat_line = run.ask_chat(released["endpoint"], chosen)
+    chat, chat_line = run.ask_chat(released["name"], chosen)
     console.print(Panel(Text(chat.strip()), title=run.CHAT_PROMPT, title_align="left"))
     for name, value in {
-        "release": f"{released['model']} number {released['release']}",
+        "release": f"{released['model']} number {released['release']}, served as {', '.join(names)}",
         "report": released["report"],
-        "ask it": run.curl_line(released["endpoint"], chosen),
+        "ask it": run.curl_line(released["endpoint"], run.SEED_REQUEST, chosen),
         "or chat": chat_line,
         "Airflow": f"{airflow.url_of(chosen)}  user {airflow.USER}  password {airflow.password(chosen)}",
         "stop all": "make down",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,8 @@ SEED_REQUEST = {
     "text_input": SEED_PROMPT,
     "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]},
 }
-CHAT_PROMPT = "Name three colours of the rainbow."
 _ANSWER_S = 120.0
+CHAT_PROMPT = "Name three colours of the rainbow."
 ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "yellow"}
 
@@ -76,25 +77,21 @@ def ask(endpoint: str, settings: Settings | None = None) -> str:
     return str(answer.json()["text_output"])
 
 
-def curl_line(endpoint: str, settings: Settings) -> str:
-    """A curl command that sends the seed request to the endpoint; users with keys fill in theirs."""
-    return _curl(endpoint, SEED_REQUEST, settings)
-
-
-def ask_chat(endpoint: str, settings: Settings) -> tuple[str, str]:
-    """A chat's answer by the OpenAI API of the live endpoint, and a curl command that asks the same."""
-    with proxy_of(settings).client(_ANSWER_S) as http:
-        model = http.get("/v1/models").raise_for_status().json()["data"][0]["id"]
-        body = {"model": model, "max_tokens": 60, "messages": [{"role": "user", "content": CHAT_PROMPT}]}
-        answer = http.post("/v1/chat/completions", json=body).raise_for_status().json()
-    line = _curl(f"{endpoint.partition('/v2/')[0]}/v1/chat/completions", body, settings)
-    return str(answer["choices"][0]["message"]["content"]), line
-
-
-def _curl(url: str, body: dict[str, Any], settings: Settings) -> str:
+def curl_line(endpoint: str, body: Mapping[str, Any], settings: Settings) -> str:
+    """A curl command that sends a request to the endpoint; users with keys fill in theirs."""
     key = " -H 'Authorization: Bearer <key>'" if settings.api_keys_file else ""
     trust = f" --cacert {settings.tls_certificate_file}" if settings.tls_certificate_file else ""
-    return f"curl -s{trust}{key} {url} -d '{json.dumps(body)}'"
+    return f"curl -s{trust}{key} {endpoint} -d '{json.dumps(body)}'"
+
+
+def ask_chat(model: str, settings: Settings) -> tuple[str, str]:
+    """A chat's answer by the OpenAI API of the live endpoint, and a curl command that asks the same."""
+    body = {"model": model, "max_tokens": 60, "messages": [{"role": "user", "content": CHAT_PROMPT}]}
+    proxy = proxy_of(settings)
+    with proxy.client(_ANSWER_S) as http:
+        answer = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+    line = curl_line(f"{proxy.url}/v1/chat/completions", body, settings)
+    return str(answer["choices"][0]["message"]["content"]), line
 
 
 def _watch(api: AirflowApi, run: str, console: Console) -> dict[str, TaskState]:

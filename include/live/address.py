@@ -354,11 +354,11 @@ class LiveAddress:
                     self._log(f"{left} requests are still in flight after {limit:g} s: they are cut off")
 
     def _live_set_changed(self) -> None:
-        """Tells the default model to the proxy, and all to the API. Whatever changes the live releases ends here."""
-        default = self._releases.default_name()
-        self._api.serve(self._releases.lives(), default)
+        """Tells the proxy and the API what is live. Whatever changes the set of live releases ends here."""
+        default, lives = self._releases.default_name(), self._releases.lives()
         if self._proxy.is_running() and self._proxy.default() != default:
             self._proxy.set_default(default)
+        self._api.serve(sorted(lives.values(), key=lambda release: release.served_name != default))
 
     def _end_suspension(self, name: str) -> None:
         """Removes the suspension: the name has a server again."""

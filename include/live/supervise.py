@@ -40,8 +40,8 @@ class Supervision:
 
     context: Context
     api: Daemon | None = None
-    api_watch: Watch = field(default_factory=Watch)
     watches: dict[str, Watch] = field(default_factory=lambda: defaultdict(Watch))
+    api_watch: Watch = field(default_factory=Watch)
 
     def step(self, name: str, now: float) -> None:
         """Looks once at a served name, and starts what is gone unless it is too early for another start."""
@@ -60,19 +60,19 @@ class Supervision:
         if acted:
             self.watches[name] = watch.started(time.monotonic(), answered=True)
 
-    def tend_api(self, now: float) -> None:
-        """Starts the service of the API if it is gone, unless it is too early for another start."""
-        if self.api is None:
-            return
-        self.api_watch = self.api_watch.saw(self.api.runs(), now)
-        if self.api_watch.may_start(now):
-            self.api.start()
-            self.api_watch = self.api_watch.started(now, answered=False)
-
     def refresh_access(self) -> None:
         """Takes API keys and certificates that have changed; raises the error of one that cannot be used."""
         for problem in LiveAddress(self.context).refresh_access():
             raise HostError(f"{problem.what}; the last good one stays in use", where=problem.where, fix=problem.fix)
+
+    def tend_api(self, now: float, *, wanted: bool) -> None:
+        """Starts the service of the API if it is gone, unless it is too early for another start."""
+        if self.api is None:
+            return
+        self.api_watch = self.api_watch.saw(self.api.runs() if wanted else None, now)
+        if self.api_watch.may_start(now):
+            self.api.start()
+            self.api_watch = self.api_watch.started(now, answered=False)
 
     def rotate_logs(self) -> None:
         """Cuts off the logs of servers that have grown too long."""
@@ -88,8 +88,8 @@ def supervise(context: Context, *, while_live: bool) -> None:
         for name in names:
             with _problems_said(context.log, said, name):
                 supervision.step(name, time.monotonic())
-        with _problems_said(context.log, said, "api"):
-            supervision.tend_api(time.monotonic())
+        with _problems_said(context.log, said, "API"):
+            supervision.tend_api(time.monotonic(), wanted=bool(names))
         with _problems_said(context.log, said, "logs"):
             supervision.rotate_logs()
         with _problems_said(context.log, said, "access"):

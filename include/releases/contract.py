@@ -116,7 +116,7 @@ def _streaming(live: Contract, candidate: Contract) -> Iterator[Change]:
     if not _differ(live.streaming, candidate.streaming):
         return
     if candidate.streaming:
-        text = "streaming is on, the live release has it off: clients of infer, by HTTP and by gRPC, will be refused"
+        text = "streaming is on, the live release has it off: clients of infer and of gRPC's ModelInfer will be refused"
     else:
         text = (
             "streaming is off, the live release has it on: clients that ask for pieces, of generate_stream and by "

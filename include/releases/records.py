@@ -46,7 +46,7 @@ from include.releases.contract import Comparison
 from include.releases.ids import MODEL, NUMBER, ReleaseId
 from include.releases.live import FORMER_LINK, LiveLinks, link_to
 from include.requests.names import default_name, names_of
-from include.requests.release import former_slug_of, slug_of, swap_of
+from include.requests.release import ReleaseRequest, former_slug_of, slug_of, swap_of
 from include.triton.servers import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
@@ -164,6 +164,10 @@ class Release(ReleaseId):
     def identity(self) -> str:
         """That model by its name in paths, so that one path is one model however it is written."""
         return slug_of(self.source) if self.source else self.model
+
+    def asks_the_same(self, request: Mapping[str, Any]) -> bool:
+        """True if it was made by this request; fields that earlier versions did not have count as their defaults."""
+        return {**ReleaseRequest().model_dump(mode="json"), **self.request} == request
 
     @property
     def outage(self) -> Outage | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from include.gates.verdict import Load, Percentiles
 
 _TICKS = 4
 _STEPS = (1, 2, 2.5, 5, 10)
+_MARGIN = 3.0
+_TREND_WIDTH = 100 - 2 * _MARGIN
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,47 @@ def _throughput(loads: Sequence[Load]) -> Plot:
     rows = tuple(Row(load.concurrency, load.server, value=load.output_tokens_per_s) for load in loads)
     axis = Axis.over(row.value for row in rows if row.value is not None)
     return Plot("Throughput", "tokens/s", "more is better", axis, rows)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One release on a trend line, at ``x`` and ``y`` of the SVG."""
+
+    label: str
+    value: float
+    x: str
+    y: str
+
+
+@dataclass(frozen=True)
+class Trend:
+    """One figure over a history, oldest first; the line goes from its least to its greatest value."""
+
+    title: str
+    unit: str
+    better: str
+    points: tuple[Point, ...]
+
+    @property
+    def segments(self) -> tuple[tuple[Point, Point], ...]:
+        """The line, piece by piece: only single lines take positions in per cent."""
+        return tuple(itertools.pairwise(self.points))
+
+
+def trend(title: str, unit: str, better: str, labels: Sequence[str], values: Sequence[float | None]) -> Trend | None:
+    """The trend of what was measured; None if that is less than two values."""
+    measured = [(label, v) for label, v in zip(labels, values, strict=True) if v is not None and math.isfinite(v)]
+    if len(measured) < 2:
+        return None
+    low, high = min(value for _, value in measured), max(value for _, value in measured)
+    step = _TREND_WIDTH / (len(measured) - 1)
+    points = (
+        Point(label, value, f"{_MARGIN + step * number:.2f}%", _height(value, low, high))
+        for number, (label, value) in enumerate(measured)
+    )
+    return Trend(title, unit, f"{better} is better", tuple(points))
+
+
+def _height(value: float, low: float, high: float) -> str:
+    share = (value - low) / (high - low) if high > low else 0.5
+    return f"{85 - 70 * share:.2f}%"

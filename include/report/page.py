@@ -1,4 +1,8 @@
-"""The pages: a report, the list of releases, the presets. One file each, no script, nothing loaded from elsewhere."""
+"""The pages: reports, the served models, all releases, the presets.
+
+A report is one file without a script. The others load the scripts of this project, and nothing from elsewhere. Their
+``root`` is the path below which Airflow serves its web UI.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
@@ -22,9 +26,13 @@ from include.releases.records import ReleaseStore
 from include.report.charts import Axis, speed_plots
 from include.report.files import read
 from include.report.model import ReleaseReport
+from include.report.models import Card, Comparison, Line
 from include.requests.presets import Preset
+from include.requests.release import SEED_PROMPT
 from include.triton.servers import ServerRecord
 
+STATIC = Path(__file__).parent / "static"
+"""The scripts of the pages."""
 _ORDER = {"fail": 0, "pass": 1, "skip": 2}
 
 
@@ -49,21 +57,34 @@ def render_report(report: ReleaseReport) -> str:
     )
 
 
-def render_releases(releases: ReleaseStore, answers: Callable[[str], bool]) -> str:
+def render_models(cards: Sequence[Card], damage: Sequence[Damaged], root: str = "") -> str:
+    """The served names: what is live, and what else has a history."""
+    template = _environment().get_template("models.html.jinja")
+    return template.render(cards=cards, damage=damage, root=root, seed=SEED_PROMPT)
+
+
+def render_model(card: Card, comparison: Comparison | None, root: str = "") -> str:
+    """One served name: its card, the playground, its history, and two of its releases side by side."""
+    template = _environment().get_template("model.html.jinja")
+    return template.render(card=card, comparison=comparison, root=root, seed=SEED_PROMPT)
+
+
+def render_releases(releases: ReleaseStore, answers: Callable[[str], bool], root: str = "") -> str:
     """The list of all releases, newest first, with their states, reports and outages.
 
-    ``answers`` tells if the live release of a served name answers now; it is called for each.
+    ``answers`` tells if the live release of a served name answers now.
     """
-    models = {model: releases.all(model)[::-1] for model in releases.models()}
     known = partial(read, skip=releases.note)
-    return (
-        _environment()
-        .get_template("releases.html.jinja")
-        .render(models=models, releases=releases, read=known, damage=lambda: _damage(releases), answers=answers)
-    )
+    models = {
+        model: [Line(r, releases.state(r), releases.is_pruned(r), known(releases.path(r))) for r in history[::-1]]
+        for model, history in ((model, releases.all(model)) for model in releases.models())
+    }
+    silent = {name for name in releases.live_names() if not answers(name)}
+    template = _environment().get_template("releases.html.jinja")
+    return template.render(models=models, silent=silent, damage=damage(releases), root=root)
 
 
-def _damage(releases: ReleaseStore) -> list[Damaged]:
+def damage(releases: ReleaseStore) -> list[Damaged]:
     """What is damaged in the store: among releases and reports, artifacts, and the records of servers."""
     store = releases.root.parent
     for kind in Kind:
@@ -74,15 +95,15 @@ def _damage(releases: ReleaseStore) -> list[Damaged]:
     return list(releases.damage.values())
 
 
-def render_presets(presets: Sequence[Preset]) -> str:
+def render_presets(presets: Sequence[Preset], root: str = "") -> str:
     """The presets, each with its conf to copy."""
     models = {preset.title: [p for p in presets if p.title == preset.title] for preset in presets}
-    return _environment().get_template("presets.html.jinja").render(models=models, changed=_changed)
+    return _environment().get_template("presets.html.jinja").render(models=models, changed=_changed, root=root)
 
 
-def render_message(title: str, text: str) -> str:
+def render_message(title: str, text: str, root: str = "") -> str:
     """A page that says one thing."""
-    return _environment().get_template("message.html.jinja").render(title=title, text=text)
+    return _environment().get_template("message.html.jinja").render(title=title, text=text, root=root)
 
 
 @cache
@@ -94,7 +115,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_bytes, _change, _figure, _number, _parted, _second, _seconds, _when)
+    filters = (_bytes, _change, _figure, _number, _parted, _second, _seconds, _share, _span, _when)
     environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
     environment.filters["json"] = partial(json.dumps, indent=2)
     return environment
@@ -119,6 +140,20 @@ def _bytes(size: float) -> str:
 
 def _change(share: float) -> str:
     return f"{share:+.1%}" if math.isfinite(share) else "not comparable"
+
+
+def _share(share: float) -> str:
+    """A share as per cent; one that is not the whole is never rounded up to it."""
+    return "100 %" if share == 1 else f"{math.floor(share * 100_000) / 1000:.4g} %"
+
+
+def _span(span: timedelta) -> str:
+    """A span of time in its two greatest units."""
+    minutes = max(round(span.total_seconds() / 60), 0)
+    days, hours = minutes // 1440, minutes // 60 % 24
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
 
 
 def _seconds(seconds: float) -> str:

@@ -44,6 +44,10 @@ class Target(StageTarget, Protocol):
         """Raises `UserError` if the tokenizer in a model's ``folder`` cannot be served as the request asks."""
         return
 
+    def serve_bytes(self, request: ReleaseRequest, config: ModelConfig) -> int | None:
+        """The host memory that a server of this request needs at least; None where GPU memory decides."""
+        return None
+
     def environment(self) -> dict[str, str]:
         """Versions of all programs that make the artifacts' bytes."""
 

@@ -14,6 +14,8 @@ GIB = 1 << 30
 MIB = 1 << 20
 # CUDA context, libraries' work spaces and the allocator's rounding: what an otherwise empty process takes, rounded up.
 OVERHEAD = 3 * GIB // 2
+# Triton and its Python models: 0.2 GiB with a tiny engine; with SmolLM2-135M they took 0.53 GiB in all (November 2026).
+HOST_OVERHEAD = 3 * GIB // 10
 
 
 def model_bytes(config: ModelConfig, dtype: DType | None = None) -> int:
@@ -96,6 +98,12 @@ def estimate(config: ModelConfig, request: ReleaseRequest) -> GpuMemory:
         serve=fixed + int(sequence / request.kv_cache_memory_fraction),
         serve_full=fixed + int(request.max_batch_size * sequence / request.kv_cache_memory_fraction),
     )
+
+
+def host_serve_bytes(config: ModelConfig, request: ReleaseRequest) -> int:
+    """Host memory of a server on the CPU, at least: engine + KV cache of one sequence of full length + overhead."""
+    sequence = request.max_seq_len * kv_cache_bytes_per_token(config)
+    return engine_bytes(config, request.awq_group_size) + sequence + HOST_OVERHEAD
 
 
 def _calibration_of_each(config: ModelConfig, request: ReleaseRequest) -> int:

@@ -11,6 +11,7 @@ from include.frozen import Frozen
 class OutageNews(Frozen):
     """The ``extra`` of an outage's event; ``release`` is the release's number, ``until`` is None while it lasts."""
 
+    name: str
     model: str
     release: int
     since: datetime
@@ -22,7 +23,12 @@ class OutageNews(Frozen):
 def run(context: Context) -> list[OutageNews]:
     """The outages that Airflow has not been told of."""
     news = [
-        OutageNews(model=release.model, release=release.number, **outage.model_dump(exclude={"announced"}))
+        OutageNews(
+            name=release.served_name,
+            model=release.model,
+            release=release.number,
+            **outage.model_dump(exclude={"announced"}),
+        )
         for release, outage in context.releases.announce_outages()
     ]
     for one in news:

@@ -20,6 +20,7 @@ from include.sources import DatasetSource, ModelSource
 from include.targets.estimates import pipeline_disk_bytes
 from include.tasks import Checked, contracts
 from include.tasks.approve_release import rule_of
+from include.tasks.room import check_room
 
 
 def run(context: Context, params: Mapping[str, Any]) -> Checked:
@@ -45,6 +46,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     config.check_calibration(request.awq_group_size, request.calib_seq_len, request.tp_size)
     config.check_lengths(request.max_input_len, request.max_seq_len)
     target.check_fits(request, config, shared)
+    check_room(context, target, request, config)
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
     _say_what_is_asked_for(context, request, source, config)

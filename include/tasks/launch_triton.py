@@ -9,7 +9,6 @@ from include.context import Context
 from include.live.address import LiveAddress
 from include.live.launch import launch_on_free_ports
 from include.releases.records import Release
-from include.requests.release import ReleaseRequest
 from include.tasks import ArtifactRef, Checked
 from include.triton import servers
 from include.triton.servers import ServerRecord
@@ -43,9 +42,9 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
 
 def _proved(context: Context, checked: Checked, repository: ArtifactRef) -> Release | None:
     """The live release of its name, if it is all that the request asks for, limits of the gates included."""
-    live, defaults = context.releases.live(checked.request.name), ReleaseRequest().model_dump(mode="json")
+    live = context.releases.live(checked.request.name)
     if live is None or live.repository != repository.name:
         return None
-    if {**defaults, **live.request} != checked.request.model_dump(mode="json"):  # it may lack fields of today
+    if not live.asks_the_same(checked.request.model_dump(mode="json")):
         return None
     return live if report.read(context.releases.path(live)) else None

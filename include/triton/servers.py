@@ -181,6 +181,11 @@ def obituary(record_path: Path) -> str | None:
     return services.obituary(record, _backend(record.plan)) if record else None
 
 
+def memory(record: ServerRecord) -> int | None:
+    """The bytes of host memory that a server holds; None if its engine does not say."""
+    return _backend(record.plan).memory(record)
+
+
 def why_restarted(record: ServerRecord, since: float) -> str | None:
     """The way in which a server ended that its engine has started again since a time, in seconds since 1970."""
     return _backend(record.plan).why_restarted(record, since)

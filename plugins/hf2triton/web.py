@@ -1,41 +1,73 @@
-"""The pages that the API server serves: presets, releases and their reports, to users who may see the DAG's runs."""
+"""The pages that the API server serves to users who may see the DAG's runs: models, releases, reports and presets.
+
+What changes something is no part of this app: the page Models starts DAG runs through Airflow's own REST API, in the
+browser, so that Airflow itself decides what its user may do.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
-from fastapi import Depends, FastAPI, HTTPException, Request, status
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, status
 from fastapi import Path as PathParam
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
 from include import reading, report
 from include.live.last_answer import LastAnswer
+from include.live.playground import LIVE, Question, Server, answer, candidates, server_of
+from include.live.proxy import proxy_of
 from include.reading import Limit
 from include.releases.ids import ReleaseId
 from include.releases.records import ReleaseStore
-from include.report.page import render_message, render_presets, render_releases
+from include.report.models import chosen
+from include.report.page import (
+    STATIC,
+    damage,
+    render_message,
+    render_model,
+    render_models,
+    render_presets,
+    render_releases,
+)
+from include.report.served import Served, Snapshot
+from include.requests.names import LONGEST
 from include.requests.presets import PRESETS
 from include.settings import settings
 
-# Reports contain text from models and users. All of it is escaped; a script in a page would still not run.
+# Pages contain text from models and users. All of it is escaped; a script in a page would still not run.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'self'; "
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'self'",
+    "Content-Security-Policy": f"{_POLICY}form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
+}
+# Pages of the site run this project's scripts, from files.
+_SITE_HEADERS = _HEADERS | {
+    "Content-Security-Policy": f"{_POLICY}form-action 'self'; script-src 'self'; connect-src 'self'"
 }
 
 Model = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
 Number = Annotated[int, PathParam(ge=1, lt=10**9)]
+Name = Annotated[str, PathParam(max_length=LONGEST)]
+Chosen = Annotated[str | None, Query(max_length=300)]
+Script = Literal["theme.js", "pages.js"]
 ReportFile = Literal["report.html", "report.json", "sbom.cdx.json"]
+
+_MOST_QUESTIONS = 8
+_asking = asyncio.Semaphore(_MOST_QUESTIONS)
 
 app = FastAPI(
     title="hf2triton",
@@ -55,20 +87,53 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
     return await http_exception_handler(request, error)
 
 
+@app.get("/models")
+def models() -> HTMLResponse:
+    """The served names: what is live, whether it answers, and what can be done."""
+    served = _served()
+    return _site(render_models(served.cards(), damage(served.releases), root_path()))
+
+
+@app.get("/models/{name}")
+def model(name: Name, before: Chosen = None, after: Chosen = None) -> HTMLResponse:
+    """One served name, with its history; ``before`` and ``after`` choose the releases that stand side by side."""
+    card = _served().card(name)
+    if card is None:
+        return _site(render_message("No such model", f"No release has the name {name}."), status.HTTP_404_NOT_FOUND)
+    return _site(render_model(card, chosen(card, before, after), root_path()))
+
+
+@app.post("/models/{name}/try")
+async def ask_model(request: Request, name: Name, question: Question) -> Response:
+    """The answer of a model of this name, as it comes; ``text/event-stream`` is what Airflow does not hold back."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        # A page of another site can send anything but this without the browser asking first.
+        raise HTTPException(status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, "the question must be application/json")
+    server = await run_in_threadpool(_server_of, name, question.to)
+    if server is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"nothing of {name} runs there any more; reload the page")
+    if _asking.locked():
+        raise HTTPException(status.HTTP_429_TOO_MANY_REQUESTS, "too many questions at once; try again in a moment")
+    return StreamingResponse(_bounded(answer(server, question)), media_type="text/event-stream", headers=_HEADERS)
+
+
+@app.get("/static/{name}")
+def script(name: Script) -> Response:
+    """A script of these pages."""
+    return Response((STATIC / name).read_bytes(), headers=_HEADERS, media_type="text/javascript")
+
+
 @app.get("/releases")
 def releases() -> HTMLResponse:
-    """All releases, newest first, with their states, reports and outages; the live ones are asked if they answer."""
-
-    def answers(name: str) -> bool:
-        return LastAnswer(settings(), name).is_now()
-
-    return HTMLResponse(render_releases(ReleaseStore(_root()), answers), headers=_HEADERS)
+    """All releases, newest first, with their states, reports and outages; those that are live are asked to answer."""
+    served = _served()
+    return _site(render_releases(served.releases, served.answers, root_path()))
 
 
 @app.get("/presets")
 def presets() -> HTMLResponse:
     """The presets, to be copied into the trigger form: Airflow 3.3 has no link that opens it filled in."""
-    return HTMLResponse(render_presets(PRESETS), headers=_HEADERS)
+    return _site(render_presets(PRESETS, root_path()))
 
 
 @app.get("/presets.json")
@@ -106,3 +171,33 @@ def _asked_about(dag_id: str, run_id: str) -> Path | None:
 
 def _root() -> Path:
     return settings().artifacts / "releases"
+
+
+def _served() -> Served:
+    releases = Snapshot(_root(), settings().default_model)
+    return Served(releases, _answers, _address(), candidates(settings(), releases))
+
+
+def _answers(name: str) -> bool:
+    return LastAnswer(settings(), name).is_now()
+
+
+def _server_of(name: str, to: str) -> Server | None:
+    releases, proxy = Snapshot(_root()), proxy_of(settings())
+    running = () if to == LIVE else candidates(settings(), releases)
+    server = server_of(name, to, proxy.url, releases, running)
+    return replace(server, options=proxy.client_options()) if server and to == LIVE else server
+
+
+def _address() -> str:
+    return proxy_of(settings()).url
+
+
+async def _bounded(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    async with _asking, aclosing(events):
+        async for event in events:
+            yield event
+
+
+def _site(html: str, code: int = status.HTTP_200_OK) -> HTMLResponse:
+    return HTMLResponse(html, code, _SITE_HEADERS)

@@ -20,7 +20,14 @@ from include.settings import settings
 
 AFTER = Path(__file__).parents[2] / "docs" / "after-a-release.md"
 DAGS = Path(__file__).parents[2] / "dags"
-DAG_IDS = {"release_awq_engine", "rollback_release", "prune_artifacts", "check_live_release", "rebuild_on_change"}
+DAG_IDS = {
+    "release_awq_engine",
+    "rollback_release",
+    "retire_model",
+    "prune_artifacts",
+    "check_live_release",
+    "rebuild_on_change",
+}
 HEAVY = ["torch", "transformers", "huggingface_hub", "tritonclient", "docker"]
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, FrameLocator, Locator, Page, ViewportSize, expect, sync_playwright
 
 from include.demo import run
 from include.demo.airflow import DAG, USER, password, url_of
 from include.releases.records import ReleaseStore
+from include.requests.names import default_name
 from include.requests.presets import PRESETS
 from include.requests.release import slug_of
 from include.settings import PROJECT
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.story
 SCREENSHOTS = Path(os.environ.get("HF2TRITON_SCREENSHOTS", PROJECT / ".local" / "e2e" / "browser"))
 MODEL = OWN / "browser"
 SLUG = slug_of(str(MODEL))
+NAME = default_name(str(MODEL))
 QUESTION = rf"Release \d of {SLUG}: make it live\?"
 VIEWPORT: ViewportSize = {"width": 1440, "height": 900}
 STEP_MS = 60_000
@@ -64,6 +66,19 @@ class Story:
 
     def picture(self, name: str, page: Page | None = None) -> None:
         (page or self.page).screenshot(path=SCREENSHOTS / f"{next(self._steps):02}-{name}.png")
+
+    @property
+    def models(self) -> FrameLocator:
+        """The page Models inside the web UI."""
+        return self.page.frame_locator("iframe[title=Models]")
+
+    def start(self, button: str, dag: str) -> None:
+        """Presses a button of the page Models, waits for the end of its run, and looks anew."""
+        self.models.get_by_role("button", name=button, exact=True).first.click()
+        self.models.get_by_role("button", name="Start the run").click()
+        outcome = self.models.locator(".outcome").first
+        expect(outcome).to_contain_text(f"of {dag}: success", timeout=RUN_MS)
+        self.page.reload()
 
     def open_form(self) -> Locator:
         self.page.goto(f"dags/{DAG}")
@@ -259,6 +274,61 @@ def test_the_release_is_live_and_answers(story: Story, deployment: Deployment) -
     story.picture("releases")
     assert ReleaseStore(deployment.settings.artifacts / "releases").live().model == SLUG
     assert run.ask(f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/ensemble/generate")
+
+
+def test_the_page_of_a_model_says_that_it_answers(story: Story) -> None:
+    story.page.goto("plugin/hf2triton-models")
+    story.models.get_by_role("link", name=NAME, exact=True).click()
+    expect(story.models.get_by_role("heading", name=NAME).locator(".badge.live")).to_have_text("live, answers")
+    expect(story.models.get_by_text(USER)).to_be_visible()
+    story.picture("model")
+
+
+def test_the_playground_answers(story: Story) -> None:
+    story.models.get_by_label("Max tokens").fill("8")
+    story.models.get_by_role("button", name="Ask").click()
+    expect(story.models.get_by_text("First text after")).to_be_visible()
+    expect(story.models.locator("[data-to=live] .answer")).not_to_be_empty()
+    story.picture("model-asked")
+
+
+def test_a_button_takes_the_model_off_the_air(story: Story) -> None:
+    story.start("Retire", "retire_model")
+    expect(story.models.get_by_text("No release of this name is live.")).to_be_visible()
+    story.picture("model-retired")
+
+
+def test_a_button_rolls_the_model_back(story: Story, deployment: Deployment) -> None:
+    story.start("Roll back", "rollback_release")
+    expect(story.models.get_by_role("heading", name=NAME).locator(".badge.live")).to_be_visible()
+    story.picture("model-back")
+    assert run.ask(f"http://127.0.0.1:{deployment.settings.live_http_port}/v2/models/{NAME}/generate")
+
+
+def test_a_started_run_can_be_opened(story: Story) -> None:
+    story.models.get_by_text("Promoted by").locator("..").get_by_role("link").click()
+    story.page.wait_for_url("**/dags/rollback_release/runs/**")
+    expect(story.page.get_by_role("link", name="rollback_release").first).to_be_visible()
+
+
+def test_the_pages_follow_the_dark_mode(story: Story) -> None:
+    story.page.goto("plugin/hf2triton-models")
+    page = story.models.locator("html")
+    for theme in ("dark", "light"):
+        story.page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
+        story.page.reload()
+        expect(page).to_have_attribute("data-theme", theme)
+        expect(page).to_have_css("color-scheme", theme)
+        story.picture(f"models-{theme}")
+
+
+def test_the_pages_fit_a_telephone(story: Story) -> None:
+    story.page.set_viewport_size({"width": 420, "height": 900})
+    for page in ("models", f"models/{NAME}", "releases", "presets"):
+        story.page.goto(f"hf2triton/{page}")
+        too_wide = "html => html.scrollWidth - html.clientWidth"
+        assert story.page.locator("html").evaluate(too_wide) <= 0, page
+    story.page.set_viewport_size(VIEWPORT)
 
 
 @pytest.mark.parametrize("task", LOGS)

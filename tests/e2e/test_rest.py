@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import psutil
@@ -252,16 +253,19 @@ def test_an_approval_by_curl_makes_the_release_live(
 
 
 def test_a_rollback_by_curl_returns_what_is_live(first: dict[str, Any], bash: Callable[..., str]) -> None:
-    assert json.loads(bash(operation("rollback_release"))) == {"state": "success", "result": {**first, "new": True}}
+    ended = json.loads(bash(operation("rollback_release")))
+    assert ended == {"state": "success", "result": {**first, "new": True, "contract": ANY}}
+    changes = {change["field"]: change["breaking"] for change in ended["result"]["contract"]["changes"]}
+    assert changes == {"max_batch_size": False}
 
 
 def test_pruning_and_checking_by_curl_return_their_results(first: dict[str, Any], bash: Callable[..., str]) -> None:
     pruned, checked = map(json.loads, bash(operation("prune_artifacts")).splitlines())
     assert (pruned["state"], pruned["result"]["dry_run"]) == ("success", True)
-    assert checked == {"state": "success", "result": {**first, "new": False}}
+    assert checked == {"state": "success", "result": {**first, "new": False, "contract": ANY}}
 
 
 def test_the_curl_script_releases_and_asks(first: dict[str, Any], bash: Callable[..., str]) -> None:
     released, answer = map(json.loads, bash(RELEASE).splitlines())
-    assert released == {"state": "success", "result": {**first, "new": False}}
+    assert released == {"state": "success", "result": {**first, "new": False, "contract": ANY}}
     assert "French" in answer["text_output"]

@@ -131,12 +131,13 @@ def main() -> None:
     params = {"model": str(options.model), "target": "vllm", "streaming": True, **fields}
     target = VllmTarget(context.settings)
     before = target.list_gpus()
-    record = release(context, params)
     try:
+        record = release(context, params)
         hang_up(record)
         kill_core(record)
     finally:
-        servers.stop(record, context.candidate_record)
+        if left := servers.find(context.candidate_record):
+            servers.stop(left, context.candidate_record)
     with timed("memory_back") as facts:
         target.wait_for_memory([gpu.uuid for gpu in before])
         after = target.list_gpus()

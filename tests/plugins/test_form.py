@@ -43,7 +43,14 @@ def test_a_bad_value_is_refused_at_the_trigger(field: str, value: object) -> Non
 
 @pytest.mark.parametrize(
     ("field", "typed"),
-    [("test_prompts", ["one", "two", ""]), ("speed_concurrencies", [1, 4, "8", ""]), ("approvers", None)],
+    [
+        ("test_prompts", ["one", "two", ""]),
+        ("speed_concurrencies", [1, 4, "8", ""]),
+        ("approvers", None),
+        ("aliases", ["one", ""]),
+        ("aliases", None),
+        ("served_name", None),
+    ],
 )
 def test_what_the_form_makes_of_lines_is_taken(field: str, typed: object) -> None:
     assert ReleaseRequest.parse({field: request_params()[field].resolve(typed)})
@@ -59,7 +66,7 @@ def test_descriptions_say_the_limits_and_have_no_code_spans() -> None:
 def test_lists_are_typed_as_lines_of_text() -> None:
     """Airflow's form has an editor for JSON where the items of a list have another type."""
     lists = {name: param.schema for name, param in request_params().items() if "items" in param.schema}
-    assert set(lists) == {"test_prompts", "approvers", "speed_concurrencies"}
+    assert set(lists) == {"test_prompts", "approvers", "speed_concurrencies", "aliases"}
     assert {schema["items"].get("type", "string") for schema in lists.values()} == {"string"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -21,12 +22,16 @@ from include.host.ports import free_ports
 from include.live.last_answer import LastAnswer
 from include.releases.approval import Approval
 from include.releases.records import Release, ReleaseStore
+from include.report.page import STATIC
 from include.requests.presets import PRESETS
 from include.settings import settings
 from tests.support.report import report as example
 from tests.support.web import Handler, serving
 
 PAGES = [
+    "/models",
+    "/models/model",
+    "/static/pages.js",
     "/presets",
     "/presets.json",
     "/releases",
@@ -91,13 +96,28 @@ def test_a_report_is_served_as_it_stands_in_the_store(
     assert answer.content == (root / release.name / name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "page", ["/presets", "/releases", "/reports/org--model/1/report.html", "/runs/release_awq_engine/none"]
-)
-def test_no_page_may_run_scripts_or_be_framed_by_others(user: TestClient, page: str) -> None:
+SITE = ["/models", "/models/model", "/models/none", "/presets", "/releases"]
+
+
+@pytest.mark.parametrize("page", [*SITE, "/reports/org--model/1/report.html", "/runs/release_awq_engine/none"])
+def test_no_page_may_be_framed_by_others_or_run_scripts_but_those_of_the_site(user: TestClient, page: str) -> None:
     policy = user.get(f"/hf2triton{page}").headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'self'" in policy
+    assert "unsafe-eval" not in policy
+    assert ("script-src 'self'" in policy) == (page in SITE)
+
+
+@pytest.mark.parametrize("script", ["theme.js", "pages.js"])
+def test_the_scripts_of_the_pages_are_served(user: TestClient, script: str) -> None:
+    answer = user.get(f"/hf2triton/static/{script}")
+    assert answer.headers["Content-Type"].startswith("text/javascript")
+    assert answer.content == (STATIC / script).read_bytes()
+
+
+@pytest.mark.parametrize("script", ["other.js", "..%2fpage.py", "../page.py"])
+def test_no_other_file_is_served_as_a_script(user: TestClient, script: str) -> None:
+    assert user.get(f"/hf2triton/static/{script}").status_code in {404, 422}
 
 
 @pytest.mark.parametrize(
@@ -140,8 +160,8 @@ def test_the_list_has_every_release_newest_first(user: TestClient, root: Path, r
     releases.judge(second, "rejected")
     page = user.get("/hf2triton/releases").text
     assert page.index("<strong>2</strong>") < page.index(">rejected<") < page.index("<strong>1</strong>")
-    assert 'href="reports/org--model/1/report.html"' in page
-    assert 'href="reports/org--model/2/report.html"' not in page
+    assert 'href="/hf2triton/reports/org--model/1/report.html"' in page
+    assert 'href="/hf2triton/reports/org--model/2/report.html"' not in page
 
 
 def test_the_live_release_is_asked_whether_it_answers(user: TestClient, root: Path, release: Release) -> None:
@@ -176,11 +196,13 @@ def test_outages_are_listed_with_their_cause_and_end(user: TestClient, root: Pat
     assert ">supervisor<" in page
     assert ">lasts<" not in page
     assert "<script>" not in page
+    assert "<script>" not in user.get("/hf2triton/models/model").text
 
 
 def test_a_store_without_releases_has_a_list(user: TestClient, root: Path, release: Release) -> None:
     root.rename(root.with_name("away"))
     assert "no release yet" in user.get("/hf2triton/releases").text
+    assert "No model has been released yet" in user.get("/hf2triton/models").text
 
 
 def test_every_preset_can_be_copied_from_its_page(user: TestClient) -> None:
@@ -242,3 +264,90 @@ def test_a_rollback_that_asks_leads_to_the_report_of_the_release_it_asks_about(
     answer = user.get("/hf2triton/runs/rollback_release/manual__7", follow_redirects=True)
     assert answer.url.path == "/hf2triton/reports/org--model/1/report.html"
     assert answer.is_success
+
+
+def test_a_served_name_has_a_page_of_its_own(user: TestClient, root: Path, release: Release) -> None:
+    ReleaseStore(root).make_live(release)
+    assert 'href="/hf2triton/models/model"' in user.get("/hf2triton/models").text
+    page = user.get("/hf2triton/models/model").text
+    assert "live, does not answer" in page
+    assert 'data-to="live"' in page
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("none", 404), ("ensemble", 404), ("%3Cscript%3E", 404), ("a%0a", 404), ("..%2fmodel", 404), ("a" * 64, 422)],
+)
+def test_a_name_that_no_release_has_is_not_found(user: TestClient, name: str, status: int) -> None:
+    answer = user.get(f"/hf2triton/models/{name}")
+    assert answer.status_code == status
+    assert "html" not in answer.headers["Content-Type"] or "<script>" not in answer.text
+
+
+def test_releases_to_compare_are_chosen_in_the_address(user: TestClient, root: Path, release: Release) -> None:
+    for number in (2, 3):
+        ReleaseStore(root).open(
+            "org--model", target="openvino", repository=f"{number}", chain={}, request={"dtype": number}
+        )
+    page = user.get("/hf2triton/models/model?before=org--model/2&after=org--model/3").text
+    assert '<td data-label="release 2"><code>2</code></td><td data-label="release 3"><code>3</code></td>' in page
+    assert user.get("/hf2triton/models/model?before=%3Cscript%3E&after=..").is_success
+
+
+def test_a_question_reaches_the_live_model_and_its_answer_comes_as_events(
+    user: TestClient, root: Path, release: Release
+) -> None:
+    ReleaseStore(root).make_live(release)
+    with serving(Storyteller, settings().live_http_port):
+        answer = user.post("/hf2triton/models/model/try", json={"prompt": "tell me"})
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    assert answer.text == 'data: {"text": "/v2/models/model/generate: tell me"}\n\n'
+
+
+class Storyteller(Handler):
+    """Answers with what it was asked, and where."""
+
+    def do_POST(self) -> None:
+        self.reply({"text_output": f"{self.path}: {json.loads(self.body())['text_input']}"})
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {},
+        {"prompt": ""},
+        {"prompt": "a" * 8001},
+        {"prompt": "a", "max_tokens": 0},
+        {"prompt": "a", "max_tokens": 1025},
+        {"prompt": "a", "temperature": -1},
+        {"prompt": "a", "url": "http://elsewhere"},
+    ],
+    ids=str,
+)
+def test_a_question_out_of_its_bounds_is_refused(user: TestClient, question: dict[str, object]) -> None:
+    assert user.post("/hf2triton/models/model/try", json=question).status_code == 422
+
+
+def test_a_question_without_a_login_is_refused(visitor: TestClient) -> None:
+    assert visitor.post("/hf2triton/models/model/try", json={"prompt": "a"}).status_code == 401
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_question_that_a_page_of_another_site_could_send_is_refused(user: TestClient, kind: str) -> None:
+    answer = user.post("/hf2triton/models/model/try", content='{"prompt": "a"}', headers={"Content-Type": kind})
+    assert answer.status_code in {415, 422}
+
+
+def test_a_question_to_what_does_not_run_says_so(user: TestClient) -> None:
+    for to in ("live", "candidate-manual__1", "../x"):
+        answer = user.post("/hf2triton/models/model/try", json={"prompt": "a", "to": to})
+        assert answer.status_code == 404
+        assert "nothing of model runs there any more" in answer.json()["detail"]
+
+
+def test_more_questions_at_once_than_allowed_wait_for_another_time(
+    user: TestClient, root: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ReleaseStore(root).make_live(release)
+    monkeypatch.setattr(web, "_asking", asyncio.Semaphore(0))
+    assert user.post("/hf2triton/models/model/try", json={"prompt": "a"}).status_code == 429

@@ -101,9 +101,9 @@ def test_a_release_of_an_earlier_version_answers_behind_the_proxy(earlier: Proxy
     body = {"text_input": PROMPT, "max_tokens": 20}
     answer = httpx.post(f"{earlier.url}{GENERATE}", json=body, timeout=60)
     assert answer.json()["text_output"] == plain.text(PROMPT)
-    answer = httpx.post(f"{earlier.url}{GENERATE}", json=body | {"beam_width": 2}, timeout=60)
+    answer = httpx.post(f"{earlier.url}{GENERATE}", json=body | {"beam": 2}, timeout=60)
     assert answer.status_code == 400
-    assert answer.json()["error"].endswith("not supported by this engine: beam_width")
+    assert answer.json()["error"].endswith("not supported by this engine: beam")
 
 
 REFUSED = [

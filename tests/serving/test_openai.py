@@ -25,9 +25,11 @@ from include.context import Context
 from include.live.api import models
 from include.live.api.service import models_file
 from include.live.daemon import Daemon
-from include.live.proxy import Proxy, Served, Upstream, files_of, proxy_of
+from include.live.proxy import Proxy, Upstream, files_of, proxy_of
 from include.live.proxy.admin import Admin
+from include.live.proxy.routes import API
 from include.settings import PROJECT, Settings
+from tests.support.proxied import serve as serve_behind
 from tests.support.proxied import settings_of, some_ports
 from tests.support.wait import wait_for
 
@@ -67,29 +69,25 @@ class Api:
 
     def in_flight(self) -> int:
         """Requests that the proxy has sent to the server and that are not answered."""
-        return sum(active for _, active in Admin(files_of(self.settings).admin).endpoints().values())
-
-
-def served(endpoint: Endpoint | None) -> Served:
-    upstream = Upstream(ports=endpoint.record.ports) if endpoint else None
-    return Served(upstream=upstream, release="org--tiny/1", aliases=(ENDLESS["model"],))
+        active = Admin(files_of(self.settings).admin).active()
+        return sum(count for cluster, count in active.items() if cluster != API)
 
 
 def before(endpoint: Endpoint, root: Path, *, name: str = NAME) -> Iterator[Api]:
     settings = settings_of(root, some_ports())
     proxy = proxy_of(settings)
     proxy.ensure_running()
-    proxy.point_to(name, served(endpoint))
-    proxy.set_default(name)
+    serve_behind(proxy, Upstream(ports=endpoint.record.ports), name)
     daemon = Daemon.api(Context(settings, print, "", ""))
     model = models.served_from(
         endpoint.record.repository,
         name=name,
+        aliases=("default",),
         release="org--tiny/1",
         max_input_len=MAX_INPUT_LEN,
         max_seq_len=MAX_SEQ_LEN,
         created=datetime.now(UTC),
-    ).model_copy(update={"aliases": ("default",)})
+    )
     models.publish(models_file(settings), [model])
     daemon.start()
     wait_for(lambda: httpx.get(f"{proxy.url}/v1/models").is_success)
@@ -270,7 +268,9 @@ def endless(api: Api, tmp_path: Path) -> Iterator[Api]:
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"eos_token": None}))
     name = {"name": ENDLESS["model"], "aliases": ()}
     models.publish(file, [live, live.model_copy(update={**name, "tokenizer": folder, "end_ids": ()})])
+    serve_behind(api.proxy, Upstream(ports=api.endpoint.record.ports), ENDLESS["model"])
     yield api
+    api.proxy.point_to(ENDLESS["model"], None)
     models.publish(file, [live])
 
 
@@ -337,7 +337,6 @@ def test_a_model_that_comes_and_goes_needs_no_restart(streams: Api) -> None:
     file = models_file(streams.settings)
     (live,) = models.published(file)
     try:
-        streams.proxy.point_to("other", served(streams.endpoint))
         models.publish(file, [live.model_copy(update={"name": "other"})])
         assert streams.chat(model="other").model == "other"
         with pytest.raises(openai.NotFoundError):
@@ -347,20 +346,20 @@ def test_a_model_that_comes_and_goes_needs_no_restart(streams: Api) -> None:
         file.write_text("{")
         assert streams.client.models.list().data == []
     finally:
-        streams.proxy.point_to("other", None)
         models.publish(file, [live])
     assert streams.chat().choices[0].finish_reason == "length"
 
 
 def test_without_a_server_it_is_503_and_without_the_service_too(serve: Serve, tmp_path: Path, streams: Api) -> None:
-    streams.proxy.point_to(NAME, served(None))
+    upstream = streams.proxy.served()[NAME].upstream
+    serve_behind(streams.proxy, None, NAME)
     try:
         for stream in (False, True):
             with pytest.raises(openai.InternalServerError) as away:
                 streams.chat(stream=stream)
             assert away.value.status_code == 503
     finally:
-        streams.proxy.point_to(NAME, served(streams.endpoint))
+        serve_behind(streams.proxy, upstream, NAME)
     daemon = Daemon.api(Context(streams.settings, print, "", ""))
     daemon.stop()
     answer = streams.post("chat/completions", {})
@@ -371,9 +370,10 @@ def test_without_a_server_it_is_503_and_without_the_service_too(serve: Serve, tm
 
 def test_a_promotion_under_load_fails_no_request(streams: Api, serve: Serve) -> None:
     other = serve(streaming=True)
+    first = streams.proxy.served()[NAME].upstream
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(streams.chat, max_tokens=60) for _ in range(60)]
-        for target in (other, streams.endpoint) * 2:
-            streams.proxy.point_to(NAME, served(target))
+        for target in (Upstream(ports=other.record.ports), first) * 2:
+            serve_behind(streams.proxy, target, NAME)
             assert streams.proxy.drain(60) == 0
         assert len([one.result().choices[0].message.content for one in asked]) == 60

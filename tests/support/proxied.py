@@ -46,8 +46,9 @@ class Server:
 
 
 @contextmanager
-def server(name: str) -> Iterator[Server]:
-    with program("upstream.py", name) as process:
+def server(name: str, step_s: float = 0.1) -> Iterator[Server]:
+    """A server that takes ten steps for each answer."""
+    with program("upstream.py", name, step_s) as process:
         yield Server(Upstream(ports=Ports.model_validate_json(process.stdout.readline())), process)
 
 
@@ -74,8 +75,8 @@ class Load:
 
 
 @contextmanager
-def load(ports: Ports) -> Iterator[Load]:
-    with program("proxy_load.py", ports.http, ports.grpc) as process:
+def load(ports: Ports, *name: str) -> Iterator[Load]:
+    with program("proxy_load.py", ports.http, ports.grpc, *name) as process:
         yield Load(process)
 
 

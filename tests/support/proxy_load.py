@@ -1,5 +1,6 @@
-"""Constant load on a proxy, as a program: ``python proxy_load.py HTTP_PORT GRPC_PORT`` until its standard input ends.
+"""Constant load on a proxy, as a program: ``python proxy_load.py HTTP_PORT GRPC_PORT [NAME]``.
 
+It lasts until its standard input ends. With a name the requests are for the model that is served under it.
 It prints JSON lines: one whenever a kind of request is answered by another server than before, or fails, and at its
 end the counts of each kind. An answer counts only if it is whole and from one server.
 """
@@ -14,7 +15,7 @@ from threading import Event, Thread
 
 import grpc
 import httpx
-from upstream import GENERATE, GENERATE_STREAM, SERVICE, STEPS
+from upstream import MODEL, SERVICE, STEPS
 
 TIMEOUT_S = 20
 PROMPT = {"text_input": "x" * 512 * 1024, "max_tokens": 1}
@@ -28,36 +29,38 @@ def whole(events: list[str]) -> str:
     return names.pop()
 
 
-def post(client: httpx.Client) -> str:
-    name, length = client.post(GENERATE, json=PROMPT).raise_for_status().text.split()
+def post(client: httpx.Client, model: str) -> str:
+    name, length = client.post(f"{model}/generate", json=PROMPT).raise_for_status().text.split()
     if int(length) != len(PROMPT["text_input"]):
         raise ValueError(f"{length} characters arrived")
     return name
 
 
-def stream(client: httpx.Client) -> str:
-    with client.stream("POST", GENERATE_STREAM, json=PROMPT) as answer:
+def stream(client: httpx.Client, model: str) -> str:
+    with client.stream("POST", f"{model}/generate_stream", json=PROMPT) as answer:
         answer.raise_for_status()
         return whole([line.removeprefix("data: ") for line in answer.iter_lines() if line])
 
 
-def kinds(http: str, address: str) -> dict[str, Callable[[], str]]:
+def kinds(http: str, address: str, name: str | None) -> dict[str, Callable[[], str]]:
     """Each kind of request; what it returns is the name of the server that answered."""
     kept, streaming = (httpx.Client(base_url=http, timeout=TIMEOUT_S, trust_env=False) for _ in range(2))
+    model, chosen = f"/v2/models/{name}" if name else MODEL, {"x-gateway-model-name": name} if name else {}
+    metadata = tuple(chosen.items())
     channel = grpc.insecure_channel(address)
     one, many = channel.unary_unary(f"/{SERVICE}/ModelInfer"), channel.unary_stream(f"/{SERVICE}/ModelStreamInfer")
 
     def on_a_new_connection() -> str:
         with httpx.Client(base_url=http, timeout=TIMEOUT_S, trust_env=False) as client:
-            return client.get("/v2/health/ready").raise_for_status().text
+            return client.get("/v2/health/ready", headers=chosen).raise_for_status().text
 
     return {
-        "post, connection kept": lambda: post(kept),
-        "get, connection kept": lambda: kept.get("/v2/health/ready").raise_for_status().text,
+        "post, connection kept": lambda: post(kept, model),
+        "get, connection kept": lambda: kept.get("/v2/health/ready", headers=chosen).raise_for_status().text,
         "get, new connection": on_a_new_connection,
-        "server-sent events": lambda: stream(streaming),
-        "grpc": lambda: one(b"", timeout=TIMEOUT_S).decode(),
-        "grpc stream": lambda: whole([answer.decode() for answer in many(b"", timeout=TIMEOUT_S)]),
+        "server-sent events": lambda: stream(streaming, model),
+        "grpc": lambda: one(b"", timeout=TIMEOUT_S, metadata=metadata).decode(),
+        "grpc stream": lambda: whole([said.decode() for said in many(b"", timeout=TIMEOUT_S, metadata=metadata)]),
     }
 
 
@@ -89,9 +92,9 @@ def say(**what: object) -> None:
 
 
 if __name__ == "__main__":
-    http_port, grpc_port = sys.argv[1:]
+    http_port, grpc_port, *named = sys.argv[1:]
     end = Event()
-    sends = kinds(f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}")
+    sends = kinds(f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}", *named or [None])
     senders = [Sender(kind, send, end) for kind, send in sends.items()]
     for sender in senders:
         sender.start()

@@ -1,8 +1,9 @@
-"""Model repositories of target openvino, with a tokenizer beside them; nothing serves them."""
+"""The configs of target openvino's model repository, with a tokenizer beside them; nothing serves them."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from include.settings import PROJECT
@@ -21,16 +22,16 @@ def write_tokenizer(folder: Path, *, vocabulary: str = "a", **changed: str | Non
 
 
 def write_repository(folder: Path, tokenizer: Path, *, streaming: bool = True, chat: bool = True) -> Path:
-    """The filled templates, with any engine."""
-    batch = {"triton_max_batch_size": "8"}
-    text = {**batch, "tokenizer_dir": str(tokenizer)}
-    numbers = {"engine_dir": str(tokenizer), "max_seq_len": "64", "max_num_tokens": "64", "kv_cache_bytes": "1"}
-    template = {"apply_chat_template": str(chat).lower(), "max_input_len": "32", "max_seq_len": "64"}
-    values = {
-        "ensemble": batch,
-        "preprocessing": {**text, **template},
-        "tensorrt_llm": {**text, **numbers, "decoupled_mode": str(streaming).lower()},
-        "postprocessing": text,
+    """The filled configs; a variable that clients do not notice is 1."""
+    known = {
+        "triton_max_batch_size": "8",
+        "tokenizer_dir": str(tokenizer),
+        "decoupled_mode": str(streaming).lower(),
+        "apply_chat_template": str(chat).lower(),
     }
-    repository.assemble(TEMPLATES, values, folder)
+    for template in TEMPLATES.glob("*/config.pbtxt"):
+        text = template.read_text()
+        values = {name: known.get(name, "1") for name in re.findall(r"\$\{(\w+)\}", text)}
+        (folder / template.parent.name).mkdir(parents=True)
+        (folder / template.parent.name / template.name).write_text(repository.fill(text, values))
     return folder

@@ -8,6 +8,8 @@ say that it is not ready.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -34,6 +36,8 @@ class Handler(web.Handler):
 
 
 def main() -> None:
+    if os.getpid() == 1:  # a container's first program is only asked to end if it listens; others end by default
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     repository, port = Path(sys.argv[1]), int(sys.argv[2])
     if (repository / "broken").exists():
         sys.exit("error: no such engine")

@@ -1,6 +1,6 @@
 """A server that takes a while and says its name: HTTP, server-sent events, gRPC and metrics, as a program.
 
-``python upstream.py NAME`` prints its ports as JSON when it listens. It ends when its standard input does.
+``python upstream.py NAME STEP_S`` prints its ports as JSON when it listens. It ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -15,37 +15,39 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import web
 
-GENERATE, GENERATE_STREAM, INFER = (f"/v2/models/ensemble/{kind}" for kind in ("generate", "generate_stream", "infer"))
+MODEL = "/v2/models/ensemble"
+GENERATE, GENERATE_STREAM, INFER = (f"{MODEL}/{kind}" for kind in ("generate", "generate_stream", "infer"))
+METADATA = {"name": "ensemble", "versions": ["1"], "inputs": [{"name": "ensemble"}], "outputs": []}
 SERVICE = "inference.GRPCInferenceService"
 STEPS = 10
-STEP_S = 0.1
 
 
 class Handler(web.Handler):
     name = ""
+    step_s = 0.0
 
     def do_GET(self) -> None:
-        """Says its name, and what came with the request for those who ask with or without a key."""
+        """Says its name, or is asked about the model, and what came with the request for those who ask with a key."""
         keys = (self.headers.get(name, "") for name in ("authorization", "x-api-key"))
         seen = {"x-saw-client": self.headers.get("x-hf2triton-client", ""), "x-saw-key": "".join(keys)}
-        self.reply(self.name, headers=seen)
+        said = json.dumps(METADATA | {"platform": self.name}) if self.path == MODEL else self.name
+        self.reply(said, headers=seen)
 
     def do_POST(self) -> None:
         """Says its name and how long the text was after a while; as a stream in steps, or until nobody reads it."""
         body = self.body()
         if self.path == GENERATE_STREAM:
-            self.stream(slowly(f"{self.name} {number}" for number in range(STEPS)))
+            self.stream(self.slowly(f"{self.name} {number}" for number in range(STEPS)))
         elif self.path == INFER:
-            self.stream(slowly(itertools.repeat(self.name)))
+            self.stream(self.slowly(itertools.repeat(self.name)))
         else:
-            time.sleep(STEPS * STEP_S)
+            time.sleep(STEPS * self.step_s)
             self.reply(f"{self.name} {len(json.loads(body)['text_input'])}")
 
-
-def slowly(events: Iterable[str]) -> Iterator[str]:
-    for event in events:
-        time.sleep(STEP_S)
-        yield event
+    def slowly(self, events: Iterable[str]) -> Iterator[str]:
+        for event in events:
+            time.sleep(self.step_s)
+            yield event
 
 
 def serve_http() -> int:
@@ -54,14 +56,14 @@ def serve_http() -> int:
     return server.server_port
 
 
-def serve_grpc(name: str) -> int:
+def serve_grpc(name: str, step_s: float) -> int:
     def one(_request: bytes, _context: object) -> bytes:
-        time.sleep(STEPS * STEP_S)
+        time.sleep(STEPS * step_s)
         return name.encode()
 
     def stream(_request: bytes, _context: object):
         for number in range(STEPS):
-            time.sleep(STEP_S)
+            time.sleep(step_s)
             yield f"{name} {number}".encode()
 
     handlers = {
@@ -77,6 +79,7 @@ def serve_grpc(name: str) -> int:
 
 
 if __name__ == "__main__":
-    Handler.name = sys.argv[1]
-    print(json.dumps({"http": serve_http(), "grpc": serve_grpc(sys.argv[1]), "metrics": serve_http()}), flush=True)
+    Handler.name, Handler.step_s = sys.argv[1], float(sys.argv[2])
+    ports = {"http": serve_http(), "grpc": serve_grpc(Handler.name, Handler.step_s), "metrics": serve_http()}
+    print(json.dumps(ports), flush=True)
     sys.stdin.read()

@@ -206,6 +206,12 @@ class Containers:
         counted = (summary for summary in running if summary["Id"] not in besides)
         return {device for summary in counted for device in summary["Labels"][LABEL_GPUS].split(",")}
 
+    def memory(self, container_id: str) -> int | None:
+        """The bytes of memory that a running container holds, without the cache of files, as ``docker stats`` says."""
+        stats = self._client.stats(container_id, stream=False, one_shot=True).get("memory_stats", {})
+        usage, cache = stats.get("usage"), stats.get("stats", {}).get("inactive_file", 0)
+        return None if usage is None else usage - cache
+
     def stop(self, container_id: str, grace_s: float) -> None:
         """Asks the program to end, and kills it after ``grace_s`` seconds. A missing container is no error."""
         with _unless_gone(container_id):

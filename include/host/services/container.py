@@ -66,6 +66,11 @@ class ContainerBackend:
         codes = self.containers.exit_codes(container.id, since)
         return f"{_way(codes[-1]) if codes else 'it ended'}; the engine started it again"
 
+    def memory(self, record: ServiceRecord) -> int | None:
+        """The bytes of host memory that the container holds, without the cache of files; None if it is not known."""
+        container = self._container(record)
+        return self.containers.memory(container.id) if container else None
+
     def collect_log(self, record: ServiceRecord) -> None:
         """Copies the container's output into the record's log, because removing a container removes its own log."""
         if container := self._container(record):

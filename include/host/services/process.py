@@ -89,6 +89,10 @@ class ProcessBackend:
     def why_restarted(self, record: ServiceRecord, since: float) -> str | None:
         """None: the kernel restarts no process."""
 
+    def memory(self, record: ServiceRecord) -> int | None:
+        """The bytes of host memory that the process and those that it started hold; shared pages are counted once."""
+        return sum(map(_memory, _members(record.token)))
+
     def collect_log(self, record: ServiceRecord) -> None:
         """Does nothing: the process writes its log itself."""
 
@@ -143,6 +147,13 @@ def _status_of_zombie(pid: int) -> str | None:
         return None
     code, number = divmod(int(fields[-1]), 256)
     return f"it was killed by {signal.Signals(number & 127).name}" if number else f"exit code {code}"
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:  # gone, or another user's
+        return 0
 
 
 def token_of(process: psutil.Process) -> str | None:

@@ -55,7 +55,7 @@ def served_from(
     served: Path,
     *,
     name: str,
-    aliases: tuple[str, ...] = (),
+    aliases: tuple[str, ...],
     release: str,
     max_input_len: int,
     max_seq_len: int,
@@ -77,7 +77,7 @@ def served_from(
         tokenizer=tokenizer,
         max_input_len=max_input_len,
         max_seq_len=max_seq_len,
-        # A checkpoint has its tokenizer in a folder of its own, and the generation settings beside that.
+        # A checkpoint has its tokenizer in a folder of its own, and the file that names its end tokens beside that.
         end_ids=end_ids(tokenizer) or end_ids(tokenizer.parent),
         streaming=engine.model_transaction_policy.decoupled,
         inputs=frozenset(tensor.name for tensor in engine.input),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from include.artifacts.kind import Kind
@@ -27,35 +27,35 @@ class ApiService:
         self._context = context
         self._daemon = Daemon.api(context)
 
-    def serve(self, live: Mapping[str, Release], default: str | None) -> None:
-        """Serves these releases by their names from now on, and no other; the first of the list is the default.
-
-        A failure is only logged, as they answer without the API.
-        """
-        ordered = sorted(live.items(), key=lambda pair: (pair[0] != default, pair[0]))
+    def serve(self, live: Iterable[Release]) -> None:
+        """Serves these releases from now on, and no other; a failure is only logged, as they answer without it."""
+        served = [model for model in map(self._described, live) if model]
         try:
-            models.publish(
-                models_file(self._context.settings), filter(None, (self._described(*one) for one in ordered))
-            )
-        except (PipelineError, LookupError, ValueError) as error:
+            models.publish(models_file(self._context.settings), served)
+        except PipelineError as error:
             self._context.log(f"the API does not learn what is live: {error}")
-        if live:
+        if served:
             self._daemon.ensure_running()
 
     def stop(self) -> bool:
         """Stops the service; returns True if it ran."""
         return self._daemon.stop()
 
-    def _described(self, name: str, release: Release) -> LiveModel | None:
+    def _described(self, release: Release) -> LiveModel | None:
+        """The model of a release; None if nothing serves its tokens, or if a file about it is damaged."""
         repository = self._context.store.root / Kind.REPOSITORY / release.repository
         if not (repository / models.ENGINE).is_dir():
             return None
-        return models.served_from(
-            repository,
-            name=name,
-            aliases=release.aliases,
-            release=release.name,
-            max_input_len=release.request["max_input_len"],
-            max_seq_len=release.request["max_seq_len"],
-            created=release.created_at,
-        )
+        try:
+            return models.served_from(
+                repository,
+                name=release.served_name,
+                aliases=release.aliases,
+                release=release.name,
+                max_input_len=release.request["max_input_len"],
+                max_seq_len=release.request["max_seq_len"],
+                created=release.created_at,
+            )
+        except (PipelineError, LookupError, ValueError) as error:
+            self._context.log(f"the API does not serve {release.name}: {error}")
+            return None

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Container
 from contextlib import suppress
+from typing import Any
 
 import httpx
 from filelock import FileLock
@@ -80,11 +81,15 @@ class Proxy:
         return http_url(self._address, self.ports.http, self._access.scheme)
 
     def client(self, timeout_s: float) -> httpx.Client:
-        """A client of the HTTP endpoint on this host, with the deployment's own key, if there are keys.
+        """A client of the HTTP endpoint on this host."""
+        return httpx.Client(timeout=timeout_s, **self.client_options())
+
+    def client_options(self) -> dict[str, Any]:
+        """The options of such a client, also of an asynchronous one: with the deployment's own key, if there are keys.
 
         Over TLS it trusts the endpoint's own certificate alone: no other program gets the key.
         """
-        return httpx.Client(base_url=self.url, timeout=timeout_s, **self._access.client_options())
+        return {"base_url": self.url, **self._access.client_options()}
 
     def refresh_access(self) -> list[PipelineError]:
         """Takes API keys and certificates that have changed, without cutting off anything.
@@ -159,8 +164,10 @@ class Proxy:
         """
         with self._lock():
             before = self._routing()
-            if served and name not in before.models:
-                self._change(before, before.prepared(name))
+            if served and served.upstream:
+                ready = before.prepared(name, served.upstream)
+                if ready != before:
+                    self._change(before, ready)
             self._change(before, before.moved(name, served))
         self._log(f"the proxy serves {name!r}: {served or 'no more'}")
 
@@ -231,7 +238,7 @@ class Proxy:
         try:
             self._envoy.start(("--config-path", str(self._files.bootstrap), *_options(self._access)), digest)
             self._await(self._admin.is_live, _START_S, "took no requests")
-            self._await_version(routing, version)
+            self._await_version(version)
         except BaseException:
             self._envoy.stop()
             raise
@@ -259,10 +266,10 @@ class Proxy:
 
     def _publish(self, routing: Routing) -> None:
         """Replaces the routing and waits until Envoy uses it."""
-        self._await_version(routing, self._write(routing))
+        self._await_version(self._write(routing))
 
-    def _await_version(self, routing: Routing, version: str) -> None:
-        wanted = dict.fromkeys(config.readers(routing), version)
+    def _await_version(self, version: str) -> None:
+        wanted = dict.fromkeys(config.READERS, version)
         self._await(lambda: self._goes_by(wanted), _SWITCH_S, "did not take its new routing")
 
     def _write(self, routing: Routing) -> str:
@@ -279,9 +286,9 @@ class Proxy:
         return False
 
     def _active(self, upstreams: Routing) -> int:
-        theirs = upstreams.endpoints()
+        theirs = {str(cluster) for cluster in upstreams.clusters()}
         try:
-            return sum(active for one, (_, active) in self._admin.endpoints().items() if one in theirs)
+            return sum(active for cluster, active in self._admin.active().items() if cluster in theirs)
         except httpx.HTTPError as error:
             raise self._silent() from error
 

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 
 from include.host.ports import PLAIN_HTTP
-from include.live.proxy.routing import Endpoint
 
 _TIMEOUT_S = 5.0
 
@@ -32,15 +31,13 @@ class Admin:
         answer = self._get("/stats?format=json&type=TextReadouts&filter=version_text").raise_for_status().json()
         return {one["name"].removesuffix(".version_text"): one["value"] for one in answer["stats"]}
 
-    def endpoints(self) -> dict[Endpoint, tuple[str, int]]:
-        """The health and the number of active requests of each port; raises `httpx.HTTPError` without an answer."""
+    def active(self) -> dict[str, int]:
+        """The number of requests in flight by cluster; raises `httpx.HTTPError` without an answer."""
         answer = self._get("/clusters?format=json").raise_for_status().json()
-        return dict(
-            _parse(cluster["name"], host)
+        return {
+            cluster["name"]: sum(_active(host) for host in cluster.get("host_statuses", ()))
             for cluster in answer["cluster_statuses"]
-            for host in cluster.get("host_statuses", ())
-            if "socket_address" in host["address"]
-        )
+        }
 
     def versions_of(self, resources: str) -> set[str]:
         """The versions of what Envoy has read from files that change; raises `httpx.HTTPError` without an answer."""
@@ -53,8 +50,6 @@ class Admin:
             return client.get(path)
 
 
-def _parse(cluster: str, host: dict[str, Any]) -> tuple[Endpoint, tuple[str, int]]:
-    address = host["address"]["socket_address"]
+def _active(host: dict[str, Any]) -> int:
     counts = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
-    endpoint = Endpoint(cluster, address["address"], address["port_value"])
-    return endpoint, (host["health_status"]["eds_health_status"], counts["rq_active"] + counts["rq_pending_active"])
+    return counts["rq_active"] + counts["rq_pending_active"]

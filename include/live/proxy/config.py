@@ -2,8 +2,9 @@
 
 `include.live.proxy.routes` says which request goes where, and `include.live.proxy.guard` what it may be.
 
-The routing is a directory behind a link: the routes of each listener, the clusters, and the endpoints of each cluster.
-Envoy reads the files again when the link is renamed, so one rename changes all of them.
+The routing is a directory behind a link: the clusters, one for each port of each server, and the routes to them of each
+listener. Envoy reads the files again when the link is renamed, so one rename moves all. Each file takes one of
+the few inotify instances that a user may have, so clusters have no files of their own.
 Field names are those of https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api.
 """
 
@@ -21,6 +22,7 @@ from include.host.ports import http_url
 from include.live.proxy import guard, routes
 from include.live.proxy.access import Access
 from include.live.proxy.guard import Limits
+from include.live.proxy.routes import API
 from include.live.proxy.routing import Cluster, Model, Routing, Served, Upstream
 from include.reading import Limit
 from include.triton.servers import Ports
@@ -32,7 +34,6 @@ _HCM = f"{_API}.extensions.filters.network.http_connection_manager.v3.HttpConnec
 _ROUTER = f"{_API}.extensions.filters.http.router.v3.Router"
 _HTTP_OPTIONS = f"{_API}.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CLUSTER = f"{_API}.config.cluster.v3.Cluster"
-_ENDPOINTS = f"{_API}.config.endpoint.v3.ClusterLoadAssignment"
 
 _CONNECTIONS = f"{_API}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 
@@ -42,6 +43,9 @@ _EXPRESSIONS = ("re2.max_program_size.error_level", "re2.max_program_size.warn_l
 _IDLE_CONNECTIONS = 1000  # kept by clients between their requests, besides those that have one in flight
 _STATE, _CLUSTERS = "routing.json", "clusters.json"
 
+READERS = ("cluster_manager.cds", *(f"http.{listener}.rds.{listener}" for listener in Ports.model_fields))
+"""What in Envoy reads the routing, by the prefix of its statistics."""
+
 
 class Files:
     """The files of a proxy.
@@ -49,8 +53,7 @@ class Files:
     ``record`` is the record of Envoy's process or container, ``log`` its output, by default beside it. Envoy only
     reads ``config``: the ``bootstrap`` that it is started with and ``routing``, the link to the routing's directory. It
     writes to ``run``, the directory of unix sockets: ``admin`` for its admin interface, ``grpc`` for gRPC from the
-    programs of this deployment. In the same directory is ``api``, the socket of the OpenAI API's service. ``targets``
-    is the list of metrics for Prometheus.
+    programs of this deployment. In the same directory is ``api``, the socket of the OpenAI API's service.
     """
 
     def __init__(self, root: Path, log: Path | None = None) -> None:
@@ -63,7 +66,10 @@ class Files:
 
 
 def bootstrap(files: Files, address: str, ports: Ports, limits: Limits, access: Access) -> str:
-    """The bootstrap: a listener for each of the server's ports, where the routing stands, and the API's ways."""
+    """The bootstrap: a listener for each of the server's ports, where the routing stands, and what the API needs."""
+    guarded = [_listener(name, files, address, port, limits, access) for name, port in ports.model_dump().items()]
+    chain = _chain(_http("grpc", files, limits))
+    internal = {"name": "internal", "address": _pipe(files.grpc), "filter_chains": [chain]}
     config = {
         "node": {"id": "hf2triton", "cluster": "hf2triton", "metadata": {"routes": routes.digest()}},
         "admin": {
@@ -76,11 +82,8 @@ def bootstrap(files: Files, address: str, ports: Ports, limits: Limits, access: 
         },
         "dynamic_resources": {"cds_config": _source(files, _CLUSTERS)},
         "static_resources": {
-            "listeners": [
-                *(_listener(name, files, address, port, limits, access) for name, port in ports.model_dump().items()),
-                _internal(files, limits),
-            ],
-            "clusters": [_api(files, limits)],
+            "listeners": [*guarded, internal],
+            "clusters": [_api_cluster(files, limits)],
         },
     }
     return json.dumps(config, indent=1)
@@ -103,7 +106,7 @@ def publish(files: Files, routing: Routing, limits: Limits) -> str:
     """
     version = secrets.token_hex(4)
     directory = files.config / f"routing.{version}"
-    for name, resources in _resources(files, routing, limits).items():
+    for name, resources in _resources(routing, limits).items():
         write_atomic(directory / name, json.dumps({"version_info": version, "resources": resources}, indent=1))
     write_atomic(directory / _STATE, routing.model_dump_json(indent=1))
     link = files.config / f".{directory.name}"
@@ -114,15 +117,6 @@ def publish(files: Files, routing: Routing, limits: Limits) -> str:
         if old != directory:
             remove(old)
     return version
-
-
-def readers(routing: Routing) -> list[str]:
-    """What in Envoy reads a file of the routing, by the prefix of its statistics."""
-    return [
-        "cluster_manager.cds",
-        *(f"http.{listener}.rds.{listener}" for listener in Ports.model_fields),
-        *(f"cluster.{cluster}" for cluster in routing.clusters()),
-    ]
 
 
 def published(files: Files) -> Routing | None:
@@ -155,31 +149,16 @@ def list_targets(files: Files, routing: Routing, scheme: str, address: str, port
     write_atomic(files.targets, text)
 
 
-def _resources(files: Files, routing: Routing, limits: Limits) -> dict[str, list[dict[str, Any]]]:
+def _resources(routing: Routing, limits: Limits) -> dict[str, list[dict[str, Any]]]:
     """What Envoy reads, by the name of its file."""
-    clusters = routing.clusters()
     return {
-        _CLUSTERS: [_cluster(cluster, files, limits) for cluster in clusters],
+        _CLUSTERS: [_cluster(cluster, limits) for cluster in routing.clusters()],
         **{_routes(listener): [routes.of(listener, routing)] for listener in Ports.model_fields},
-        **{_endpoints(cluster): [_assignment(cluster, routing)] for cluster in clusters},
     }
 
 
 def _routes(listener: str) -> str:
     return f"routes.{listener}.json"
-
-
-def _endpoints(cluster: Cluster) -> str:
-    return f"endpoints.{cluster}.json"
-
-
-def _assignment(cluster: Cluster, routing: Routing) -> dict[str, Any]:
-    endpoints = [
-        {"endpoint": {"address": _socket_address(one.address, one.port)}, "health_status": health}
-        for one, health in routing.endpoints().items()
-        if one.cluster == str(cluster)
-    ]
-    return {"@type": _ENDPOINTS, "cluster_name": str(cluster), "endpoints": [{"lb_endpoints": endpoints}]}
 
 
 def _source(files: Files, name: str) -> dict[str, Any]:
@@ -202,18 +181,12 @@ def _listener(name: str, files: Files, address: str, port: int, limits: Limits, 
         "enable_reuse_port": False,
         # Streams have no timeout, so a vanished client has to be detected by TCP keepalive.
         "tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 20, "keepalive_probes": 3},
-        "filter_chains": [{"filters": [_manager(http)], **access.transport(name, limits.header_s)}],
+        "filter_chains": [{**_chain(http), **access.transport(name, limits.header_s)}],
     }
 
 
-def _internal(files: Files, limits: Limits) -> dict[str, Any]:
-    """The listener for gRPC of this deployment's own programs: who can open its socket needs no key."""
-    chain = {"filters": [_manager(_http("grpc", files, limits))]}
-    return {"name": "internal", "address": _pipe(files.grpc), "filter_chains": [chain]}
-
-
-def _manager(http: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": http}
+def _chain(http: dict[str, Any]) -> dict[str, Any]:
+    return {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}]}
 
 
 def _http(name: str, files: Files, limits: Limits) -> dict[str, Any]:
@@ -246,31 +219,30 @@ def _http(name: str, files: Files, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _cluster(cluster: Cluster, files: Files, limits: Limits) -> dict[str, Any]:
+def _cluster(cluster: Cluster, limits: Limits) -> dict[str, Any]:
     # A long error of Triton, as of a long name in a request, ends the connection: it must not be that of others.
     one_at_a_time = {"http2_protocol_options": {"max_concurrent_streams": 1}}
     protocol = one_at_a_time if cluster.listener == "grpc" else {"http_protocol_options": {}}
+    server = _socket_address(cluster.upstream.address, cluster.port)
     return {
         "@type": _CLUSTER,
-        "name": str(cluster),
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": _source(files, _endpoints(cluster))},
-        # A draining endpoint gets no new request, even if there is no other.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        **_static(str(cluster), server),
         **_upstream(limits, {"explicit_http_config": protocol}),
     }
 
 
-def _api(files: Files, limits: Limits) -> dict[str, Any]:
-    """The cluster of the OpenAI API's service."""
-    endpoint = {"endpoint": {"address": {"pipe": {"path": str(files.api)}}}}
+def _api_cluster(files: Files, limits: Limits) -> dict[str, Any]:
     options: dict[str, Any] = {"explicit_http_config": {"http_protocol_options": {}}}
+    server = {"pipe": {"path": str(files.api)}}
     return {
-        "name": routes.API,
-        "type": "STATIC",
-        "load_assignment": {"cluster_name": routes.API, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        **_static(API, server),
         **_upstream(limits, {**options, "common_http_protocol_options": {"idle_timeout": "60s"}}),
     }
+
+
+def _static(name: str, address: dict[str, Any]) -> dict[str, Any]:
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+    return {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": endpoints}}
 
 
 def _upstream(limits: Limits, options: dict[str, Any]) -> dict[str, Any]:

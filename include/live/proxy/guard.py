@@ -18,10 +18,8 @@ _FILTERS = f"{_API}.extensions.filters.http"
 _BUFFER = "envoy.filters.http.buffer"
 _LUA = "envoy.filters.http.lua"
 _SIZE = "envoy.filters.http.body_size_limit"
-OPENAI = "/v1/"
-"""What the paths of OpenAI's API begin with."""
-
 _SWITCH = f"{_API}.config.route.v3.FilterConfig"
+_OPENAI = "/v1/"
 
 # A model inside an ensemble is not told that the client of an answer without pieces has gone: it has to know the
 # client's connection. Triton 2.51 forwards headers with infer only, so guard.lua puts its name into bodies to generate.
@@ -118,8 +116,8 @@ def _openai_errors() -> list[dict[str, Any]]:
 
 
 def in_openai_form(mapper: dict[str, Any], kind: str = "invalid_request_error") -> dict[str, Any]:
-    """The same error, for requests to OpenAI's paths only, in OpenAI's form."""
-    here = {"header_filter": {"header": {"name": ":path", "string_match": {"prefix": OPENAI}}}}
+    """The same for requests to OpenAI's paths only."""
+    here = {"header_filter": {"header": {"name": ":path", "string_match": {"prefix": _OPENAI}}}}
     kind = "rate_limit_error" if mapper.get("status_code") == 429 else kind
     error = {"message": "%LOCAL_REPLY_BODY%", "type": kind, "param": None, "code": None}
     return {

@@ -2,12 +2,11 @@
 
 function envoy_on_response(handle)
   if handle:headers():get(":status") ~= "200" then return end
-  local context, body = handle:filterContext(), handle:body()
-  local text = body and body:getBytes(0, body:length()) or ""
-  local rest = text:match("^%s*{(.*)$")
+  local context = handle:filterContext()
+  local name, parameters = context:get("name"), context:get("parameters")
+  local body = handle:body()  -- waits for it, and what was got before is then gone
+  local rest = body and body:getBytes(0, body:length()):match("^%s*{(.*)$")
   if not rest then return end
-  if context.name then
-    rest = rest:gsub('"name"%s*:%s*"ensemble"', function() return '"name":' .. context.name end, 1)
-  end
-  body:setBytes('{"parameters":' .. context.parameters .. "," .. rest)
+  if name then rest = rest:gsub('"name"%s*:%s*"ensemble"', function() return '"name":' .. name end, 1) end
+  body:setBytes('{"parameters":' .. parameters .. "," .. rest)
 end

@@ -31,10 +31,10 @@ PARTS = (*OWN, "preprocessing", "postprocessing")
 """What each server calls its models: no served name is reached by a path with one of these."""
 
 API = "api"
-"""The cluster of the OpenAI API's service, which finds out itself what is live."""
+"""The cluster of the OpenAI API's service."""
 
-_ABOUT_API = f"{guard.OPENAI}models(/[A-Za-z0-9_.-]+)?"
-_ASK_API = f"{guard.OPENAI}(chat/)?completions"
+_ABOUT_API = r"/v1/models(/[A-Za-z0-9_.-]+)?"
+_ASK_API = "/v1/(chat/)?completions"
 _ABOUT_SERVER = "/v2(/health/(live|ready))?"
 _ASK = "/(generate|generate_stream|infer)"
 _ANY = "[^/]+"
@@ -44,7 +44,7 @@ _CALLS = "(ServerLive|ServerReady|ServerMetadata|ModelReady|ModelMetadata|ModelC
 _ABOUT_BY_GRPC = rf"{_SERVICE}/{_CALLS}|/grpc\.health\.v1\.Health/Check"
 
 # None of these three can have reached a server's model: the request is sent again without doing anything twice.
-_RETRY_ON = "connect-failure,refused-stream,reset-before-request"
+_RETRIED = {"retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 3}}
 _TABLE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _NOTHING = "this address serves nothing at that path, or not by that method"
 _LONGEST_REPLY = 65536
@@ -81,15 +81,19 @@ class _Target:
 
         Questions ``about`` the server have a HIGH priority, that is a count of requests of their own.
         """
-        to = _route(str(Cluster(listener, self.name)), match, about=about)
-        if own_path:
-            to["route"]["regex_rewrite"] = {"pattern": {"regex": f"^{own_path[0]}"}, "substitution": own_path[1]}
         said = {RELEASE_HEADER: self.served.release, MODEL_HEADER: self.name}
-        return {
-            **to,
-            "response_headers_to_add": [guard.set_header(key, value) for key, value in said.items()],
-            "typed_per_filter_config": filters or {},
+        headers = {"response_headers_to_add": [guard.set_header(key, value) for key, value in said.items()]}
+        if self.served.upstream is None:
+            return {**_reply(match, 503, f"model {self.name} has no server now"), **headers}
+        route = {
+            "cluster": str(Cluster(listener, self.name, self.served.upstream)),
+            "priority": "HIGH" if about else "DEFAULT",
+            "timeout": "0s",
+            **_RETRIED,
         }
+        if own_path:
+            route["regex_rewrite"] = {"pattern": {"regex": f"^{own_path[0]}"}, "substitution": own_path[1]}
+        return {"match": match, "route": route, **headers, "typed_per_filter_config": filters or {}}
 
 
 def of(listener: str, routing: Routing) -> dict[str, Any]:
@@ -122,8 +126,7 @@ def any_of(names: Iterable[str]) -> str:
 def _http(targets: list[_Target], default: _Target | None) -> Iterator[dict[str, Any]]:
     encoded = {"prefix": "/", "headers": [{"name": "content-encoding", "present_match": True}]}
     yield _reply(encoded, 415, "compressed bodies are not taken: send it without content-encoding")
-    yield _route(API, _regex(_ABOUT_API, "GET"), about=True)
-    yield _route(API, _regex(_ASK_API, "POST"))
+    yield from _openai()
     for one in targets:
         yield from _by_path(one)
         yield from _alike(one, one.by_header)
@@ -137,6 +140,12 @@ def _http(targets: list[_Target], default: _Target | None) -> Iterator[dict[str,
     known = any_of([*PARTS, *(label for one in targets for label in one.labels)])
     yield _reply({"safe_regex": {"regex": rf"/v2/models/{known}(/.*)?"}}, 404, _NOTHING)
     yield _unknown({"prefix": "/v2/models/"}, targets)
+
+
+def _openai() -> Iterator[dict[str, Any]]:
+    """Requests for the service of the OpenAI API, which names the model to this proxy."""
+    for match, priority in ((_regex(_ABOUT_API, "GET"), "HIGH"), (_regex(_ASK_API, "POST"), "DEFAULT")):
+        yield {"match": match, "route": {"cluster": API, "priority": priority, "timeout": "0s", **_RETRIED}}
 
 
 def _by_path(one: _Target) -> Iterator[dict[str, Any]]:
@@ -187,17 +196,6 @@ def _metrics(targets: list[_Target], default: _Target | None) -> Iterator[dict[s
 
 
 _TABLES = {"http": _http, "grpc": _grpc, "metrics": _metrics}
-
-
-def _route(cluster: str, match: dict[str, Any], *, about: bool = False) -> dict[str, Any]:
-    """A route without a limit of time; see `_Target.to`."""
-    route = {
-        "cluster": cluster,
-        "priority": "HIGH" if about else "DEFAULT",
-        "timeout": "0s",
-        "retry_policy": {"retry_on": _RETRY_ON, "num_retries": 3},
-    }
-    return {"match": match, "route": route}
 
 
 def _model(name: str) -> str:

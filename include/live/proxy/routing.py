@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from include.frozen import Frozen
 from include.host.ports import reachable
 from include.triton.servers import Ports
-
-Health = Literal["HEALTHY", "DRAINING"]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 """A name that a model is served under, or an alias: also a part of a file's name, and of a URL."""
@@ -48,9 +45,9 @@ class Served(Frozen):
 
 
 class Model(Frozen):
-    """The state of a name: new requests go to ``served``; requests in flight to ``draining`` finish there.
+    """The state of a name: new requests go to ``served``.
 
-    A name that is not served has clusters, if any, but no routes: it is about to come, or its last requests to end.
+    None go to ``draining``: servers whose last requests are to end, and one that is about to be served.
     """
 
     served: Served | None = None
@@ -61,11 +58,15 @@ class Model(Frozen):
         """The server of new requests."""
         return self.served.upstream if self.served else None
 
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """All servers of the name."""
+        return (*((self.current,) if self.current else ()), *self.draining)
+
     def moved_to(self, served: Served | None) -> Model:
         """The state in which something else is served; the previous upstream is draining."""
-        moved = Model(served=served)
-        before = dict.fromkeys((self.current, *self.draining))
-        return moved.model_copy(update={"draining": tuple(one for one in before if one and one != moved.current)})
+        current = served.upstream if served else None
+        return Model(served=served, draining=tuple(one for one in self.upstreams if one != current))
 
 
 class Routing(Frozen):
@@ -93,16 +94,19 @@ class Routing(Frozen):
         """The routing in which a name is served otherwise, or not at all."""
         return self._with(name, self.models.get(name, Model()).moved_to(served))
 
-    def prepared(self, name: str) -> Routing:
-        """The routing with clusters for a name: Envoy has to know them before a route to them."""
-        return self._with(name, self.models.get(name, Model()))
+    def prepared(self, name: str, upstream: Upstream) -> Routing:
+        """The routing that knows an upstream, which no request goes to yet."""
+        model = self.models.get(name, Model())
+        if upstream in model.upstreams:
+            return self
+        return self._with(name, Model(served=model.served, draining=(*model.draining, upstream)))
 
     def leaving(self, name: str | None = None) -> Routing:
-        """Only the upstreams that are draining, and the names that are served no more; all, or those of one name."""
+        """Only the upstreams that are draining; all, or those of one name."""
         models = {
             one: Model(draining=model.draining)
             for one, model in self.models.items()
-            if (model.draining or not model.served) and name in (None, one)
+            if model.draining and name in (None, one)
         }
         return Routing(models=models)
 
@@ -110,28 +114,20 @@ class Routing(Frozen):
         """The routing without what has left; a name that is served no more goes with its last upstream."""
         models = {}
         for name, model in self.models.items():
-            left = gone.models.get(name)
-            draining = tuple(one for one in model.draining if not left or one not in left.draining)
-            if model.served or draining or not left:
+            left = gone.models.get(name, Model()).draining
+            draining = tuple(one for one in model.draining if one not in left)
+            if model.served or draining:
                 models[name] = Model(served=model.served, draining=draining)
-        return self.model_copy(update={"models": models})
+        return Routing(models=models, default=self.default)
 
     def clusters(self) -> list[Cluster]:
-        """The clusters of all names, with a server or without."""
-        return [Cluster(listener, name) for name in self.models for listener in Ports.model_fields]
-
-    def endpoints(self) -> dict[Endpoint, Health]:
-        """The endpoints of all upstreams, with their health for Envoy."""
-        return dict(self._endpoints())
-
-    def _endpoints(self) -> Iterator[tuple[Endpoint, Health]]:
-        for name, model in self.models.items():
-            known: dict[Upstream, Health] = dict.fromkeys(model.draining, "DRAINING")
-            if model.current:
-                known[model.current] = "HEALTHY"
-            for upstream, health in known.items():
-                for listener, port in upstream.ports.model_dump().items():
-                    yield Endpoint(str(Cluster(listener, name)), upstream.address, port), health
+        """The clusters of all upstreams."""
+        return [
+            Cluster(listener, name, upstream)
+            for name, model in self.models.items()
+            for upstream in model.upstreams
+            for listener in Ports.model_fields
+        ]
 
     def _with(self, name: str, model: Model) -> Routing:
         return Routing(models={**self.models, name: model}, default=self.default)
@@ -139,19 +135,16 @@ class Routing(Frozen):
 
 @dataclass(frozen=True)
 class Cluster:
-    """The servers of one name for the requests of one listener."""
+    """The server of a name for the requests of one listener: it never changes, so requests in flight can be counted."""
 
     listener: str
     name: str
+    upstream: Upstream
+
+    @property
+    def port(self) -> int:
+        """The server's port for these requests."""
+        return int(getattr(self.upstream.ports, self.listener))
 
     def __str__(self) -> str:
-        return f"{self.listener}.{self.name}"
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One port of an upstream, as a member of a cluster."""
-
-    cluster: str
-    address: str
-    port: int
+        return f"{self.listener} {self.name} {self.upstream.address} {self.port}"

@@ -17,7 +17,7 @@ import torch  # noqa: TID253
 from include.errors import UserError
 from include.model.files import CONFIG_FILE, GENERATION_FILE
 from include.stages.build_openvino.graph import IR_FILE, export_graph, insert_int4, verify_ints
-from include.stages.build_openvino.proof import PLUGIN_CONFIG, Proof, engine_perplexity
+from include.stages.build_openvino.proof import Proof, engine_perplexity, plugin_config
 from include.stages.checkpoint import Checkpoint
 from include.stages.common import StageReport, log
 from include.stages.quality import HeldOut, perplexity
@@ -25,11 +25,11 @@ from include.stages.quality import HeldOut, perplexity
 TARGET = "openvino"
 
 
-def build(checkpoint_dir: Path, out: Path, report: StageReport) -> None:
+def build(checkpoint_dir: Path, out: Path, precision: str, report: StageReport) -> None:
     """Writes the IR, ``config.json`` and the generation config into ``out``.
 
     Raises:
-        UserError: the checkpoint is not one that can be built.
+        UserError: the checkpoint is not one that can be built, or loses too much with this precision.
         ToolError: the engine does not hold the checkpoint's ints, or does not score like PyTorch.
     """
     checkpoint = Checkpoint(checkpoint_dir)
@@ -48,12 +48,16 @@ def build(checkpoint_dir: Path, out: Path, report: StageReport) -> None:
             count = insert_int4(graph, checkpoint)
             ov.save_model(graph, out / IR_FILE, compress_to_fp16=True)
         del graph
+    # Without it OpenVINO GenAI takes -1 for the end of an answer and refuses every request.
+    shutil.copyfile(checkpoint_dir / GENERATION_FILE, out / GENERATION_FILE)
+    properties = plugin_config(precision)
     with report.part("verify"):
         verify_ints(out / IR_FILE, checkpoint)
-        proof = Proof(expected, engine_perplexity(out / IR_FILE, held_out.blocks))
-        proof.check()
-    _write_config(out, checkpoint, proof)
-    _describe(report, count, proof)
+        proof = Proof(expected, engine_perplexity(out, held_out.blocks, properties))
+        proof.check(precision)
+    _write_config(out, checkpoint, proof, properties)
+    _describe(report, proof, int4_layers=count, precision=precision, plugin_config=properties)
+    log.info("precision %s: %s", precision, ", ".join(f"{name} {value}" for name, value in properties.items()))
     log.info("perplexity %.4f in PyTorch, %.4f in the engine", proof.torch_perplexity, proof.engine_perplexity)
 
 
@@ -62,7 +66,7 @@ def _torch_perplexity(model: Any, held_out: HeldOut) -> float:  # noqa: ANN401
         return perplexity(lambda ids: model(ids, use_cache=False).logits[0], held_out.blocks)
 
 
-def _write_config(out: Path, checkpoint: Checkpoint, proof: Proof) -> None:
+def _write_config(out: Path, checkpoint: Checkpoint, proof: Proof, properties: dict[str, str]) -> None:
     """``plugin_config`` holds the properties to serve with; without them the engine is less exact."""
     fields = {
         "target": TARGET,
@@ -70,15 +74,13 @@ def _write_config(out: Path, checkpoint: Checkpoint, proof: Proof) -> None:
         "checkpoint": checkpoint.config,
         "vocab_size": checkpoint.config["vocab_size"],
         "max_position_embeddings": checkpoint.config["max_position_embeddings"],
-        "plugin_config": PLUGIN_CONFIG,
+        "plugin_config": properties,
         "proof": asdict(proof),
     }
     (out / CONFIG_FILE).write_text(json.dumps(fields, indent=1))
-    # Without it OpenVINO GenAI takes -1 for the end of an answer and refuses every request.
-    shutil.copyfile(checkpoint.folder / GENERATION_FILE, out / GENERATION_FILE)
 
 
-def _describe(report: StageReport, count: int, proof: Proof) -> None:
+def _describe(report: StageReport, proof: Proof, **results: Any) -> None:  # noqa: ANN401 - any JSON
     tools = ("torch", "transformers", "openvino", "optimum-intel")
     report.versions |= {"python": platform.python_version(), **{tool: version(tool) for tool in tools}}
-    report.results |= {"int4_layers": count, **asdict(proof)}
+    report.results |= {**results, **asdict(proof)}

@@ -104,6 +104,10 @@ class OpenVinoTarget(Target):
         else:
             pytriton.prepare(self._python)
 
+    def serve_bytes(self, request: ReleaseRequest, config: ModelConfig) -> int:
+        """The host memory that a server needs at least: the KV cache grows up to its limit as it is used."""
+        return estimates.host_serve_bytes(config, request)
+
     def environment(self) -> dict[str, str]:
         """Versions of the tools as installed, and the digest of the lock they came from; or the image, whose tag is."""
         if self._in_containers:
@@ -139,8 +143,12 @@ class OpenVinoTarget(Target):
         return Command.python(python, module, args, **NO_TELEMETRY)
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
-        """No field of today: lengths and batch are limits of the server, not of an IR."""
+        """The precision: lengths and batch are limits of the server, not of an IR."""
         return request.section("Engine", ignored=_LIMITS)
+
+    def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
+        """The build program's arguments besides the checkpoint."""
+        return ("--precision", request.precision)
 
     def stage_image(self) -> ContainerSpec:
         """Debian's Python with the same locked requirements: built on this host, or from the deployment's registry."""

@@ -34,7 +34,7 @@ def check_request(request: ReleaseRequest) -> None:
 
 def build_options(request: ReleaseRequest, settings: TensorRTLLMSettings) -> dict[str, str]:
     """The build program's options that change an engine's bytes, besides the checkpoint, whose key has ``tp_size``."""
-    fields = request.section("Engine", ignored=("tp_size",))
+    fields = request.section("Engine", ignored=("tp_size", "precision"))
     return {
         **{name.replace("_", "-"): str(value) for name, value in fields.items()},
         "gemm-plugin": settings.gemm_plugin,

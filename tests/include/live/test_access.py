@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from include.demo import run
 from include.errors import GateFailure, HostError
 from include.live.last_answer import LastAnswer
+from include.live.proxy import proxy_of
 from include.live.supervise import NAME, Supervision
 from include.settings import PROJECT
 from include.tasks import LiveRelease
@@ -60,6 +62,13 @@ def test_promotion_check_and_pages_work_as_without(guarded: Deployment) -> None:
     assert ALICE not in run.curl_line(endpoint, guarded.settings)
     assert status(guarded, ALICE) == 200
     assert status(guarded, BOB) == 401
+    root = guarded.settings.artifacts
+    own = proxy_of(guarded.settings).client(1).headers["authorization"].removeprefix("Bearer ")
+    known = [ALICE.encode(), own.encode(), guarded.settings.tls_key_file.read_bytes().splitlines()[1]]
+    holding = [path for path in root.rglob("*") if path.is_file() and any(one in path.read_bytes() for one in known)]
+    assert {path.name for path in holding} == {"keys.txt", "tls.key", "keys.json", "tls.json"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in holding} == {0o600}
+    assert not any(one.decode() in line for one in known for line in guarded.log)
 
 
 def test_an_answer_that_differs_is_still_seen(guarded: Deployment) -> None:

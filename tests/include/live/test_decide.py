@@ -15,6 +15,7 @@ from include.live.decide import Action, Actual, Desired, Step, Stop, Suspension,
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
 LIVE = Path("/s/servers/release-m-1.json")
 OLD = Path("/s/servers/release-m-2.json")
+OTHER = Path("/s/servers/release-other-1.json")
 MINE = Path(f"/s/servers/candidate-{run_slug('mine')}.json")
 OVER = Path(f"/s/servers/candidate-{run_slug('over')}.json")
 SERVERS = (LIVE, OLD, MINE, OVER)
@@ -160,6 +161,16 @@ FOR_ROLLBACK = Suspension(run="", since=NOON + timedelta(hours=1))
             Desired(LIVE, NOON),
             Actual((LIVE, OLD, OVER), False, True, True),
             [Step.RECORD_PROMOTION, Stop(OLD), Stop(OVER), Step.LAUNCH, Step.POINT],
+        ),
+        (  # the live server of another name is in use, whatever this name needs
+            Desired(LIVE, NOON, keep=frozenset({OTHER})),
+            Actual((LIVE, OLD, OTHER), False, True, True),
+            [Step.RECORD_PROMOTION, Stop(OLD), Step.LAUNCH, Step.POINT],
+        ),
+        (
+            Desired(keep=frozenset({OTHER})),
+            Actual((LIVE, OTHER), proxy_runs=True, has_upstream=True),
+            [Step.RECORD_PROMOTION, Step.WITHDRAW, Step.DRAIN, Stop(LIVE)],
         ),
         (
             Desired(LIVE, NOON, runs=RUN),

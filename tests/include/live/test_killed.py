@@ -78,3 +78,20 @@ def test_reconcile(deployment: Deployment, pair: list[Release]) -> None:
         if not killed:
             break
     assert number > 5
+
+
+def test_retire(deployment: Deployment, first: Release) -> None:
+    outcomes = []
+    for number in count(1):
+        deployment.live().promote(first)
+        killed = killed_before_change(number, deployment.live().retire, NAME)
+        live = deployment.releases.live(NAME)
+        outcomes.append(live is None)
+        deployment.live().reconcile()
+        assert deployment.answer(NAME) == ("un" if live else "HTTP 404")
+        assert deployment.serving() == (["release-org--name-1"] if live else [])
+        assert len(deployment.releases.get(first.model, 1).retirements) >= sum(outcomes)
+        if not killed:
+            break
+    assert outcomes == sorted(outcomes)
+    assert len(outcomes) > len(set(outcomes)) == 2

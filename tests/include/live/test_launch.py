@@ -86,7 +86,7 @@ class Stolen:
         self._port = port
         self.tried: list[Ports] = []
 
-    def __call__(self, context: Context, plan: ServerPlan, record_path: Path) -> ServerRecord:
+    def __call__(self, context: Context, plan: ServerPlan, record_path: Path, **_: object) -> ServerRecord:
         self.tried.append(plan.ports)
         if len(self.tried) > self._times:
             return ServerRecord(plan=plan, log=record_path)

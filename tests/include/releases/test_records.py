@@ -12,7 +12,9 @@ import pytest
 
 from include.artifacts.store import ArtifactStore
 from include.errors import UserError
-from include.releases.records import Release, ReleaseId, ReleaseStore
+from include.releases.ids import ReleaseId
+from include.releases.live import LiveLinks
+from include.releases.records import Release, ReleaseStore
 from include.triton.servers import Ports, ServerPlan
 
 MODEL, NAME = "org--name", "name"
@@ -261,3 +263,68 @@ def test_a_promotion_ends_the_outage_of_the_release_that_it_replaces_and_of_no_o
     assert releases.live("other").outage
     (outage,) = releases.get(first.model, first.number).outages
     assert outage.ended_by == f"the promotion of release {second.name}"
+
+
+def test_the_same_repository_under_another_name_is_another_release(releases: ReleaseStore) -> None:
+    def opened(**request: object) -> Release:
+        return releases.open(MODEL, target="t", repository="a", chain={}, request=request)
+
+    numbers = [opened().number, opened(served_name="chat").number, opened(aliases=["x"]).number, opened().number]
+    assert numbers == [1, 2, 3, 1]
+    assert opened(served_name="chat").served_name == "chat"
+    assert [release.number for release in releases.of_name(NAME)] == [1, 3]
+
+
+def test_the_default_is_the_name_that_was_promoted_first_or_the_settings(releases: ReleaseStore) -> None:
+    assert releases.default_name() is None
+    for model in ("org--b", "org--a", "org--c"):
+        promote(releases, open_release(releases, "r", model))
+    promote(releases, open_release(releases, "r2", "org--b"))
+    assert releases.default_name() == "b"
+    assert ReleaseStore(releases.root, default="c").default_name() == "c"
+    assert ReleaseStore(releases.root, default="none").live().served_name == "b"
+    releases.retire("b", run="r", by="")
+    assert (releases.default_name(), releases.live_names()) == ("a", ["a", "c"])
+    releases.make_live(open_release(releases, "r", "org--new"))
+    assert releases.default_name() == "a", "its promotion is not on record yet"
+
+
+def test_a_retirement_that_was_cut_off_is_recorded_once(
+    releases: ReleaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = promote(releases, open_release(releases, "a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveLinks, "remove", lambda links, name: None)
+        releases.retire(NAME, run="run 1", by="ann")
+    assert releases.state(first) == "live"
+    releases.retire(NAME, run="run 2", by="bob")
+    promote(releases, first)
+    releases.retire(NAME, run="run 3", by="")
+    assert [one.run for one in releases.get(MODEL, 1).retirements] == ["run 2", "run 3"]
+    releases.retire(NAME, run="run 4", by="")
+    assert len(releases.get(MODEL, 1).retirements) == 2, "nothing was live"
+
+
+@pytest.mark.parametrize(
+    ("name", "aliases", "model", "given", "taken"),
+    [
+        ("chat", (), MODEL, True, ""),
+        (NAME, (), MODEL, False, ""),
+        (NAME, (), "org--third", False, NAME),
+        (NAME, (), "org--third", True, ""),
+        ("x", (), "org--third", False, "x"),
+        ("chat", (NAME,), "org--third", True, NAME),
+        ("chat", ("other",), "org--third", True, "other"),
+        ("other", ("x",), OTHER, False, ""),
+    ],
+)
+def test_a_name_is_one_models(
+    releases: ReleaseStore, name: str, aliases: tuple[str, ...], model: str, given: bool, taken: str
+) -> None:
+    promote(releases, open_release(releases, "a"))
+    promote(releases, releases.open(OTHER, target="t", repository="o", chain={}, request={"aliases": ["x"]}))
+    if not taken:
+        releases.check_names(name, aliases, model, given=given)
+        return
+    with pytest.raises(UserError, match=rf"^{taken}\b"):
+        releases.check_names(name, aliases, model, given=given)

@@ -98,7 +98,8 @@ def test_an_entry_becomes_a_request(folder: Path) -> None:
         pytest.param("- just text\n", "entry of line 1", "not a mapping", id="no mapping"),
         pytest.param("- {model: org/other, target: openvino}\n", "entry of line 1", "name: Field", id="no name"),
         pytest.param(entry(name="good"), "good", "name: another entry", id="name taken"),
-        pytest.param(entry(model="org/good"), "other", "model: entry good follows org/good already", id="model taken"),
+        pytest.param(entry(model="org/good"), "other", "model: entry good is served as good already", id="model taken"),
+        pytest.param(entry(settings="{aliases: [good]}"), "other", "entry good is served as good already", id="alias"),
     ],
 )
 def test_a_mistake_is_named_and_costs_its_own_entry_alone(folder: Path, text: str, where: str, what: str) -> None:

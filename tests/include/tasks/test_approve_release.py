@@ -100,9 +100,18 @@ def test_the_question_has_the_scores_and_where_the_candidate_answers(
 ) -> None:
     asked = ask(context, release, candidate, **ASKED)
     assert asked
-    assert asked.subject == "Release 1 of org--model: make it live?"
+    assert asked.subject == "Release 1 of org--model: make it live as model?"
     assert "| quality | ACCEPT | found by quality |" in asked.body
     assert "http://127.0.0.1:8123" in asked.body
+
+
+def test_the_question_says_that_the_release_replaces_another_model(context: Context, release: Release) -> None:
+    request = {"model": "org/other", "served_name": "chat"}
+    promoted(context, context.releases.open("org--other", target="t", repository="r", chain={}, request=request))
+    taker = Deployment(context.settings).release("trois", model="org--third", served_name="chat")
+    asked = ask(context, taker, **ASKED)
+    assert asked
+    assert "It replaces **org/other**, release org--other/1, which has this name now." in asked.body
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from include.context import Context
 from include.errors import HostError, PipelineError, UserError
 from include.settings import Settings
 from include.stages.calibrate.source import SourceModel
-from include.tasks import Checked, check_request
+from include.tasks import Checked, check_request, room
+from include.triton import servers
+from include.triton.servers import Ports, ServerPlan, ServerRecord
 from tests.include.model.configs import BAD_CONFIGS
 from tests.support import tiny_files as tiny
 from tests.support.hub_server import HubServer, Repo
@@ -184,3 +186,58 @@ def test_an_approval_that_cannot_be_had_is_refused_at_once(
     )
     with pytest.raises(UserError, match=problem):
         check(known, model, **params)
+
+
+def live(context: Context, model: str, **request: Any) -> None:
+    releases = context.releases
+    release = releases.open(model, target="openvino", repository="r", chain={}, request=request)
+    releases.make_live(release)
+    releases.record_promotion(release.served_name)
+
+
+def test_a_name_that_another_live_model_has_is_refused(context: Context, model: Path) -> None:
+    live(context, "org--chat", aliases=["chatty"])
+    with pytest.raises(UserError, match="chat, the served name of local--chat-.* by default, is that of release"):
+        check(context, model.rename(model.with_name("chat")))
+    with pytest.raises(UserError, match="chatty is a name of the live model chat") as refused:
+        check(context, model.with_name("chat"), served_name="chatty")
+    assert "retire_model" in refused.value.fix
+    assert check(context, model.with_name("chat"), served_name="chat").request.name == "chat"
+
+
+@pytest.fixture
+def beside(context: Context, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Model ``name`` is live and holds 3 GiB; so much is free, in GiB."""
+
+    def set_free(free: int) -> None:
+        plan = ServerPlan(target="t", repository=Path("/r"), argv=("x",), ports=Ports(http=1, grpc=2, metrics=3))
+        record = ServerRecord(plan=plan, log=Path("/log"), gpus=("GPU-1",))
+        monkeypatch.setattr(Context, "live_servers", lambda self: {"name": record})
+        monkeypatch.setattr(servers, "memory", lambda record: 3 << 30)
+        monkeypatch.setattr(room.psutil, "virtual_memory", lambda: SimpleNamespace(available=free << 30))
+
+    return set_free
+
+
+def test_what_is_live_is_said_with_its_memory(context: Context, model: Path, beside: Callable[[int], None]) -> None:
+    said: list[str] = []
+    beside(8)
+    check(replace(context, log=said.append), model)
+    assert "live: name, whose server holds 3.0 GiB of host memory, and GPU GPU-1" in said
+    assert any("needs at least 0.3 GiB of memory, 8.0 GiB are free" in line for line in said)
+
+
+def test_a_server_that_does_not_fit_beside_the_others_is_refused(
+    context: Context, model: Path, beside: Callable[[int], None]
+) -> None:
+    beside(0)
+    with pytest.raises(HostError, match=r"needs at least 0.3 GiB of memory, 0.0 GiB are free") as refused:
+        check(context, model)
+    assert "name (3.0 GiB)" in refused.value.where
+    assert "retire_model" in refused.value.fix
+    with pytest.raises(HostError):
+        check(context, model, swap="recreate")
+    assert check(context, model, swap="recreate", served_name="name"), "its own server makes room"
+    with pytest.raises(HostError) as refused:
+        check(context, model, served_name="name")
+    assert "use swap recreate" in refused.value.fix

@@ -76,6 +76,7 @@ def keys(context: Context, checked: Checked, pulled: Pulled, request: ReleaseReq
         ("new_gates", 1, set()),
         ("new_promotion", 1, set()),
         ("calib_size", 16, ALL),
+        ("precision", "fast", {Kind.ENGINE, Kind.REPOSITORY}),
         ("max_batch_size", 4, {Kind.REPOSITORY}),
         ("streaming", False, {Kind.REPOSITORY}),
         ("candidate_http_port", 8123, set()),
@@ -102,7 +103,7 @@ def test_a_field_that_is_new_counts_at_its_default_too(context: Context, checked
 def test_keys_of_earlier_versions_still_hit(context: Context, checked: Checked, pulled: Pulled) -> None:
     options = {"dtype": "float16", "group-size": 64, "calib-size": 32, "calib-seq-len": 64, "tp-size": 1}
     assert calibrate_awq.job(context, checked, pulled).inputs["options"] == options | {"device": "cpu"}
-    assert context.target("openvino").build_options(checked.request) == {}
+    assert context.target("openvino").build_options(checked.request) == {"precision": "exact"}
     made = context.store.find(Kind.REPOSITORY, keys(context, checked, pulled, checked.request)[Kind.REPOSITORY])
     assert set(made.manifest.inputs) == {"checkpoint", "engine", "templates", "values"}
 
@@ -159,4 +160,6 @@ def test_of_a_followed_model_all_is_compared_but_how_it_goes_live() -> None:
         "approvers",
         "approval_timeout_h",
         "swap",
+        "served_name",
+        "aliases",
     }

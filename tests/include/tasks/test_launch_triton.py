@@ -33,7 +33,7 @@ class Dry(Context):
         return StandIn(self.settings)
 
 
-def launched(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecord:
+def launched(context: Context, plan: ServerPlan, record_path: Path, **_: object) -> ServerRecord:
     return ServerRecord(plan=plan, log=record_path)
 
 

@@ -272,7 +272,7 @@ def test_an_escaped_slash_is_400(proxy: Proxy) -> None:
     assert httpx.get(f"{proxy.url}/v2%2flogging").status_code == 400
 
 
-OPEN = ["v2", "v2/health/live", "v2/health/ready", "v2/models/ensemble", "v2/models/ensemble/config"]
+OPEN = ["v2", "v2/health/live", "v2/health/ready", "v2/models/preprocessing", "v2/models/ensemble/config"]
 
 
 @pytest.mark.parametrize("path", [*OPEN, "v2/models/tensorrt_llm/ready", "v2/models/ensemble/versions/1/ready"])

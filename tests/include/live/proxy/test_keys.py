@@ -19,7 +19,7 @@ from include.live.proxy import Proxy, proxy_of
 from include.live.proxy.envoy import Envoy
 from include.live.proxy.keys import read_keys
 from include.settings import Settings
-from tests.support.proxied import server, settings_of, some_ports
+from tests.support.proxied import serve, server, settings_of, some_ports
 from tests.support.wait import wait_for
 
 ALICE, BOB, CAROL = (f"{name}-" + "0123456789abcdef" * 2 for name in ("alice", "bob", "carol"))
@@ -52,7 +52,7 @@ def proxy(settings: Settings) -> Iterator[Proxy]:
     proxy = proxy_of(settings)
     proxy.ensure_running()
     with server("a") as behind:
-        proxy.point_to(behind.upstream)
+        serve(proxy, behind.upstream)
         yield proxy
     proxy.stop()
 
@@ -187,6 +187,24 @@ def test_a_change_is_taken_without_a_failed_request(proxy: Proxy, file: Path, se
     assert ask(proxy, **bearer(BOB)).status_code == 401
 
 
+def test_streams_go_on_while_keys_change(proxy: Proxy, file: Path, settings: Settings) -> None:
+    body = {"inputs": []}
+    with (
+        httpx.stream(
+            "POST", f"{proxy.url}/v2/models/ensemble/infer", json=body, headers=bearer(ALICE), timeout=20
+        ) as http,
+        grpc.insecure_channel(f"127.0.0.1:{proxy.ports.grpc}") as channel,
+    ):
+        lines, stream = http.iter_lines(), channel.unary_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        pieces = stream(b"", timeout=20, metadata=[("x-api-key", ALICE)])
+        assert (next(lines), next(pieces)) == ("data: a", b"a 0")
+        write(file, f"carol {CAROL}")
+        assert proxy_of(settings).refresh_access() == []
+        assert ask(proxy, **bearer(ALICE)).status_code == 401
+        assert len(list(pieces)) == 9
+        assert [next(lines) for _ in range(9)].count("data: a") >= 4
+
+
 BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("readable by others", lambda path: path.chmod(0o644), "mode 0644"),
     ("readable by its group", lambda path: path.chmod(0o640), "mode 0640"),
@@ -282,6 +300,14 @@ def test_stop_removes_the_copies_and_so_does_unsetting(tmp_path: Path) -> None:
     assert httpx.get(f"{proxy.url}/v2").status_code == 401
     proxy.stop()
     assert not access.exists()
+
+
+def test_without_the_settings_envoy_is_configured_as_if_there_were_none(tmp_path: Path) -> None:
+    proxy = proxy_of(guarded(tmp_path).model_copy(update={"api_keys_file": None}))
+    proxy.ensure_running()
+    bootstrap = (tmp_path / "store" / "servers" / "proxy" / "config" / "bootstrap.json").read_text()
+    proxy.stop()
+    assert not any(word in bootstrap for word in ("api_key", "drop_", "401", "transport_socket", "/access"))
 
 
 def test_turning_keys_on_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import stat
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from include.errors import PipelineError, UserError
 from include.live.proxy import Proxy, proxy_of
 from include.settings import Settings
 from tests.support.certificates import NAME, certificate, ecdsa, of_another_kind, pem, weak, write_pair
-from tests.support.proxied import server, settings_of, some_ports
+from tests.support.proxied import serve, server, settings_of, some_ports
 from tests.support.wait import wait_for
 
 BODY = {"text_input": "hello", "max_tokens": 8}
@@ -39,7 +40,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     keys = root / "keys.txt"
     keys.touch(0o600)
     keys.write_text(f"alice {KEY}\n")
-    return settings_with_tls(root).model_copy(update={"api_keys_file": keys})
+    return settings_with_tls(root).model_copy(update={"api_keys_file": keys, "header_timeout_s": 2})
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def proxy(settings: Settings) -> Iterator[Proxy]:
     proxy = proxy_of(settings)
     proxy.ensure_running()
     with server("a") as behind:
-        proxy.point_to(behind.upstream)
+        serve(proxy, behind.upstream)
         yield proxy
     proxy.stop()
 
@@ -89,6 +90,13 @@ def test_plain_http_is_not_answered(proxy: Proxy) -> None:
         httpx.get(proxy.url.replace("https", "http") + "/v2/health/ready")
 
 
+def test_a_handshake_that_does_not_begin_is_ended(proxy: Proxy) -> None:
+    for port in proxy.ports.all:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+            assert silent.recv(1) == b""
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 def test_nothing_older_than_tls_1_2_is_spoken(proxy: Proxy, settings: Settings) -> None:
     old = trusting(settings)
     old.minimum_version = ssl.TLSVersion.TLSv1

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tritonclient.grpc import model_config_pb2  # noqa: TID253
 
 from include.errors import ToolError, UserError
+from include.releases.contract import Contract
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
 from include.targets.tensorrt_llm import TensorRTLLMTarget, engines, templates
@@ -183,6 +184,15 @@ def test_a_tokenizer_with_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenization_x.py").touch()
     with pytest.raises(UserError, match=r"own code \(tokenization_x\.py\)"):
         engines.check_tokenizer(tmp_path)
+
+
+def test_the_repository_tells_its_contract(store: Path, tmp_path: Path) -> None:
+    request = ReleaseRequest(target="tensorrt_llm", max_batch_size=4)
+    repository.assemble(TEMPLATES, values(store, max_batch_size=4), tmp_path / "repository")
+    found = Contract.stored(tmp_path / "repository", request.model_dump(mode="json"))
+    assert (found.streaming, found.max_batch_size, found.max_input_len) == (True, 4, request.max_input_len)
+    assert found.outputs == {"text_output": "STRING", "context_logits": "FP32", "generation_logits": "FP32"}
+    assert found.chat_template == "", "NVIDIA's preprocessing applies none"
 
 
 def write_tokenizer(folder: Path, *, sentencepiece: bool) -> None:

@@ -204,6 +204,15 @@ def test_engine_config_is_read_from_the_engine(tmp_path: Path) -> None:
     assert EngineConfig.read(tmp_path) == EngineConfig(7, {"KV_CACHE_PRECISION": "f16"})
 
 
+@pytest.mark.parametrize(
+    ("asked", "capabilities", "used"),
+    [("bf16", ["BF16", "FP32"], "bf16"), ("bf16", ["FP32"], "f32"), ("f32", ["BF16", "FP32"], "f32")],
+)
+def test_bfloat16_is_used_where_the_cpu_has_it(asked: str, capabilities: list[str], used: str) -> None:
+    config = EngineConfig(7, {"INFERENCE_PRECISION_HINT": asked, "KV_CACHE_PRECISION": "u8"})
+    assert config.properties(capabilities) == {"INFERENCE_PRECISION_HINT": used, "KV_CACHE_PRECISION": "u8"}
+
+
 @pytest.mark.parametrize(("asked", "gib"), [(1, 1), (1 << 30, 1), ((1 << 30) + 1, 2)])
 def test_cache_is_counted_in_whole_gib(asked: int, gib: int) -> None:
     capacity = Capacity(max_num_sequences=3, max_num_tokens=64, kv_cache_bytes=asked, reuse_kv_cache=True)

@@ -71,10 +71,15 @@ class PlayedLLM:
 class Collector:
     """A listener that keeps what it hears."""
 
-    def __init__(self, stop_after: int = 1 << 30) -> None:
+    def __init__(self, stop_after: int = 1 << 30, slow: bool = False) -> None:
+        """``slow``: a piece is not sent before the test says so."""
+        self.showing, self.sent = threading.Event(), threading.Event()
+        if not slow:
+            self.sent.set()
         self.ids: list[int] = []
         self.error: Exception | None = None
         self.gone = False
+        self.streams = True
         self.pieces: list[list[int]] = []
         self.over = threading.Event()
         self._stop_after = stop_after
@@ -87,6 +92,8 @@ class Collector:
         return len(self.ids) >= self._stop_after
 
     def show(self) -> None:
+        self.showing.set()
+        assert self.sent.wait(60)
         shown = sum(map(len, self.pieces))
         if self.ids[shown:]:
             self.pieces.append(self.ids[shown:])
@@ -113,8 +120,8 @@ def failed() -> threading.Event:
 def ask(llm: PlayedLLM, failed: threading.Event) -> Iterator[Callable[..., Collector]]:
     running = engine.Engine(lambda: llm, max_queue_size=2, on_failure=failed.set)
 
-    def submit(*ids: int, stop_after: int = 1 << 30) -> Collector:
-        listener = Collector(stop_after)
+    def submit(*ids: int, stop_after: int = 1 << 30, slow: bool = False) -> Collector:
+        listener = Collector(stop_after, slow)
         running.submit([engine.Task(ids, None, listener)])
         return listener
 
@@ -139,12 +146,12 @@ def test_the_first_token_is_shown_at_once_and_the_end_waits_for_no_piece(
     assert listener.ids == [5, 6, 7]
 
 
-def test_what_waits_for_a_next_token_is_shown_all_the_same(
-    ask: Callable[..., Collector], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "_PIECES_PER_S", 1 / 3600)
-    listener = ask(5, 6, 7, 99)
-    wait_for(lambda: [token for piece in listener.pieces for token in piece] == [5, 6, 7])
+def test_an_answer_that_is_slow_to_send_holds_up_no_other(ask: Callable[..., Collector]) -> None:
+    slow = ask(5, 99, slow=True)
+    wait_for(slow.showing.is_set)
+    assert ask(6, 7).over.wait(60)
+    assert not slow.pieces
+    slow.sent.set()
 
 
 def test_a_stop_word_ends_the_answer_and_vllms_work(ask: Callable[..., Collector], llm: PlayedLLM) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,10 @@ from openvino.exceptions import OVTypeError  # noqa: TID253 - runs in the target
 from openvino_tokenizers import convert_tokenizer
 from transformers import AutoTokenizer  # noqa: TID253 - runs in the target's environment only
 
+log = logging.getLogger(__name__)  # its warnings are in the server's log
+
 _GIB = 1 << 30
+_PRECISION = "INFERENCE_PRECISION_HINT"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,13 @@ class EngineConfig:
         """Reads ``engine_dir``/config.json."""
         fields = json.loads((engine_dir / "config.json").read_text())
         return cls(fields["vocab_size"], fields.get("plugin_config", {}))
+
+    def properties(self, capabilities: Collection[str]) -> dict[str, Any]:
+        """The properties on a CPU with these capabilities: without bfloat16, float32 does better, and is exact."""
+        if self.plugin_config.get(_PRECISION) == "bf16" and "BF16" not in capabilities:
+            log.warning("this CPU has no bfloat16: the engine computes in float32")
+            return {**self.plugin_config, _PRECISION: "f32"}
+        return self.plugin_config
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,8 @@ def load_pipeline(
     engine_dir: Path, tokenizer: genai.Tokenizer | None, config: EngineConfig, capacity: Capacity
 ) -> genai.ContinuousBatchingPipeline:
     """Compiles the engine's model for this CPU."""
-    scheduler, properties = capacity.scheduler_config(), config.plugin_config
+    scheduler = capacity.scheduler_config()
+    properties = config.properties(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     if tokenizer is None:
         return genai.ContinuousBatchingPipeline(str(engine_dir), scheduler, "CPU", properties)
     return genai.ContinuousBatchingPipeline(str(engine_dir), tokenizer, scheduler, "CPU", **properties)

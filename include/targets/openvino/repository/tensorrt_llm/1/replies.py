@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,13 @@ class Reply:
         self._stream = hangups.open() if hangups else 0
         self._answers: list[Answer] = []
         self._over = False
+        self._sending = threading.Lock()
         self._asked_at = 0.0
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answer is sent in pieces."""
+        return bool(self._stream)
 
     def answer(self, prompt_len: int, transcript: Transcript) -> Answer:
         """One more answer that this reply waits for."""
@@ -70,26 +77,29 @@ class Reply:
 
     def progressed(self, answer: Answer) -> None:
         """Streams what ``answer`` has settled."""
-        if self._stream and (piece := answer.transcript.take()):
-            self._send([(answer, piece)], final=False)
+        with self._sending:
+            if not self._over and (piece := answer.transcript.take()):
+                self._send([(answer, piece)], final=False)
 
     def completed(self, answer: Answer) -> None:
         """Sends the rest of ``answer``, or that of all answers once every one is whole."""
-        if self._over:
-            return
-        final = all(one.whole for one in self._answers)
-        if final or self._wishes.one_each:
-            ended = [answer] if self._wishes.one_each else self._answers
-            self._send([(one, one.transcript.rest()) for one in ended], final=final)
-        if final:
-            self._close()
+        with self._sending:
+            if self._over:
+                return
+            final = all(one.whole for one in self._answers)
+            if final or self._wishes.one_each:
+                ended = [answer] if self._wishes.one_each else self._answers
+                self._send([(one, one.transcript.rest()) for one in ended], final=final)
+            if final:
+                self._close()
 
     def failed(self, message: str, code: int) -> None:
         """Ends the reply with an error."""
-        if not self._over:
-            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-            self._close()
+        with self._sending:
+            if not self._over:
+                response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+                self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                self._close()
 
     def _close(self) -> None:
         self._over = True
@@ -130,6 +140,11 @@ class Answer:
     transcript: Transcript
     whole: bool = field(default=False)
 
+    @property
+    def streams(self) -> bool:
+        """Whether `show` sends anything."""
+        return self.reply.streams
+
     def cancelled(self) -> bool:
         """Whether nobody waits any more."""
         return self.reply.cancelled()
@@ -146,8 +161,9 @@ class Answer:
         return any(self.transcript.add(token_id) for token_id in token_ids)
 
     def show(self) -> None:
-        """Streams what was taken since the last piece."""
-        self.reply.progressed(self)
+        """Sends what was taken since the last piece, if pieces are wanted."""
+        if self.streams:
+            self.reply.progressed(self)
 
     def end(self) -> None:
         """No token follows."""

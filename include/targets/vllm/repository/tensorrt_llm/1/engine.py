@@ -7,10 +7,12 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 _CHECK_S = 0.1
+_SENDERS = 4
 _PIECES_PER_S = 2000
 """What postprocessing, which decodes one piece after the other, can take of all streams together."""
 
@@ -20,7 +22,9 @@ class EngineFailure(Exception):
 
 
 class Listener(Protocol):
-    """Who waits for an answer. All methods are called from the engine's thread."""
+    """Who waits for an answer. `show` and `end` are called one after the other, but not from the engine's thread."""
+
+    streams: bool
 
     def cancelled(self) -> bool:
         """Whether nobody waits any more."""
@@ -29,7 +33,7 @@ class Listener(Protocol):
         """Takes the answer's next tokens; returns whether the answer ends with one of them."""
 
     def show(self) -> None:
-        """Streams what was taken since the last piece, if it is a stream."""
+        """Streams what was taken since the last piece."""
 
     def end(self) -> None:
         """No token follows."""
@@ -62,6 +66,8 @@ class Engine:
         self._in_flight = 0
         self._running: dict[asyncio.Task[None], Listener] = {}
         self._failure: EngineFailure | None = None
+        # Triton takes a response in a round trip, for which vLLM's other answers need not wait.
+        self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sender")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self._thread.start()
@@ -84,6 +90,7 @@ class Engine:
         self._watcher.cancel()
         asyncio.run_coroutine_threadsafe(self._give_up("the engine is shutting down"), self._loop).result()
         self._llm.shutdown()
+        self._senders.shutdown()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -113,20 +120,18 @@ class Engine:
             if task.listener.tokens(ids):
                 await stream.aclose()  # and vLLM stops working on it
                 break
-            if (now := time.monotonic()) >= next_piece:
-                task.listener.show()
+            if task.listener.streams and (now := time.monotonic()) >= next_piece:
                 next_piece = now + len(self._running) / _PIECES_PER_S
-        task.listener.end()
+                await self._loop.run_in_executor(self._senders, task.listener.show)
+        await self._loop.run_in_executor(self._senders, task.listener.end)
 
     async def _watch(self) -> None:
-        """Ends answers that nobody waits for, shows what waits for a token, and ends with vLLM's core."""
+        """Ends answers that nobody waits for, and the engine once vLLM's core is dead."""
         while True:
             await asyncio.sleep(_CHECK_S)
             for running, listener in list(self._running.items()):
                 if listener.cancelled():
                     running.cancel()
-                else:
-                    listener.show()
             try:
                 await self._llm.check_health()
             except Exception as error:

@@ -1,0 +1,54 @@
+"""The folder that vLLM works in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from tests.include.targets.vllm.repository.test_engine import load
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(AutoTokenizer=None))  # type: ignore[arg-type]
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return load("pipeline")
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    folder = tmp_path / "engine"
+    (folder / "cache" / "graphs").mkdir(parents=True)
+    (folder / "cache" / "graphs" / "one").write_text("compiled")
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_vllm_works_on_a_copy_of_the_cache(pipeline: ModuleType, built: Path) -> None:
+    folder = pipeline._work_folder(built)
+    (folder / "cache" / "graphs" / "one").write_text("changed")
+    assert (built / "cache" / "graphs" / "one").read_text() == "compiled"
+    assert (folder / "config.json").resolve() == built / "config.json"
+
+
+def test_an_engine_without_a_cache_is_compiled_anew(pipeline: ModuleType, built: Path) -> None:
+    (built / "cache" / "graphs" / "one").unlink()
+    (built / "cache" / "graphs").rmdir()
+    (built / "cache").rmdir()
+    assert [path.name for path in pipeline._work_folder(built).iterdir()] == ["config.json"]
+
+
+def test_what_ended_servers_left_is_removed(pipeline: ModuleType, built: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, kept = (Path(tempfile.mkdtemp(prefix=f"hf2triton-vllm-{pid}-")) for pid in (ended.pid, os.getppid()))
+    pipeline._work_folder(built)
+    assert not left.exists()
+    assert kept.exists()
