@@ -19,6 +19,7 @@ _OUTPUTS = ("output_ids", "sequence_length")
 _DATATYPES = {"i": "INT32", "f": "FP32", "Q": "UINT64", "?": "BOOL"}
 _STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,  # it has just gone off the air
     grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
