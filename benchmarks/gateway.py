@@ -31,7 +31,6 @@ from include.live.proxy import Upstream, proxy_of
 from include.runners.job import StageJob, inherited
 from include.runners.process import ProcessRunner
 from include.settings import PROJECT, Settings
-from include.targets.openvino.triton import NO_TELEMETRY
 from include.tasks import ArtifactRef, assemble_repository, build_engine, calibrate_awq, check_request, pull_model
 from include.triton import servers
 from include.triton.client import Endpoint
@@ -81,8 +80,9 @@ def bare_engine(repository: Path, context: Context) -> Iterator[Measure]:
     python = context.settings.openvino_python
     values = {name: field.string_value for name, field in read(repository)["tensorrt_llm"].parameters.items()}
     argv = [python, PROJECT / "benchmarks" / "bare_engine.py", repository / "tensorrt_llm" / "1", json.dumps(values)]
+    env = {**inherited(), **context.target("openvino").server(repository, servers.some_ports()).env}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(argv, env={**inherited(), **NO_TELEMETRY}, **pipes) as program:
+    with subprocess.Popen(argv, env=env, **pipes) as program:
 
         def said() -> str:
             if not (line := program.stdout.readline()):

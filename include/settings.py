@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         default=1_000_000, gt=0, description="Longest body of a request to the live endpoint; more is answered by 413."
     )
     max_requests_in_flight: int = Field(
-        default=512, gt=0, description="Requests that the live endpoint works on at once; more are answered by 429."
+        default=512, gt=0, description="Requests to one live model at once, by HTTP or gRPC; more are answered by 429."
     )
     header_timeout_s: float = Field(
         default=10, gt=0, description="Longest time that a request's headers may take to arrive."

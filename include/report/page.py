@@ -144,12 +144,14 @@ def _change(share: float) -> str:
 
 def _share(share: float) -> str:
     """A share as per cent; one that is not the whole is never rounded up to it."""
-    return "100 %" if share == 1 else f"{math.floor(share * 100_000) / 1000:.4g} %"
+    return f"{math.floor(round(share * 10_000, 6)) / 100:g} %"
 
 
 def _span(span: timedelta) -> str:
     """A span of time in its two greatest units."""
-    minutes = max(round(span.total_seconds() / 60), 0)
+    minutes = round(span.total_seconds() / 60)
+    if minutes < 1:
+        return "less than a minute"
     days, hours = minutes // 1440, minutes // 60 % 24
     if days:
         return f"{days} d {hours} h"

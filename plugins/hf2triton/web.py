@@ -26,6 +26,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
 from include import reading, report
+from include.errors import PipelineError
 from include.live.last_answer import LastAnswer
 from include.live.playground import LIVE, Question, Server, answer, candidates, server_of
 from include.live.proxy import proxy_of
@@ -109,7 +110,10 @@ async def ask_model(request: Request, name: Name, question: Question) -> Respons
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         # A page of another site can send anything but this without the browser asking first.
         raise HTTPException(status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, "the question must be application/json")
-    server = await run_in_threadpool(_server_of, name, question.to)
+    try:
+        server = await run_in_threadpool(_server_of, name, question.to)
+    except PipelineError as error:  # of the key or the certificate of the live address
+        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, str(error)) from error
     if server is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"nothing of {name} runs there any more; reload the page")
     if _asking.locked():

@@ -18,8 +18,10 @@ from fastapi.testclient import TestClient
 from hf2triton import web
 from hf2triton.form import request_params
 from include import report
+from include.errors import HostError
 from include.host.ports import free_ports
 from include.live.last_answer import LastAnswer
+from include.live.proxy import Proxy
 from include.releases.approval import Approval
 from include.releases.records import Release, ReleaseStore
 from include.report.page import STATIC
@@ -351,3 +353,17 @@ def test_more_questions_at_once_than_allowed_wait_for_another_time(
     ReleaseStore(root).make_live(release)
     monkeypatch.setattr(web, "_asking", asyncio.Semaphore(0))
     assert user.post("/hf2triton/models/model/try", json={"prompt": "a"}).status_code == 429
+
+
+def test_a_live_address_that_cannot_be_asked_is_told(
+    user: TestClient, root: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ReleaseStore(root).make_live(release)
+
+    def fail(proxy: Proxy) -> dict[str, object]:
+        raise HostError("the file with the keys cannot be read", fix="make it readable")
+
+    monkeypatch.setattr(Proxy, "client_options", fail)
+    answer = user.post("/hf2triton/models/model/try", json={"prompt": "a"})
+    assert answer.status_code == 503
+    assert "the file with the keys cannot be read" in answer.json()["detail"]

@@ -20,7 +20,7 @@ from benchmarks import abuse
 from include.live.proxy import Proxy, Upstream, proxy_of
 from include.settings import PROJECT
 from include.triton import servers
-from tests.support.proxied import serve, settings_of, some_ports
+from tests.support.proxied import NAME, serve, settings_of, some_ports
 from tests.support.wait import wait_for
 
 from .conftest import Endpoint, Serve
@@ -62,6 +62,25 @@ def test_tensors_in_binary_form_pass(proxy: Proxy, plain: Endpoint) -> None:
     with triton.InferenceServerClient(proxy.url.removeprefix("http://")) as client:
         (answer,) = client.infer("ensemble", [text, length]).as_numpy("text_output").ravel()
     assert answer.decode() == plain.text(PROMPT)
+
+
+def test_clients_ask_by_the_served_name(proxy: Proxy, plain: Endpoint) -> None:
+    text = triton.InferInput("text_input", [1, 1], "BYTES")
+    text.set_data_from_numpy(np.array([[PROMPT.encode()]], np.object_))
+    length = triton.InferInput("max_tokens", [1, 1], "INT32")
+    length.set_data_from_numpy(np.array([[20]], np.int32))
+    with triton.InferenceServerClient(proxy.url.removeprefix("http://")) as client:
+        about, own = client.get_model_metadata(NAME), client.get_model_metadata("ensemble")
+        (answer,) = client.infer(NAME, [text, length]).as_numpy("text_output").ravel()
+        assert client.is_model_ready(NAME, "1")
+        assert client.get_model_config(NAME)["platform"] == "ensemble"
+    assert answer.decode() == plain.text(PROMPT)
+    assert (about["name"], own["name"]) == (NAME, "ensemble")
+    assert about["parameters"] == {"model": NAME, "release": f"org--{NAME}/1"}
+    assert about | {"name": "ensemble"} == own
+    ask = {"text_input": PROMPT, "max_tokens": 20}
+    for path in (f"/v2/models/{NAME}/generate", f"/v2/models/{NAME}/versions/1/generate"):
+        assert httpx.post(f"{proxy.url}{path}", json=ask, timeout=60).json()["text_output"] == plain.text(PROMPT)
 
 
 def test_a_request_whose_client_has_gone_ends(proxy: Proxy, plain: Endpoint) -> None:

@@ -25,11 +25,10 @@ from include.context import Context
 from include.live.api import models
 from include.live.api.service import models_file
 from include.live.daemon import Daemon
-from include.live.proxy import Proxy, Upstream, files_of, proxy_of
+from include.live.proxy import Proxy, Served, Upstream, files_of, proxy_of
 from include.live.proxy.admin import Admin
 from include.live.proxy.routes import API
 from include.settings import PROJECT, Settings
-from tests.support.proxied import serve as serve_behind
 from tests.support.proxied import settings_of, some_ports
 from tests.support.wait import wait_for
 
@@ -71,6 +70,12 @@ class Api:
         """Requests that the proxy has sent to the server and that are not answered."""
         active = Admin(files_of(self.settings).admin).active()
         return sum(count for cluster, count in active.items() if cluster != API)
+
+
+def serve_behind(proxy: Proxy, upstream: Upstream | None, name: str) -> None:
+    """Serves the tiny release under its name, and under the one by which its answers are endless."""
+    proxy.point_to(name, Served(upstream=upstream, release="org--tiny/1", aliases=(ENDLESS["model"],)))
+    proxy.set_default(name)
 
 
 def before(endpoint: Endpoint, root: Path, *, name: str = NAME) -> Iterator[Api]:
@@ -268,9 +273,7 @@ def endless(api: Api, tmp_path: Path) -> Iterator[Api]:
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"eos_token": None}))
     name = {"name": ENDLESS["model"], "aliases": ()}
     models.publish(file, [live, live.model_copy(update={**name, "tokenizer": folder, "end_ids": ()})])
-    serve_behind(api.proxy, Upstream(ports=api.endpoint.record.ports), ENDLESS["model"])
     yield api
-    api.proxy.point_to(ENDLESS["model"], None)
     models.publish(file, [live])
 
 

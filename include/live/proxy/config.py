@@ -10,6 +10,7 @@ Field names are those of https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from contextlib import suppress
@@ -71,7 +72,7 @@ def bootstrap(files: Files, address: str, ports: Ports, limits: Limits, access: 
     chain = _chain(_http("grpc", files, limits))
     internal = {"name": "internal", "address": _pipe(files.grpc), "filter_chains": [chain]}
     config = {
-        "node": {"id": "hf2triton", "cluster": "hf2triton", "metadata": {"routes": routes.digest()}},
+        "node": {"id": "hf2triton", "cluster": "hf2triton", "metadata": {"routing": _digest(limits)}},
         "admin": {
             "address": _pipe(files.admin),
             "ignore_global_conn_limit": True,
@@ -147,6 +148,13 @@ def list_targets(files: Files, routing: Routing, scheme: str, address: str, port
         if reading.read_text(files.targets, Limit.RECORD) == text:
             return
     write_atomic(files.targets, text)
+
+
+def _digest(limits: Limits) -> str:
+    """The digest of an example's routing: an Envoy that goes by another one was started by another version of this."""
+    served = Served(upstream=Upstream(ports=Ports(http=1, grpc=2, metrics=3)), release="a/1", aliases=("b",))
+    example = Routing(models={"a": Model(served=served)}, default="a")
+    return hashlib.sha256(json.dumps(_resources(example, limits)).encode()).hexdigest()
 
 
 def _resources(routing: Routing, limits: Limits) -> dict[str, list[dict[str, Any]]]:

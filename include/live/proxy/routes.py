@@ -6,16 +6,13 @@ models alike, so the served name in a path is rewritten to the server's own ``en
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from include.live.proxy import guard
-from include.live.proxy.routing import Cluster, Routing, Served, Upstream
-from include.triton.servers import Ports
+from include.live.proxy.routing import Cluster, Routing, Served
 
 NAME_HEADER = "x-gateway-model-name"
 """The request header that names a model: that of the Gateway API's inference extension, and of KServe."""
@@ -110,14 +107,6 @@ def of(listener: str, routing: Routing) -> dict[str, Any]:
     }
 
 
-def digest() -> str:
-    """The digest of the tables of an example: an Envoy with other ones was started by another version of this code."""
-    upstream = Upstream(ports=Ports(http=1, grpc=2, metrics=3))
-    example = Routing(default="a").moved("a", Served(upstream=upstream, release="a/1", aliases=("b",)))
-    tables = [of(listener, example) for listener in Ports.model_fields]
-    return hashlib.sha256(json.dumps(tables).encode()).hexdigest()
-
-
 def any_of(names: Iterable[str]) -> str:
     """The regular expression that matches these names and nothing else."""
     return f"({'|'.join(re.escape(name) for name in names) or _NO_NAME})"
@@ -172,7 +161,8 @@ def _alike(one: _Target, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _grpc(targets: list[_Target], default: _Target | None) -> Iterator[dict[str, Any]]:
     for one in targets:
         yield from _calls(one, one.by_header)
-    yield _unknown({"prefix": "/"}, targets, by_header=True)
+    status = {"response_headers_to_add": [guard.set_header("grpc-status", _NOT_FOUND)]}
+    yield {**_unknown({"prefix": "/"}, targets, by_header=True), **status}
     if default:
         yield from _calls(default, _NAMELESS)
     else:
@@ -216,8 +206,7 @@ def _unknown(match: dict[str, Any], targets: list[_Target], *, by_header: bool =
         match = {**match, "headers": [_NAMED, other]}
     more = f" and {len(labels) - _MOST_NAMES} more" if len(labels) > _MOST_NAMES else ""
     served = f"served are: {', '.join(labels[:_MOST_NAMES])}{more}" if labels else "none is served now"
-    reply = _reply(match, 404, f"no model is served under that name; {served}")
-    return {**reply, "response_headers_to_add": [guard.set_header("grpc-status", _NOT_FOUND)]}
+    return _reply(match, 404, f"no model is served under that name; {served}")
 
 
 def _no_default(match: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from html import unescape
 from typing import Any
 
@@ -172,3 +173,26 @@ def test_the_scripts_make_no_markup_of_texts() -> None:
     assert list(STATIC.glob("*.js"))
     for path in STATIC.glob("*.js"):
         assert [word for word in risky if word in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        (timedelta(seconds=-5), "less than a minute"),
+        (timedelta(seconds=20), "less than a minute"),
+        (timedelta(minutes=59), "59 min"),
+        (timedelta(minutes=61), "1 h 1 min"),
+        (timedelta(days=12, hours=3, minutes=5), "12 d 3 h"),
+    ],
+    ids=str,
+)
+def test_the_time_since_a_promotion_is_told_in_two_units(span: timedelta, said: str) -> None:
+    assert f"of {said}" in Page(render_models([card(line(1, "live"), now=WHEN + span)], [])).text
+
+
+@pytest.mark.parametrize(
+    ("down_s", "said"), [(0, "100 %"), (1, "99.99 %"), (86400, "90 %"), (432, "99.95 %"), (864000, "0 %")]
+)
+def test_an_uptime_is_never_rounded_up_to_the_whole(down_s: int, said: str) -> None:
+    outage = Outage(since=WHEN, until=WHEN + timedelta(seconds=down_s), cause="c")
+    assert f"Uptime {said} of" in Page(render_models([card(line(1, "live", outages=(outage,)))], [])).text

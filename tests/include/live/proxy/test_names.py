@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from include.errors import ToolError
-from include.live.proxy import Proxy, Upstream, config, proxy_of
+from include.live.proxy import Proxy, Served, Upstream, config, proxy_of
 from include.live.proxy.config import Files
 from tests.support.proxied import LIMIT_S, load, serve, server, settings_of, some_ports
 
@@ -56,11 +56,15 @@ def running(root: Path) -> Iterator[Proxy]:
 @pytest.fixture
 def proxy(running: Proxy, one: Upstream, two: Upstream) -> Proxy:
     """A proxy in front of two models; the first is the default."""
-    for name in running.served().keys() - {"one", "two-0.5b"}:
-        running.point_to(name, None)
-    running.set_default("one")
-    serve(running, one, "one", 7, "uno")
-    serve(running, two, "two-0.5b", 2, "deux")
+    wanted = {
+        "one": Served(upstream=one, release="org--one/7", aliases=("uno",)),
+        "two-0.5b": Served(upstream=two, release="org--two-0.5b/2", aliases=("deux",)),
+    }
+    for name in running.served() | wanted:
+        if running.served().get(name) != wanted.get(name):
+            running.point_to(name, wanted.get(name))
+    if running.default() != "one":
+        running.set_default("one")
     return running
 
 

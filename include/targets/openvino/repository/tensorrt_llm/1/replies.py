@@ -82,8 +82,9 @@ class Reply:
                 self._send([(answer, piece)], final=False)
 
     def completed(self, answer: Answer) -> None:
-        """Sends the rest of ``answer``, or that of all answers once every one is whole."""
+        """Sends the rest of ``answer``, which is whole, or that of all answers once every one is."""
         with self._sending:
+            answer.whole = True  # under the lock, so that only one of several answers is the last
             if self._over:
                 return
             final = all(one.whole for one in self._answers)
@@ -167,7 +168,6 @@ class Answer:
 
     def end(self) -> None:
         """No token follows."""
-        self.whole = True
         self.reply.completed(self)
 
     def fail(self, error: EngineFailure) -> None:
