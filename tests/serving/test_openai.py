@@ -341,6 +341,9 @@ def test_a_model_that_comes_and_goes_needs_no_restart(streams: Api) -> None:
     (live,) = models.published(file)
     try:
         models.publish(file, [live.model_copy(update={"name": "other"})])
+        with pytest.raises(openai.NotFoundError):
+            streams.chat(model="other")
+        serve_behind(streams.proxy, Upstream(ports=streams.endpoint.record.ports), "other")
         assert streams.chat(model="other").model == "other"
         with pytest.raises(openai.NotFoundError):
             streams.chat()
@@ -349,6 +352,7 @@ def test_a_model_that_comes_and_goes_needs_no_restart(streams: Api) -> None:
         file.write_text("{")
         assert streams.client.models.list().data == []
     finally:
+        streams.proxy.point_to("other", None)
         models.publish(file, [live])
     assert streams.chat().choices[0].finish_reason == "length"
 
