@@ -209,7 +209,9 @@ BROKEN: list[tuple[str, Callable[[Settings], object], str]] = [
 
 
 @pytest.mark.parametrize(("breaks", "said"), [one[1:] for one in BROKEN], ids=[one[0] for one in BROKEN])
-def test_a_broken_pair_is_refused_at_the_start(short_path: Path, breaks: Callable[[Settings], object], said: str) -> None:
+def test_a_broken_pair_is_refused_at_the_start(
+    short_path: Path, breaks: Callable[[Settings], object], said: str
+) -> None:
     settings = settings_with_tls(short_path)
     breaks(settings)
     with pytest.raises(PipelineError, match=said):
