@@ -20,6 +20,7 @@ from include.live.supervise import NAME, Supervision
 from include.settings import PROJECT
 from include.tasks import LiveRelease
 from tests.support.certificates import write_pair
+from tests.support.live import NAME as SERVED
 from tests.support.live import Deployment
 from tests.support.wait import wait_for
 
@@ -55,11 +56,11 @@ def test_promotion_check_and_pages_work_as_without(guarded: Deployment) -> None:
         promoted = guarded.live().promote(release)
         assert LiveRelease.of(promoted, guarded.live().url, guarded.context()).endpoint.startswith("https://")
         assert promoted.answer == answer
-    assert guarded.live().check() is not None
-    assert LastAnswer(guarded.settings).is_now()
+    assert guarded.live().check(SERVED) is not None
+    assert LastAnswer(guarded.settings, SERVED).is_now()
     endpoint = f"{guarded.live().url}/v2/models/ensemble/generate"
     assert run.ask(endpoint, guarded.settings) == "un"
-    assert ALICE not in run.curl_line(endpoint, guarded.settings)
+    assert ALICE not in run.curl_line(endpoint, run.SEED_REQUEST, guarded.settings)
     assert status(guarded, ALICE) == 200
     assert status(guarded, BOB) == 401
     root = guarded.settings.artifacts
@@ -76,7 +77,7 @@ def test_an_answer_that_differs_is_still_seen(guarded: Deployment) -> None:
     (guarded.settings.artifacts / "repositories" / first.repository / "answer.txt").write_text("autre")
     guarded.kill_live_server()
     with pytest.raises(GateFailure, match="'autre'"):
-        guarded.live().check()
+        guarded.live().check(SERVED)
 
 
 def test_keys_that_cannot_be_used_leave_the_live_release_alone(deployment: Deployment, guarded: Deployment) -> None:
@@ -89,7 +90,7 @@ def test_keys_that_cannot_be_used_leave_the_live_release_alone(deployment: Deplo
 
 def test_turning_keys_on_takes_effect_at_the_next_check(deployment: Deployment, guarded: Deployment) -> None:
     deployment.live().promote(deployment.release("un"))
-    guarded.live().check()
+    guarded.live().check(SERVED)
     assert status(guarded, BOB) == 401
     assert status(guarded, ALICE) == 200
 
@@ -128,7 +129,7 @@ def test_a_dead_proxy_comes_back_with_the_last_good_files(guarded: Deployment) -
     guarded.settings.tls_certificate_file.unlink()
     guarded.stop_proxy()
     for now in (0.0, 1000.0):
-        supervision.step(now)
+        supervision.step(SERVED, now)
     assert status(guarded, ALICE) == 200
     assert any("last good" in line for line in guarded.log)
     with pytest.raises(HostError, match="last good"):
