@@ -197,8 +197,8 @@ class VllmTarget(Target):
         return {"smoothing": "foldable"}
 
     def build_options(self, request: ReleaseRequest) -> dict[str, str]:
-        """All limits: vLLM compiles for them."""
-        return {name: str(value) for name, value in request.section("Engine").items()}
+        """All limits: vLLM compiles for them. The precision is that of another engine."""
+        return {name: str(value) for name, value in request.section("Engine", ignored=("precision",)).items()}
 
     def build_args(self, request: ReleaseRequest) -> tuple[str, ...]:
         """The command line of `build_module` besides the checkpoint."""
