@@ -202,7 +202,7 @@ def test_a_rollback_asks_the_deployments_approvers(
     waiting = ask(rollback, to="1", model=MODEL)
     assert waiting.timeout == timedelta(hours=24)
     (question,) = asked
-    assert question["subject"] == f"Release 1 of {MODEL}: make it live?"
+    assert question["subject"] == f"Release 1 of {MODEL}: make it live as model?"
     assert "It is a rollback. Live now: nothing." in question["body"]
     assert question["assigned_users"] == [{"id": "admin", "name": "admin"}]
     with pytest.raises(DownstreamTasksSkipped) as skipped:

@@ -14,7 +14,7 @@ from .conftest import TEMPLATES, Endpoint
 
 PAGE = (PROJECT / "docs" / "endpoint.md").read_text()
 GENERATE, GENERATE_STREAM = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-GRPC, INFER = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+GRPC, INFER, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 PROMPT = "How do I count to nine in French?"
 
 

@@ -13,7 +13,7 @@ from include.errors import UserError
 from include.releases.contract import Comparison
 from include.releases.records import Release
 from include.tasks import approve_release, check_request, contracts, promote_release
-from tests.support.live import Deployment
+from tests.support.live import NAME, Deployment
 from tests.support.report import report as example
 from tests.support.served import write_repository, write_tokenizer
 
@@ -61,7 +61,7 @@ def release(context: Context, key: str, tokenizer: Path, *, streaming: bool) -> 
 
 def go_live(context: Context, chosen: Release) -> Release:
     context.releases.make_live(chosen)
-    promoted = context.releases.record_promotion()
+    promoted = context.releases.record_promotion(chosen.served_name)
     assert promoted
     return promoted
 
@@ -109,7 +109,7 @@ def test_the_setting_refuses_a_breaking_change_before_anybody_is_asked(
 ) -> None:
     with pytest.raises(UserError, match=f"{STREAMING_OFF}(.|\n)*HF2TRITON_REFUSE_BREAKING_CHANGES"):
         approve_release.question(strict, "q", candidate.id, None, asked)
-    assert strict.releases.live_id() == live.id
+    assert strict.releases.live_id(NAME) == live.id
     assert not strict.releases.get(candidate.model, candidate.number).approvals
 
 
@@ -118,7 +118,7 @@ def test_the_setting_refuses_it_at_the_promotion_whatever_was_decided(
 ) -> None:
     with pytest.raises(UserError, match=f"would break clients of the live release {live.name}: {STREAMING_OFF}"):
         promote_release.run(strict, candidate.id, {})
-    assert strict.releases.live_id() == live.id
+    assert strict.releases.live_id(NAME) == live.id
 
 
 def test_the_setting_lets_what_breaks_nobody_pass(strict: Context, live: Release, tmp_path: Path) -> None:
@@ -129,12 +129,12 @@ def test_the_setting_lets_what_breaks_nobody_pass(strict: Context, live: Release
 
 def test_a_request_is_refused_at_once_for_what_it_says_itself(strict: Context, live: Release, model: Path) -> None:
     with pytest.raises(UserError, match=f"this request would break clients(.|\n)*{STREAMING_OFF}"):
-        check_request.run(strict, {"model": str(model), **SMALL, "streaming": False})
-    assert check_request.run(strict, {"model": str(model), **SMALL}).request.streaming
+        check_request.run(strict, {"model": str(model), "served_name": NAME, **SMALL, "streaming": False})
+    assert check_request.run(strict, {"model": str(model), "served_name": NAME, **SMALL}).request.streaming
 
 
 def test_without_the_setting_the_request_is_told_and_goes_on(
     known: Context, live: Release, model: Path, told: list[str]
 ) -> None:
-    assert check_request.run(known, {"model": str(model), **SMALL, "streaming": False})
+    assert check_request.run(known, {"model": str(model), "served_name": NAME, **SMALL, "streaming": False})
     assert any(f"live release {live.name}: breaking: {STREAMING_OFF}" in line for line in told)
