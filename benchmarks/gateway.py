@@ -1,4 +1,4 @@
-"""The bare engine, Triton in front of it, and the proxy in front of Triton, under the same load in turns.
+"""The bare engine, Triton, the proxy in front of Triton, and the OpenAI API behind that, under one load in turns.
 
     PYTHONPATH=. .venvs/airflow/bin/python benchmarks/gateway.py
 
@@ -15,31 +15,40 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import httpx
+
 from benchmarks.serving import PROMPTS
 from include.context import Context
 from include.gates.load import Burst, Timing, Workload, burst
 from include.host.ports import free_ports
-from include.live.proxy import Upstream, proxy_of
+from include.live.api import models
+from include.live.api.service import models_file
+from include.live.daemon import Daemon
+from include.live.proxy import Served, Upstream, proxy_of
 from include.runners.job import StageJob, inherited
 from include.runners.process import ProcessRunner
 from include.settings import PROJECT, Settings
 from include.tasks import ArtifactRef, assemble_repository, build_engine, calibrate_awq, check_request, pull_model
 from include.triton import servers
-from include.triton.client import Endpoint
+from include.triton.client import Endpoint, NoAnswer
 from include.triton.repository import read
 from include.triton.servers import Ports
 
 SMOLLM2 = PROJECT / ".local" / "models" / "SmolLM2-135M-Instruct"
 WORK = PROJECT / ".local" / "benchmarks"
 START_S = 300
+NAME = "measured"
+MAX_INPUT_LEN, MAX_SEQ_LEN = 1024, 2048
 
 Measure = Callable[[Sequence[dict[str, Any]], int], Burst]
 """A path: answers requests in Triton's form from a number of clients."""
@@ -58,6 +67,7 @@ class Goal:
 GOALS = (
     Goal("triton", "engine", least_ratio=0.95),
     Goal("envoy", "triton", least_ratio=0.97, most_ttft_ms=10),
+    Goal("openai", "triton", least_ratio=0.97, most_ttft_ms=10),
 )
 
 
@@ -71,6 +81,7 @@ def paths(repository: Path, context: Context) -> Iterator[dict[str, Measure]]:
             "engine": running.enter_context(bare_engine(repository, context)),
             "triton": partial(burst, triton),
             "envoy": partial(burst, envoy),
+            "openai": partial(burst, running.enter_context(api(repository, envoy, context)), ask=complete),
         }
 
 
@@ -121,16 +132,55 @@ def proxy(triton: Endpoint, context: Context) -> Iterator[Endpoint]:
     envoy.ensure_running()
     try:
         metrics = context.settings.live_metrics_port
-        envoy.point_to(Upstream(ports=Ports(http=triton.http_port, grpc=triton.grpc_port, metrics=metrics)))
+        upstream = Upstream(ports=Ports(http=triton.http_port, grpc=triton.grpc_port, metrics=metrics))
+        envoy.point_to(NAME, Served(upstream=upstream, release=f"{NAME}/1"))
+        envoy.set_default(NAME)
         yield Endpoint(host="127.0.0.1", http_port=envoy.ports.http, grpc_port=envoy.ports.grpc)
     finally:
         envoy.stop()
 
 
+@contextmanager
+def api(repository: Path, envoy: Endpoint, context: Context) -> Iterator[Endpoint]:
+    """The deployment's OpenAI API, which the proxy sends its requests to."""
+    limits = {"max_input_len": MAX_INPUT_LEN, "max_seq_len": MAX_SEQ_LEN}
+    about = {"name": NAME, "aliases": (), "release": f"{NAME}/1", "created": datetime.now(UTC)}
+    models.publish(models_file(context.settings), [models.served_from(repository, **about, **limits)])
+    daemon = Daemon.api(context)
+    daemon.start()
+    try:
+        deadline = time.monotonic() + START_S
+        while not httpx.get(f"{envoy.url}/v1/models", trust_env=False).is_success:
+            if time.monotonic() > deadline:
+                raise SystemExit("the API does not start")
+            time.sleep(0.2)
+        yield envoy
+    finally:
+        daemon.stop()
+
+
+async def complete(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | NoAnswer:
+    """One request of the load as a completion of OpenAI's API."""
+    asked = {"model": NAME, "prompt": body["text_input"], "max_tokens": body["max_tokens"], "temperature": 0}
+    parts: list[tuple[float, bytes]] = []
+    sent = time.perf_counter()
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    async with http.stream("POST", "/v1/completions", json=asked | options) as answer:
+        async for part in answer.aiter_raw():
+            parts.append((time.perf_counter() - sent, part))
+    text = b"".join(part for _, part in parts).decode()
+    events = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")]
+    usage = json.loads(events[-1]).get("usage") if events else None
+    if not usage:
+        return NoAnswer(text[:200])
+    return Timing(usage["completion_tokens"], latency_s=parts[-1][0], first_s=parts[0][0])
+
+
 def make_release(context: Context, model: Path, precision: str) -> Path:
     """The repository of a release that streams, made by the tasks of the DAG; from the store if it has it."""
     params = {"model": str(model), "chat_template": "off", "streaming": True, "precision": precision}
-    checked = check_request.run(context, {**params, "max_batch_size": 16})
+    limits = {"max_batch_size": 16, "max_input_len": MAX_INPUT_LEN, "max_seq_len": MAX_SEQ_LEN}
+    checked = check_request.run(context, {**params, **limits})
     pulled = pull_model.run(context, checked)
     checkpoint = made(context, calibrate_awq.job(context, checked, pulled))
     engine = made(context, build_engine.job(context, checked, checkpoint))

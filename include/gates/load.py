@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from time import perf_counter
@@ -71,6 +71,10 @@ class Burst:
         return self.tokens / self.seconds
 
 
+Ask = Callable[[httpx.AsyncClient, dict[str, Any]], Awaitable[Timing | NoAnswer]]
+"""Sends one request of a `Workload`, and times its answer."""
+
+
 def streams(endpoint: Endpoint) -> bool:
     """True if the endpoint can stream an answer token by token. Raises `NoAnswer`."""
     with Client.open(endpoint) as client:
@@ -78,9 +82,12 @@ def streams(endpoint: Endpoint) -> bool:
     return bool(read_answer(answer.text, answer.status_code)["model_transaction_policy"]["decoupled"])
 
 
-def burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurrency: int) -> Burst:
-    """Sends all requests from ``concurrency`` clients, each its next one as soon as it has its answer."""
-    return asyncio.run(_burst(endpoint, bodies, concurrency))
+def burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurrency: int, ask: Ask | None = None) -> Burst:
+    """Sends all requests from ``concurrency`` clients, each its next one as soon as it has its answer.
+
+    ``ask`` sends one in the form of another API.
+    """
+    return asyncio.run(_burst(endpoint, bodies, concurrency, ask or _ask))
 
 
 def load_of(server: Literal["candidate", "live"], concurrency: int, bursts: Sequence[Burst]) -> Load:
@@ -103,7 +110,7 @@ def load_of(server: Literal["candidate", "live"], concurrency: int, bursts: Sequ
     )
 
 
-async def _burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurrency: int) -> Burst:
+async def _burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurrency: int, ask: Ask) -> Burst:
     limits = httpx.Limits(max_connections=concurrency)
     no_certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading them would take longer than a small burst
     async with httpx.AsyncClient(
@@ -112,7 +119,7 @@ async def _burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurren
         waiting = iter(bodies)
 
         async def client() -> list[Timing | NoAnswer]:
-            return [await _ask(http, body) for body in waiting]
+            return [await ask(http, body) for body in waiting]
 
         start = perf_counter()
         answers = [answer for told in await asyncio.gather(*(client() for _ in range(concurrency))) for answer in told]
