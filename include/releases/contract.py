@@ -16,6 +16,7 @@ from pydantic import Field
 from include.frozen import Frozen
 from include.model.files import TOKENIZER_FILES, read_file
 from include.model.tokenizer import TokenizerFacts
+from include.requests.names import names_of
 from include.requests.release import ReleaseRequest
 from include.triton import repository
 from include.triton.client import MODEL
@@ -31,6 +32,7 @@ class Input(Frozen):
 class Contract(Frozen):
     """What clients of a release rely on. None stands for what is not known; lengths are in tokens."""
 
+    aliases: tuple[str, ...] | None = None
     streaming: bool | None = None
     max_input_len: int | None = None
     max_seq_len: int | None = None
@@ -38,6 +40,7 @@ class Contract(Frozen):
     chat_template: str | None = Field(default=None, description="Its digest; empty if the endpoint applies none.")
     tokenizer: str | None = Field(default=None, description="The digest of its files.")
     end_token: str | None = None
+    end_ids: frozenset[int] | None = Field(default=None, description="More tokens that end an answer.")
     inputs: dict[str, Input] | None = None
     outputs: dict[str, str] | None = None
 
@@ -46,7 +49,8 @@ class Contract(Frozen):
         """As far as a request says it; ``applies_chat_template``: the target can."""
         applies = applies_chat_template and request.chat_template == "auto"
         limits = {name: getattr(request, name) for name in _LIMITS}
-        return cls(streaming=request.streaming, chat_template=None if applies else "", **limits)
+        template = None if applies else ""
+        return cls(aliases=tuple(request.aliases), streaming=request.streaming, chat_template=template, **limits)
 
     @classmethod
     def stored(cls, directory: Path, request: Mapping[str, Any]) -> Self:
@@ -59,7 +63,7 @@ class Contract(Frozen):
         models = repository.read(directory)
         streaming = any(model.model_transaction_policy.decoupled for model in models.values())
         limits = {name: request[name] for name in _LIMITS if name in request}
-        known = cls(streaming=streaming, **limits)
+        known = cls(aliases=names_of(request)[1], streaming=streaming, **limits)
         if MODEL not in models or "preprocessing" not in models:
             return known
         parameters = {name: p.string_value for name, p in models["preprocessing"].parameters.items()}
@@ -108,8 +112,19 @@ class Comparison(Frozen):
 
 def compare(live: Contract, candidate: Contract) -> tuple[Change, ...]:
     """The changes from the live release's contract to a candidate's; what is not known of either is left out."""
-    parts = (_streaming, _limits, _template, _tokens, _inputs, _outputs)
+    parts = (_aliases, _streaming, _limits, _template, _tokens, _inputs, _outputs)
     return tuple(change for part in parts for change in part(live, candidate))
+
+
+def _aliases(live: Contract, candidate: Contract) -> Iterator[Change]:
+    if live.aliases is None or candidate.aliases is None:
+        return
+    for name in live.aliases:
+        if name not in candidate.aliases:
+            text = f"alias {name} is gone: requests to it will be refused"
+            yield Change(field="aliases", breaking=True, text=text)
+    if new := [name for name in candidate.aliases if name not in live.aliases]:
+        yield Change(field="aliases", breaking=False, text=f"new aliases: {', '.join(new)}")
 
 
 def _streaming(live: Contract, candidate: Contract) -> Iterator[Change]:
@@ -157,6 +172,11 @@ def _tokens(live: Contract, candidate: Contract) -> Iterator[Change]:
     if _differ(live.end_token, candidate.end_token):
         text = f"answers end at {candidate.end_token!r}, on the live release at {live.end_token!r}"
         yield Change(field="end_token", breaking=True, text=text)
+    before, after = live.end_ids, candidate.end_ids
+    if before and after and before != after:
+        now, then = (", ".join(map(str, sorted(ids))) for ids in (after, before))
+        text = f"answers end at the tokens {now}, on the live release at {then}"
+        yield Change(field="end_ids", breaking=True, text=text)
 
 
 def _inputs(live: Contract, candidate: Contract) -> Iterator[Change]:
@@ -222,6 +242,8 @@ def _texts(parameters: Mapping[str, str]) -> dict[str, object]:
     return {
         "tokenizer": _digest(*(read_file(folder / name) for name in files)),
         "end_token": named.get("eos_token"),
+        # Earlier versions, and models that name none, end answers at the end token alone.
+        "end_ids": frozenset(map(int, parameters.get("end_ids", "").split())) or None,
         "chat_template": _digest(json.dumps(template).encode()) if template else "",
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping
 from typing import Any
 
 LONGEST = 63
@@ -28,7 +29,7 @@ def default_name(model: str) -> str:
     return f"{name}-model" if name in RESERVED else name
 
 
-def names_of(request: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+def names_of(request: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """The served name in a stored request, empty if it has none, and the aliases; what is no name is left out."""
     name, aliases = request.get("served_name"), request.get("aliases")
     texts = aliases if isinstance(aliases, list | tuple) else ()

@@ -14,6 +14,7 @@ from tests.support.served import write_repository, write_tokenizer
 
 REQUEST = {"max_input_len": 32, "max_seq_len": 64, "max_batch_size": 8}
 LIVE = Contract(
+    aliases=("chat", "small"),
     streaming=True,
     max_input_len=1024,
     max_seq_len=2048,
@@ -21,6 +22,7 @@ LIVE = Contract(
     chat_template="a",
     tokenizer="b",
     end_token="</s>",
+    end_ids=frozenset({2, 7}),
     inputs={"text_input": Input(type="STRING", optional=False), "top_k": Input(type="INT32")},
     outputs={"text_output": "STRING"},
 )
@@ -34,6 +36,8 @@ BREAKING: list[tuple[dict[str, Any], str]] = [
     ({"chat_template": "c"}, "the chat template is another one"),
     ({"tokenizer": "c"}, "the tokenizer is another one"),
     ({"end_token": "<|im_end|>"}, "answers end at '<|im_end|>', on the live release at '</s>'"),
+    ({"end_ids": frozenset({2})}, "answers end at the tokens 2, on the live release at 2, 7"),
+    ({"aliases": ("small",)}, "alias chat is gone: requests to it will be refused"),
     ({"inputs": {"text_input": INPUTS["text_input"]}}, "field top_k is gone: requests with it will be refused"),
     ({"inputs": INPUTS | {"top_k": Input(type="FP32")}}, "field top_k is FP32, INT32 on the live release"),
     ({"inputs": INPUTS | {"top_k": Input(type="INT32", optional=False)}}, "field top_k must be given"),
@@ -43,6 +47,7 @@ BREAKING: list[tuple[dict[str, Any], str]] = [
 ]
 HARMLESS: list[tuple[dict[str, Any], str]] = [
     ({"max_input_len": 1025}, "max_input_len is 1025, 1024 on the live release"),
+    ({"aliases": ("small", "chat", "new")}, "new aliases: new"),
     ({"max_batch_size": 16}, "max_batch_size is 16, 8 on the live release"),
     ({"inputs": INPUTS | {"seed": Input(type="UINT64")}}, "new fields of requests: seed"),
     ({"outputs": OUTPUTS | {"score": "FP32"}}, "new fields of answers: score"),
@@ -100,7 +105,7 @@ def stored(root: Path, name: str = "r", *, streaming: bool = True, chat: bool = 
 def test_a_repository_tells_its_contract(tmp_path: Path) -> None:
     found = stored(tmp_path)
     assert (found.streaming, found.max_input_len, found.max_seq_len, found.max_batch_size) == (True, 32, 64, 8)
-    assert found.end_token == "</s>"
+    assert (found.end_token, found.end_ids, found.aliases) == ("</s>", {1}, ())
     assert found.inputs
     assert found.outputs
     assert found.inputs["text_input"] == Input(type="STRING", optional=False)
@@ -163,4 +168,5 @@ def test_a_request_tells_what_it_can(asked: str, applies: bool, template: str | 
     request = ReleaseRequest(streaming=False, max_input_len=12, chat_template=asked)
     found = Contract.of_request(request, applies_chat_template=applies)
     assert (found.streaming, found.max_input_len, found.chat_template) == (False, 12, template)
+    assert Contract.of_request(ReleaseRequest(aliases=["a"]), applies_chat_template=applies).aliases == ("a",)
     assert found.tokenizer is found.inputs is None
