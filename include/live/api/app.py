@@ -21,8 +21,8 @@ from include.live.api.models import LiveModel
 from include.live.api.replies import DONE, Kind, Reply, described, event
 from include.live.api.requests import Asked, ChatRequest, CompletionRequest, parse
 from include.live.api.served import Models
+from include.live.proxy.routes import RELEASE_HEADER
 
-_RELEASE_HEADER = "x-hf2triton-release"
 _HUNG_UP = 499  # as nginx logs it; nobody gets it
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ async def _reply(
     kind: Kind, request: Request, asked: Asked, model: LiveModel, answers: list[Answer], engine: Engine
 ) -> Response:
     reply = Reply(kind, model, sum(len(answer.job.prompt) for answer in answers))
-    headers = {_RELEASE_HEADER: model.release}
+    headers = {RELEASE_HEADER: model.release}
     pieces = together(answers, engine, model)
     if not asked.stream:
         found = await _while_connected(request, _all(pieces))

@@ -14,6 +14,7 @@ import grpc
 
 from include.live.api.failures import ApiError
 from include.live.api.models import ENGINE, LiveModel
+from include.live.proxy.routes import NAME_HEADER
 
 _OUTPUTS = ("output_ids", "sequence_length")
 _DATATYPES = {"i": "INT32", "f": "FP32", "Q": "UINT64", "?": "BOOL"}
@@ -23,8 +24,8 @@ _STATUS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-# The header that chooses the model, and the one that makes Triton end a failed stream with the failure's status.
-_MODEL_HEADER, _STATUS_HEADER = "x-gateway-model-name", "triton_grpc_error"
+# The header that makes Triton end a failed stream with the failure's status.
+_STATUS_HEADER = "triton_grpc_error"
 _CHANNEL = [
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
@@ -87,7 +88,7 @@ class Engine:
         Raises:
             ApiError: the engine refuses the request, or cannot be reached.
         """
-        metadata = ((_MODEL_HEADER, model.name), (_STATUS_HEADER, "true"))
+        metadata = ((NAME_HEADER, model.name), (_STATUS_HEADER, "true"))
         call = self._stub.ModelStreamInfer(iter([_request(model, job)]), metadata=metadata)
         try:
             async for response in call:
@@ -115,10 +116,9 @@ def _request(model: LiveModel, job: Job) -> Any:  # noqa: ANN401 - a generated m
     add("input_ids", "i", job.prompt)
     add("input_lengths", "i", [len(job.prompt)])
     add("request_output_len", "i", [job.max_tokens])
-    # The engine knows one end token; the others are words of one token.
-    first = next((end[0] for end in job.ends if len(end) == 1), -1)
-    add("end_id", "i", [first])
-    if words := [word for word in job.ends if list(word) != [first]]:
+    end_id, words = _ends(model, job)
+    add("end_id", "i", [end_id])
+    if words:
         flat = [token for word in words for token in word]
         ends = list(accumulate(map(len, words)))
         add("stop_words_list", "i", [*flat, *ends, *[-1] * (len(flat) - len(ends))], 2, len(flat))
@@ -129,6 +129,18 @@ def _request(model: LiveModel, job: Job) -> Any:  # noqa: ANN401 - a generated m
         if value is not None and name in model.inputs:
             add(name, kind, [value])
     return request
+
+
+def _ends(model: LiveModel, job: Job) -> tuple[int, list[Sequence[int]]]:
+    """The end token that the engine is told, and what else ends the answer, as its stop words.
+
+    With stop words an engine has to decode each token, and text that only looks like an end token ends an answer, too.
+    """
+    tokens = [end[0] for end in job.ends if len(end) == 1]
+    known = [token for token in tokens if token in model.engine_ends]
+    end_id = next(iter(known or tokens), -1)
+    at_once = {*known, end_id}
+    return end_id, [word for word in job.ends if len(word) > 1 or word[0] not in at_once]
 
 
 def _tokens(response: Any) -> Sequence[int]:  # noqa: ANN401 - a generated message

@@ -17,7 +17,10 @@ ENGINE = "tensorrt_llm"
 
 
 class LiveModel(Frozen):
-    """A live model. ``inputs`` are the names that its engine takes; ``streaming``: it answers token by token."""
+    """A live model. ``inputs`` are the names that its engine takes; ``streaming``: it answers token by token.
+
+    Each of ``end_ids`` ends an answer. The engine itself ends answers at each of ``engine_ends`` if it is told one.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -26,6 +29,7 @@ class LiveModel(Frozen):
     max_input_len: int = Field(gt=0)
     max_seq_len: int = Field(gt=0)
     end_ids: tuple[int, ...] = ()
+    engine_ends: frozenset[int] = frozenset()
     streaming: bool
     inputs: frozenset[str]
     created: Moment
@@ -69,6 +73,7 @@ def served_from(
     """
     configs = repository.read(served)
     engine = configs[ENGINE]
+    values = {name: parameter.string_value for name, parameter in engine.parameters.items()}
     tokenizer = Path(configs["preprocessing"].parameters["tokenizer_dir"].string_value)
     return LiveModel(
         name=name,
@@ -79,6 +84,7 @@ def served_from(
         max_seq_len=max_seq_len,
         # A checkpoint has its tokenizer in a folder of its own, and the file that names its end tokens beside that.
         end_ids=end_ids(tokenizer) or end_ids(tokenizer.parent),
+        engine_ends=frozenset(map(int, values.get("end_ids", "").split())),
         streaming=engine.model_transaction_policy.decoupled,
         inputs=frozenset(tensor.name for tensor in engine.input),
         created=created,

@@ -230,6 +230,19 @@ def test_a_job_becomes_the_engines_tensors() -> None:
     assert sent["streaming"] == [[True]]
 
 
+@pytest.mark.parametrize(
+    ("engine_ends", "end_id", "words"),
+    [
+        ({2, 3}, 2, None),
+        ({3, 9}, 3, [[[2], [1]]]),
+        ({9}, 2, [[[3], [1]]]),
+    ],
+)
+def test_the_engines_own_end_tokens_are_no_stop_words(engine_ends: set[int], end_id: int, words: object) -> None:
+    sent = inputs(Job([5], 9, Sampling(), ends=[(2,), (3,)]), engine_ends=frozenset(engine_ends))
+    assert (sent["end_id"], sent.get("stop_words_list")) == ([[end_id]], words)
+
+
 def test_a_release_that_does_not_stream_is_not_asked_to() -> None:
     sent = inputs(Job([5], 9, Sampling()), streaming=False)
     assert "streaming" not in sent

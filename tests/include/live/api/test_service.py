@@ -35,6 +35,7 @@ def test_a_live_release_is_described_by_its_own_files(settings: Settings) -> Non
     (model,) = models.published(models_file(settings))
     assert (model.name, model.aliases, model.release) == ("a", ("also",), "org--a/3")
     assert (model.end_ids, model.streaming, model.max_input_len, model.max_seq_len) == ((5, 7), False, 32, 64)
+    assert model.engine_ends == {1}
     assert {"temperature", "seed", "runtime_top_p"} <= model.inputs
 
 
