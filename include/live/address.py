@@ -335,6 +335,8 @@ class LiveAddress:
         if live and record:
             self._releases.end_outage(live, self._context.run_id)
         self._live_set_changed()
+        if not self._releases.live_names():
+            self._api.stop()  # after the last request; the supervisor ends, too
         return live
 
     def _do(self, step: Step, name: str) -> None:

@@ -18,11 +18,12 @@ from include.errors import PipelineError
 from include.files import locked
 from include.host.docker.engine import EngineAway
 from include.host.services import ServiceRecord, read
+from include.live.daemon import Daemon
 from include.live.last_answer import LastAnswer
 from include.live.supervise import NAME, Supervision
 from include.releases.records import Outage, Release
 from include.settings import PROJECT
-from include.tasks import announce_outages, check_live_release
+from include.tasks import announce_outages, check_live_release, retire_model
 from include.triton import servers
 from tests.support.live import MODEL, Deployment
 from tests.support.live import NAME as SERVED
@@ -255,7 +256,8 @@ def test_the_api_comes_with_a_promotion_and_back_by_itself(deployment: Deploymen
     wait_for(lambda: httpx.get(url).is_success, "the API again")
     assert record_of(whole, API).pid != killed
     assert outages(whole) == ()
-    assert API in whole.live().stop()
+    retire_model.run(whole.context(), {"name": SERVED})
+    assert not Daemon.api(whole.context()).runs(), "nobody would bring it back"
 
 
 def test_an_engine_that_is_away_is_the_cause_of_an_outage(
