@@ -13,6 +13,7 @@ from typing import Any
 
 from include.live.proxy import guard
 from include.live.proxy.routing import Cluster, Routing, Served
+from include.requests.names import RESERVED
 
 NAME_HEADER = "x-gateway-model-name"
 """The request header that names a model: that of the Gateway API's inference extension, and of KServe."""
@@ -24,7 +25,7 @@ ENTRY = "ensemble"
 OWN = (ENTRY, "tensorrt_llm", "tensorrt_llm_bls")
 """What each server calls the models that users ask."""
 
-PARTS = (*OWN, "preprocessing", "postprocessing")
+PARTS = RESERVED
 """What each server calls its models: no served name is reached by a path with one of these."""
 
 API = "api"
