@@ -88,6 +88,14 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
     return await http_exception_handler(request, error)
 
 
+@app.exception_handler(PipelineError)
+async def say_what_is_wrong(request: Request, error: PipelineError) -> Response:
+    """Tells what is wrong with the live address's settings, its keys or its certificate."""
+    if "text/html" in request.headers.get("accept", ""):
+        return _site(render_message("The live address cannot be used", str(error)), status.HTTP_503_SERVICE_UNAVAILABLE)
+    return await http_exception_handler(request, HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, str(error)))
+
+
 @app.get("/models")
 def models() -> HTMLResponse:
     """The served names: what is live, whether it answers, and what can be done."""
@@ -110,10 +118,7 @@ async def ask_model(request: Request, name: Name, question: Question) -> Respons
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         # A page of another site can send anything but this without the browser asking first.
         raise HTTPException(status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, "the question must be application/json")
-    try:
-        server = await run_in_threadpool(_server_of, name, question.to)
-    except PipelineError as error:  # of the key or the certificate of the live address
-        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, str(error)) from error
+    server = await run_in_threadpool(_server_of, name, question.to)
     if server is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"nothing of {name} runs there any more; reload the page")
     if _asking.locked():

@@ -367,3 +367,14 @@ def test_a_live_address_that_cannot_be_asked_is_told(
     answer = user.post("/hf2triton/models/model/try", json={"prompt": "a"})
     assert answer.status_code == 503
     assert "the file with the keys cannot be read" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("page", ["/models", "/models/model", "/releases"])
+def test_settings_of_the_live_address_that_cannot_be_used_are_told(
+    user: TestClient, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF2TRITON_TLS_KEY_FILE", "/key.pem")
+    settings.cache_clear()
+    answer = user.get(f"/hf2triton{page}", headers={"accept": "text/html"})
+    assert (answer.status_code, "TLS needs a certificate" in answer.text) == (503, True)
+    assert "TLS needs a certificate" in user.get(f"/hf2triton{page}").json()["detail"]
