@@ -55,7 +55,7 @@ class Server:
     url: str
     streams: bool
     what: str
-    options: Mapping[str, Any] = field(default_factory=lambda: {"trust_env": False, "verify": PLAIN_HTTP})
+    options: Mapping[str, Any] = field(default_factory=lambda: {"trust_env": False, "verify": PLAIN_HTTP}, repr=False)
 
 
 def candidates(settings: Settings, releases: ReleaseStore) -> tuple[Candidate, ...]:
