@@ -79,9 +79,7 @@ def ask(endpoint: str, settings: Settings | None = None) -> str:
 
 def curl_line(endpoint: str, body: Mapping[str, Any], settings: Settings) -> str:
     """A curl command that sends a request to the endpoint; users with keys fill in theirs."""
-    key = " -H 'Authorization: Bearer <key>'" if settings.api_keys_file else ""
-    trust = f" --cacert {settings.tls_certificate_file}" if settings.tls_certificate_file else ""
-    return f"curl -s{trust}{key} {endpoint} -d '{json.dumps(body)}'"
+    return f"{proxy_of(settings).curl} {endpoint} -d '{json.dumps(body)}'"
 
 
 def ask_chat(model: str, settings: Settings) -> tuple[str, str]:

@@ -84,7 +84,8 @@ class Down:
 class Card:
     """A served name now. ``lines`` is its history, newest first; ``since`` is when the live release went live.
 
-    ``answers`` is None if the name is not live. ``urls`` are its addresses by what they are for.
+    ``answers`` is None if the name is not live. ``urls`` are its addresses by what they are for, ``curl`` the beginning
+    of a command that asks them.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Card:
     answers: bool | None
     now: datetime
     urls: Mapping[str, str]
+    curl: str = "curl -s"
     candidates: tuple[Candidate, ...] = ()
 
     @property

@@ -31,12 +31,16 @@ class Snapshot(ReleaseStore):
 
 @dataclass(frozen=True)
 class Served:
-    """The served names of a deployment. ``answers`` asks the live model of a name; ``address`` is the URL of all."""
+    """The served names of a deployment. ``answers`` asks the live model of a name; ``address`` is the URL of all.
+
+    ``curl`` is the beginning of a command that asks there.
+    """
 
     releases: Snapshot
     answers: Callable[[str], bool]
     address: str
     candidates: tuple[Candidate, ...] = ()
+    curl: str = "curl -s"
 
     def cards(self) -> list[Card]:
         """A card for each name, with the report of the live release alone: the live names first, the default before."""
@@ -69,6 +73,7 @@ class Served:
             answers=self.answers(name) if current else None,
             now=datetime.now(UTC),
             urls=urls(self.address, name),
+            curl=self.curl,
             candidates=tuple(one for one in self.candidates if one.release in ids),
         )
 

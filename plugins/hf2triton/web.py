@@ -183,8 +183,8 @@ def _root() -> Path:
 
 
 def _served() -> Served:
-    releases = Snapshot(_root(), settings().default_model)
-    return Served(releases, _answers, _address(), candidates(settings(), releases))
+    releases, proxy = Snapshot(_root(), settings().default_model), proxy_of(settings())
+    return Served(releases, _answers, proxy.url, candidates(settings(), releases), proxy.curl)
 
 
 def _answers(name: str) -> bool:
@@ -196,10 +196,6 @@ def _server_of(name: str, to: str) -> Server | None:
     running = () if to == LIVE else candidates(settings(), releases)
     server = server_of(name, to, proxy.url, releases, running)
     return replace(server, options=proxy.client_options()) if server and to == LIVE else server
-
-
-def _address() -> str:
-    return proxy_of(settings()).url
 
 
 async def _bounded(events: AsyncGenerator[str]) -> AsyncGenerator[str]:

@@ -378,3 +378,14 @@ def test_settings_of_the_live_address_that_cannot_be_used_are_told(
     answer = user.get(f"/hf2triton{page}", headers={"accept": "text/html"})
     assert (answer.status_code, "TLS needs a certificate" in answer.text) == (503, True)
     assert "TLS needs a certificate" in user.get(f"/hf2triton{page}").json()["detail"]
+
+
+def test_the_command_that_asks_a_model_names_what_the_address_wants(
+    user: TestClient, root: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ReleaseStore(root).make_live(release)
+    for name in ("API_KEYS_FILE", "TLS_CERTIFICATE_FILE", "TLS_KEY_FILE"):
+        monkeypatch.setenv(f"HF2TRITON_{name}", f"/{name.lower()}")
+    settings.cache_clear()
+    page = unescape(user.get("/hf2triton/models/model").text)
+    assert page.count("curl -s --cacert /tls_certificate_file -H 'Authorization: Bearer <key>' https://127.0.0.1:") == 2

@@ -80,6 +80,11 @@ class Proxy:
         """The URL of the HTTP endpoint on this host."""
         return http_url(self._address, self.ports.http, self._access.scheme)
 
+    @property
+    def curl(self) -> str:
+        """The beginning of a command that asks it, see `Access.curl`."""
+        return self._access.curl
+
     def client(self, timeout_s: float) -> httpx.Client:
         """A client of the HTTP endpoint on this host."""
         return httpx.Client(timeout=timeout_s, **self.client_options())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -47,6 +48,12 @@ class Access:
     def scheme(self) -> str:
         """The scheme of the endpoint's URLs."""
         return "https" if self.tls else "http"
+
+    @property
+    def curl(self) -> str:
+        """The beginning of a command by which a client on this host asks; users with keys fill in theirs."""
+        trust = f" --cacert {shlex.quote(str(self.tls.certificate))}" if self.tls else ""
+        return f"curl -s{trust}" + " -H 'Authorization: Bearer <key>'" * (self.keys is not None)
 
     @property
     def is_open(self) -> bool:

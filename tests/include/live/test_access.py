@@ -60,7 +60,9 @@ def test_promotion_check_and_pages_work_as_without(guarded: Deployment) -> None:
     assert LastAnswer(guarded.settings, SERVED).is_now()
     endpoint = f"{guarded.live().url}/v2/models/ensemble/generate"
     assert run.ask(endpoint, guarded.settings) == "un"
-    assert ALICE not in run.curl_line(endpoint, run.SEED_REQUEST, guarded.settings)
+    certificate = guarded.settings.tls_certificate_file
+    asks = f"curl -s --cacert {certificate} -H 'Authorization: Bearer <key>' {endpoint} -d "
+    assert run.curl_line(endpoint, run.SEED_REQUEST, guarded.settings).startswith(asks)
     assert status(guarded, ALICE) == 200
     assert status(guarded, BOB) == 401
     root = guarded.settings.artifacts
