@@ -36,6 +36,8 @@ SEED_REQUEST = {
     "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]},
 }
 _ANSWER_S = 120.0
+_API_STARTS_S = 60.0
+_POLL_S = 0.5
 CHAT_PROMPT = "Name three colours of the rainbow."
 ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "yellow"}
@@ -83,11 +85,19 @@ def curl_line(endpoint: str, body: Mapping[str, Any], settings: Settings) -> str
 
 
 def ask_chat(model: str, settings: Settings) -> tuple[str, str]:
-    """A chat's answer by the OpenAI API of the live endpoint, and a curl command that asks the same."""
+    """A chat's answer by the OpenAI API of the live endpoint, and a curl command that asks the same.
+
+    The first promotion has just started the API's service.
+    """
     body = {"model": model, "max_tokens": 60, "messages": [{"role": "user", "content": CHAT_PROMPT}]}
     proxy = proxy_of(settings)
     with proxy.client(_ANSWER_S) as http:
-        answer = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+        until = time.monotonic() + _API_STARTS_S
+        while (asked := http.post("/v1/chat/completions", json=body)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            if time.monotonic() > until:
+                break
+            time.sleep(_POLL_S)
+        answer = asked.raise_for_status().json()
     line = curl_line(f"{proxy.url}/v1/chat/completions", body, settings)
     return str(answer["choices"][0]["message"]["content"]), line
 
