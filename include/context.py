@@ -102,7 +102,7 @@ class Context:
 
     def live_servers(self) -> dict[str, ServerRecord]:
         """The records of the live servers that run, by served name."""
-        found = {name: servers.find(path) for name, path in self.live_records.items()}
+        found = {name: servers.look(path) for name, path in self.live_records.items()}
         return {name: record for name, record in found.items() if record}
 
     def live_gpus(self) -> tuple[str, ...]:
@@ -119,7 +119,7 @@ def live_records(artifacts: Path) -> dict[str, Path]:
 def gpus_of_processes(artifacts: Path) -> set[str]:
     """The device ids that servers hold which are processes, except the store's live ones, as for `gpus_in_use`."""
     lives = live_records(artifacts).values()
-    records = [servers.find(path) for path in (artifacts / "servers").glob("*.json") if path not in lives]
+    records = [servers.look(path) for path in (artifacts / "servers").glob("*.json") if path not in lives]
     return {device for record in records if record and not record.plan.container for device in record.gpus}
 
 

@@ -15,7 +15,6 @@ from include.releases.ids import ReleaseId
 from include.releases.records import Release
 from include.releases.run import RunRecord
 from include.tasks import ArtifactRef, Checked, contracts
-from include.triton import servers
 from include.triton.servers import ServerRecord
 
 
@@ -116,7 +115,7 @@ def _rival(context: Context, release: Release) -> Endpoint | None:
     live = context.releases.live(name)
     if live is None or live.model != release.model or live.number == release.number:
         return None
-    server = servers.find(context.live_records[name])
+    server = context.live_servers().get(name)
     return _endpoint(server) if server else None
 
 

@@ -175,6 +175,15 @@ def find(record_path: Path, skip: Skip = ignore) -> ServerRecord | None:
     return found
 
 
+def look(record_path: Path) -> ServerRecord | None:
+    """The record at ``record_path`` if its server runs, as `find`; the remains of one that has ended stay.
+
+    For who does not hold the lock of the live address: remains tell how a server ended.
+    """
+    record = services.read(record_path, ServerRecord)
+    return record if record and _backend(record.plan).why_gone(record) is None else None
+
+
 def obituary(record_path: Path) -> str | None:
     """The way in which a recorded server ended, with its last lines; None if it runs, or has no record."""
     record = services.read(record_path, ServerRecord)

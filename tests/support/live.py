@@ -116,7 +116,8 @@ class Deployment:
         return [self.releases.state(release) for release in self.releases.every()]
 
     def live_server(self, name: str = NAME) -> ServerRecord | None:
-        return self.context().live_servers().get(name)
+        path = self.context().live_records.get(name)
+        return servers.find(path) if path else None
 
     def kill_live_server(self, name: str = NAME) -> None:
         os.kill(self.live_server(name).pid, signal.SIGKILL)

@@ -57,7 +57,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     settings = Settings(artifacts=tmp_path, gpu_lease_dir=tmp_path / "leases")
     (tmp_path / "live").mkdir()
     (tmp_path / "live" / "name").symlink_to("../releases/org--name/1")
-    monkeypatch.setattr(servers, "find", {live_records(tmp_path)["name"]: live}.get)
+    monkeypatch.setattr(servers, "look", {live_records(tmp_path)["name"]: live}.get)
     monkeypatch.setattr(launch, "gpus_in_use", lambda containers, artifacts: {"a"})
     return Context(settings=settings, log=print, dag_id="d", run_id="r")
 
