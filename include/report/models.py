@@ -21,6 +21,7 @@ _SETTINGS = (
     "target",
     "dtype",
     "awq_group_size",
+    "precision",
     "max_batch_size",
     "max_input_len",
     "max_seq_len",

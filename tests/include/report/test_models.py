@@ -220,3 +220,9 @@ def test_the_last_promoted_release_is_known_after_a_retirement() -> None:
     found = card(line(2, "candidate"), promoted).last_promoted
     assert found is promoted
     assert card(line(2, "candidate")).last_promoted is None
+
+
+def test_a_card_says_how_its_release_computes_and_an_earlier_versions_leaves_it_out() -> None:
+    fast = line(2, request={"model": "org/model", "precision": "fast", "calib_size": 8})
+    assert fast.settings == {"model": "org/model", "precision": "fast"}
+    assert line(1).settings == {"model": "org/model", "max_batch_size": 8}
