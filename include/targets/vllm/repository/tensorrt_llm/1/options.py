@@ -19,8 +19,7 @@ class InvalidRequest(Exception):
 class Options:
     """One answer's options under upstream's names; None where the request left one out.
 
-    Without ``top_k`` and ``top_p`` decoding is greedy, as upstream, whatever the temperature. Besides ``end_id``, the
-    end tokens of the model's generation config end an answer, too.
+    Without ``top_k`` and ``top_p`` decoding is greedy, as upstream, whatever the temperature.
     """
 
     max_tokens: int
@@ -46,7 +45,7 @@ class Options:
     ) -> Any:  # noqa: ANN401
         """vLLM's ``SamplingParams``; raises `InvalidRequest` for values outside vLLM's limits.
 
-        ``end_ids`` are the model's own end tokens: each ends an answer.
+        ``end_ids`` are the model's own end tokens: each ends an answer unless ``end_id`` is none of them.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -78,7 +77,8 @@ class Options:
             "max_tokens": self.max_tokens,
             "min_tokens": self.min_tokens or 0,
             "stop_token_ids": sorted(ends),
-            "ignore_eos": not ends,
+            # Else vLLM would add those of the generation config, whatever the request names.
+            "ignore_eos": True,
         }
 
     def _sampling(self) -> dict[str, Any]:
