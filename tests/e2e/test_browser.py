@@ -174,7 +174,10 @@ def test_a_preset_fills_the_form(story: Story) -> None:
     story.page.keyboard.press("ControlOrMeta+V")
     section(form, "Model")
     for name, value in preset.changed.items():
-        expect(entry(form, name)).to_have_value(str(value))
+        if isinstance(value, bool):
+            expect(entry(form, name)).to_be_checked(checked=value)
+        else:
+            expect(entry(form, name)).to_have_value(str(value))
     expect(form.get_by_text("Run Parameters")).to_have_count(0)
     story.picture("form-filled-by-preset")
 
