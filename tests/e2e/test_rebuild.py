@@ -130,8 +130,8 @@ def test_the_schedule_brings_a_followed_model_to_the_live_address(
     run = scene.ended("smollm2", 1)
     assert (run["state"], run["triggered_by"]) == ("success", "operator")
     assert run["note"].startswith("smollm2: new: no run was started for this entry yet; ")
-    assert releases.live().name == f"{SLUG}/1"
-    assert ask(live)
+    assert releases.live(MODEL.name).name == f"{SLUG}/1"
+    assert ask(live.replace("ensemble", MODEL.name))
 
 
 def test_a_run_that_failed_does_not_disturb_the_other_model(scene: Scene) -> None:
@@ -155,8 +155,8 @@ def test_a_changed_setting_and_a_new_commit_start_one_run_each(scene: Scene, rel
     scene.follow("broken", entry("broken", "org/other", targt="openvino"))
     run = scene.ended("smollm2", 2)
     assert (run["state"], run["note"]) == ("success", "smollm2: changed: settings.max_batch_size: 8 -> 4")
-    assert releases.live().name == f"{SLUG}/2"
-    assert ask(live)
+    assert releases.live(MODEL.name).name == f"{SLUG}/2"
+    assert ask(live.replace("ensemble", MODEL.name))
     run = scene.ended("tiny", 2)
     assert (run["conf"]["revision"], run["note"]) == (new, f"tiny: changed: commit: {old[:12]}... -> {new[:12]}...")
 
