@@ -51,8 +51,8 @@ LOGS = {
     "launch_triton": [r"candidate answers on http://127\.0\.0\.1:\d+"],
     "validate_generate": [rf"release {SLUG}/\d: the gates ask", r"ACCEPT quality +perplexity", r"pass +agreement"],
     "approve_release": [QUESTION, "asked: everyone who may act on the run; no answer in 24 h is a no", "Approved"],
-    "promote_release": [rf"release {SLUG}/\d is live at http://127\.0\.0\.1:\d+"],
-    "stop_candidate": [rf"release {SLUG}/\d is live at http://127\.0\.0\.1:\d+"],
+    "promote_release": [rf"release {SLUG}/\d is live as {NAME} at http://127\.0\.0\.1:\d+"],
+    "stop_candidate": [rf"release {SLUG}/\d is live as {NAME} at http://127\.0\.0\.1:\d+"],
 }
 
 
