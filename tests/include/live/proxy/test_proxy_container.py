@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from include.errors import HostError, ToolError
 from include.live.proxy import Proxy, proxy_of
 from include.live.proxy.envoy import LABEL_PROXY
+from tests.support.certificates import write_pair
 from tests.support.engine import BASE, client_or_skip
 from tests.support.proxied import answers, come_and_go_under_load, serve, server, settings_of, some_ports
 
@@ -83,3 +85,28 @@ def test_an_image_that_is_not_there_says_how_it_is_made(engine: Any, tmp_path: P
     proxy = proxy_of(settings_of(tmp_path, some_ports()), image="hf2triton/none:0", build="make image")
     with pytest.raises(HostError, match="make image"):
         proxy.ensure_running()
+
+
+def test_it_asks_for_keys_and_ends_tls_and_takes_new_keys_as_it_runs(engine: Any, tmp_path: Path) -> None:
+    keys, (chain, key) = tmp_path / "keys.txt", write_pair(tmp_path)
+    files = {"api_keys_file": keys, "tls_certificate_file": chain, "tls_key_file": key}
+    keys.touch(0o600)
+    keys.write_text("alice alice-0123456789abcdef\n")
+    settings = settings_of(tmp_path, some_ports()).model_copy(update=files)
+    proxy = proxy_of(settings, image=BASE)
+    try:
+        proxy.ensure_running()
+        with server("a") as a, httpx.Client(base_url=proxy.url, verify=False) as client:
+            serve(proxy, a.upstream)
+            path = "/v2/models/ensemble/ready"
+            assert proxy.url.startswith("https://")
+            assert client.get(path).status_code == 401
+            assert client.get(path, headers={"x-api-key": "alice-0123456789abcdef"}).text == "a"
+            with proxy.client(5) as own:
+                assert own.get(path).text == "a"
+            keys.write_text("bob bob-0123456789abcdef\n")
+            assert proxy.refresh_access() == []
+            assert client.get(path, headers={"x-api-key": "alice-0123456789abcdef"}).status_code == 401
+            assert client.get(path, headers={"x-api-key": "bob-0123456789abcdef"}).text == "a"
+    finally:
+        proxy.stop()
