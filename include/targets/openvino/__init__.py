@@ -19,12 +19,11 @@ from include.host.docker.engine import local_engine
 from include.host.docker.images import ImageId
 from include.host.docker.registry import FindLogin, no_login
 from include.model.config import ModelConfig
-from include.model.generation import end_ids
 from include.requests.release import ReleaseRequest
 from include.runners.job import Command, inherited
 from include.settings import Settings
 from include.stages.common import has_native_bfloat16
-from include.targets import estimates, pytriton
+from include.targets import ensemble, estimates, pytriton
 from include.targets.base import Target, pinned
 from include.targets.openvino import image
 from include.triton.repository import paths
@@ -166,30 +165,7 @@ class OpenVinoTarget(Target):
         """The values that the templates ask for; the KV cache is as large as the limits need, capped by memory."""
         needed = request.max_batch_size * request.max_seq_len * estimates.kv_cache_bytes_per_token(config)
         allowed = int(psutil.virtual_memory().total * request.kv_cache_memory_fraction)
-        batch = {"triton_max_batch_size": str(request.max_batch_size)}
-        tokenizer = {**batch, "tokenizer_dir": str(checkpoint / "tokenizer")}
-        ends = {"end_ids": " ".join(map(str, end_ids(checkpoint)))}
-        return {
-            "ensemble": batch,
-            "preprocessing": {
-                **tokenizer,
-                **ends,
-                "apply_chat_template": str(request.chat_template == "auto").lower(),
-                "max_input_len": str(request.max_input_len),
-                "max_seq_len": str(request.max_seq_len),
-            },
-            "postprocessing": tokenizer,
-            "tensorrt_llm": {
-                **tokenizer,
-                **ends,
-                "engine_dir": str(engine),
-                "decoupled_mode": str(request.streaming).lower(),
-                "max_seq_len": str(request.max_seq_len),
-                "max_num_tokens": str(request.max_num_tokens),
-                "kv_cache_bytes": str(min(needed, allowed)),
-                "kv_cache_free_gpu_mem_fraction": "0",
-            },
-        }
+        return ensemble.values(request, checkpoint, engine, kv_cache_bytes=min(needed, allowed))
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """Triton out of the nvidia-pytriton wheel, of the local environment or of the image."""

@@ -20,12 +20,11 @@ from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
 from include.model.config import ModelConfig
-from include.model.generation import end_ids
 from include.requests.release import ReleaseRequest
 from include.runners.job import Command, inherited
 from include.settings import Settings
 from include.stages.build_vllm.__main__ import LIMITS
-from include.targets import estimates, pytriton
+from include.targets import ensemble, estimates, pytriton
 from include.targets.base import Target, pinned
 from include.targets.vllm.settings import VllmSettings
 from include.triton.repository import paths, read
@@ -221,30 +220,8 @@ class VllmTarget(Target):
         """The templates' values; memory beyond what a full batch needs is left to others."""
         memory = estimates.estimate(config, request)
         enough = memory.serve_full + _CUDA_GRAPHS
-        batch = {"triton_max_batch_size": str(request.max_batch_size)}
-        tokenizer = {**batch, "tokenizer_dir": str(checkpoint / "tokenizer")}
-        ends = {"end_ids": " ".join(map(str, end_ids(checkpoint)))}
-        return {
-            "ensemble": batch,
-            "preprocessing": {
-                **tokenizer,
-                **ends,
-                "apply_chat_template": str(request.chat_template == "auto").lower(),
-                "max_input_len": str(request.max_input_len),
-                "max_seq_len": str(request.max_seq_len),
-            },
-            "postprocessing": tokenizer,
-            "tensorrt_llm": {
-                **tokenizer,
-                **ends,
-                "engine_dir": str(engine),
-                "decoupled_mode": str(request.streaming).lower(),
-                "max_seq_len": str(request.max_seq_len),
-                "max_num_tokens": str(request.max_num_tokens),
-                "kv_cache_bytes": str(enough),
-                "kv_cache_free_gpu_mem_fraction": str(request.kv_cache_memory_fraction),
-            },
-        }
+        fraction = request.kv_cache_memory_fraction
+        return ensemble.values(request, checkpoint, engine, kv_cache_bytes=enough, gpu_memory_fraction=fraction)
 
     def server(self, repository: Path, ports: Ports) -> ServerPlan:
         """Triton out of NVIDIA's image, or out of the nvidia-pytriton wheel."""
