@@ -47,6 +47,7 @@ def test_options_reach_the_engine() -> None:
         pytest.param(9, {2, 9}, id="one of the model's own: all of them"),
         pytest.param(5, {5}, id="another: that one"),
         pytest.param(-1, set(), id="-1: none"),
+        pytest.param(-7, set(), id="another negative one: none, as before"),
     ],
 )
 def test_end_tokens_are_the_models_own_unless_the_request_names_another(end_id: int | None, ends: set[int]) -> None:

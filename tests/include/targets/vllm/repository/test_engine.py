@@ -238,7 +238,7 @@ def test_without_top_k_and_top_p_decoding_is_greedy() -> None:
 
 
 @pytest.mark.usefixtures("vllm")
-@pytest.mark.parametrize(("end_id", "stops"), [(2, [2]), (9, [7, 9]), (None, [7, 9]), (-1, [])])
+@pytest.mark.parametrize(("end_id", "stops"), [(2, [2]), (9, [7, 9]), (None, [7, 9]), (-1, []), (-7, [])])
 def test_the_models_end_tokens_end_an_answer_unless_the_request_names_another(
     end_id: int | None, stops: list[int]
 ) -> None:

@@ -86,7 +86,7 @@ class Options:
         config.max_new_tokens = self.max_tokens
         if self.min_tokens is not None:
             config.min_new_tokens = self.min_tokens
-        ends = end_ids if self.end_id is None or self.end_id in end_ids else {self.end_id} - {-1}
+        ends = end_ids if self.end_id is None or self.end_id in end_ids else {one for one in [self.end_id] if one >= 0}
         if ends:
             config.set_eos_token_id(min(ends))
             config.stop_token_ids = set(ends)

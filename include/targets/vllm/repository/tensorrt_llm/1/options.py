@@ -72,7 +72,7 @@ class Options:
                 raise InvalidRequest(f"{name} must not be negative")
 
     def _lengths(self, end_ids: frozenset[int]) -> dict[str, Any]:
-        ends = end_ids if self.end_id is None or self.end_id in end_ids else {self.end_id} - {-1}
+        ends = end_ids if self.end_id is None or self.end_id in end_ids else {one for one in [self.end_id] if one >= 0}
         return {
             "max_tokens": self.max_tokens,
             "min_tokens": self.min_tokens or 0,
