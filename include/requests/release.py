@@ -17,6 +17,8 @@ from pydantic_core import ErrorDetails
 from include.errors import UserError
 from include.model.config import GroupSize
 from include.requests.names import LONGEST, NAME_OR_EMPTY_PATTERN, NAME_PATTERN, RESERVED, default_name
+from include.stages.formats import DEFAULT, FORMATS
+from include.stages.formats.base import Format
 
 # A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path.
 # Written so that Python's and the browser's engines read them alike; "$" alone would allow a trailing newline.
@@ -111,21 +113,28 @@ class ReleaseRequest(Form):
     target: Literal["openvino", "tensorrt_llm", "vllm"] = _model(
         "Target",
         "`openvino`: on the CPU. `tensorrt_llm`, `vllm`: on this host's NVIDIA GPU, from Ampere to Hopper, or from "
-        "Turing to Blackwell. All serve int4 weights.",
+        "Turing to Blackwell.",
         "openvino",
+    )
+    quantization: Literal["int4_awq"] = _quantization(
+        "Format",
+        "`int4_awq`: weights of 4 bits, on every target.",
+        DEFAULT,
     )
     dtype: Literal["float16", "bfloat16"] = _quantization(
         "Data type",
-        "Type of all that is not int4: activations, norms, embeddings. Best is the one the model was trained in.",
+        "Type of all that is not quantized: norms, embeddings, what passes between layers. Best is the one the model "
+        "was trained in.",
         "float16",
     )
     awq_group_size: GroupSize = _quantization(
         "AWQ group size",
-        "Weights that share one scale. 128 is usual; it must divide the model's dimensions, SmolLM2-135M needs 64.",
+        "Weights that share one scale, in format `int4_awq`. 128 is usual; it must divide the model's dimensions, "
+        "SmolLM2-135M needs 64.",
         64,
     )
     calib_size: int = _quantization(
-        "Calibration samples", "Samples of text that AWQ looks at; 128 is usual on a GPU.", 32, ge=1, le=1024
+        "Calibration samples", "Samples of text that calibration looks at; 128 is usual on a GPU.", 32, ge=1, le=1024
     )
     calib_seq_len: int = _quantization(
         "Calibration length", "Tokens in each sample; 512 is usual on a GPU.", 128, ge=16, le=8192
@@ -309,6 +318,16 @@ class ReleaseRequest(Form):
         return self
 
     @model_validator(mode="after")
+    def _target_has_format(self) -> Self:
+        if self.target not in self.format.targets:
+            served = " or ".join(name for name, row in FORMATS.items() if self.target in row.targets)
+            raise ValueError(
+                f"target {self.target} does not serve quantization {self.quantization}: set it to {served}, or choose "
+                f"target {' or '.join(self.format.targets)}, on an NVIDIA GPU of SM {self.format.min_sm} or later"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = (self.name, *self.aliases)
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -323,6 +342,16 @@ class ReleaseRequest(Form):
                 "has decided; use swap blue_green, or let the gates decide"
             )
         return self
+
+    @property
+    def format(self) -> Format:
+        """The format of the weights."""
+        return FORMATS[self.quantization]
+
+    @property
+    def group_size(self) -> int | None:
+        """The number of weights that share a scale; None for a format without groups."""
+        return self.format.group(self.awq_group_size)
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ from include.model.config import ModelConfig
 from include.reading import read_lines
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
+from include.stages.formats import unused_fields
 from include.targets.estimates import pipeline_disk_bytes
 from include.tasks import Checked, contracts
 from include.tasks.approve_release import rule_of
@@ -43,7 +44,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     endpoint = context.settings.hub_endpoint
     source = sources.resolve(request.model, request.revision, token=context.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)
-    config.check_calibration(request.awq_group_size, request.calib_seq_len, request.tp_size)
+    config.check_calibration(request.group_size, request.calib_seq_len, request.tp_size)
     config.check_lengths(request.max_input_len, request.max_seq_len)
     target.check_fits(request, config, shared)
     check_room(context, target, request, config)
@@ -61,9 +62,11 @@ def _say_what_is_asked_for(context: Context, request: ReleaseRequest, source: Mo
         f"{source.total_bytes / 1e6:.0f} MB"
     )
     context.log(
-        f"target {request.target}: int4 in groups of {request.awq_group_size}, calibrated with {request.calib_size} x "
-        f"{request.calib_seq_len} tokens of {request.calib_data}"
+        f"target {request.target}: {request.format.describe(request.awq_group_size)}, calibrated with "
+        f"{request.calib_size} x {request.calib_seq_len} tokens of {request.calib_data}"
     )
+    for field in sorted(unused_fields(request.quantization).intersection(ReleaseRequest.model_fields)):
+        context.log(f"field {field} is not used: {request.format.title} has no such thing")
     context.log(
         f"engine for {request.max_batch_size} requests at once, of at most {request.max_seq_len} tokens, "
         f"{request.max_input_len} of them prompt"
@@ -146,6 +149,6 @@ def resolve_dataset(context: Context, request: ReleaseRequest) -> DatasetSource 
 
 
 def _check_disk(context: Context, source: ModelSource, config: ModelConfig, request: ReleaseRequest) -> None:
-    needed = source.total_bytes + pipeline_disk_bytes(config, request.awq_group_size)
+    needed = source.total_bytes + pipeline_disk_bytes(config, request)
     make_directory(context.settings.artifacts)
     sources.require_disk(context.settings.artifacts, needed)

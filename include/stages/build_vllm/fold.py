@@ -13,6 +13,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import UserError
 from include.stages.checkpoint import Checkpoint
+from include.stages.formats.base import Linear
 from include.stages.formats.int4_awq import QuantizedLinear
 
 Layer = dict[str, QuantizedLinear]
@@ -24,8 +25,10 @@ _AFTER_NORM: Mapping[str, tuple[str, ...]] = {
 _UP, _DOWN, _VALUE, _OUTPUT = "mlp.up_proj", "mlp.down_proj", "self_attn.v_proj", "self_attn.o_proj"
 
 
-def folded(checkpoint: Checkpoint) -> Iterator[tuple[Layer, dict[str, torch.Tensor]]]:
+def folded(checkpoint: Checkpoint) -> Iterator[tuple[Mapping[str, Linear], dict[str, torch.Tensor]]]:
     """Each decoder layer: its quantized layers without input scales, and the factors of its norms, by short names.
+
+    In a format without such scales they are the layers themselves.
 
     Raises:
         UserError: the scales do not fold.
@@ -34,7 +37,11 @@ def folded(checkpoint: Checkpoint) -> Iterator[tuple[Layer, dict[str, torch.Tens
     names = iter(checkpoint.linears())
     for index in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{index}."
-        layer = {name.removeprefix(prefix): linear for name, linear in (next(names) for _ in range(_LAYERS))}
+        found = {name.removeprefix(prefix): linear for name, linear in (next(names) for _ in range(_LAYERS))}
+        layer = {name: linear for name, linear in found.items() if isinstance(linear, QuantizedLinear)}
+        if not layer:
+            yield found, {}
+            continue
         norms = {norm: _shared(layer, after, prefix) for norm, after in _AFTER_NORM.items()}
         heads = _of_value_heads(layer[_OUTPUT], config["num_key_value_heads"], config["head_size"], prefix)
         layer[_UP] = _rows_times(layer[_UP], layer[_DOWN].pre_quant_scale)

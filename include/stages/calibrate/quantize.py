@@ -1,4 +1,4 @@
-"""INT4 AWQ by NVIDIA ModelOpt (``awq_lite``), in batches as large as memory allows."""
+"""Calibration by NVIDIA ModelOpt, in batches as large as memory allows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError
 from include.stages.common import log
-from include.stages.formats.int4_awq import awq_config
+from include.stages.formats import DEFAULT, FORMATS
+from include.stages.formats.base import Format
 
 _NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 
 
-def quantize(model: Any, blocks: torch.Tensor, group_size: int, batch_size: int) -> None:  # noqa: ANN401
-    """Quantizes ``model`` in place: 13 forwards of ``blocks`` (int64 [samples, length]), 11 of them in search.
+def quantize(
+    model: Any,  # noqa: ANN401
+    blocks: torch.Tensor,
+    group_size: int,
+    batch_size: int,
+    chosen: Format = FORMATS[DEFAULT],
+) -> None:
+    """Quantizes ``model`` in place by forwards of ``blocks`` (int64 [samples, length]): 1, or 13 of INT4 AWQ's search.
 
     Only the decoder stack runs: the output head is not quantized, so its logits change nothing.
     """
@@ -31,14 +38,14 @@ def quantize(model: Any, blocks: torch.Tensor, group_size: int, batch_size: int)
             for batch in batches:
                 decoder(batch, use_cache=False)
 
-    mtq.quantize(model, awq_config(group_size), forward)
+    mtq.quantize(model, chosen.modelopt_config(group_size), forward)
 
 
-def compile_extension() -> None:
+def compile_extension(chosen: Format = FORMATS[DEFAULT]) -> None:
     """Compiles ModelOpt's CUDA extension, or loads it from TORCH_EXTENSIONS_DIR; without one the search is slow."""
-    from modelopt.torch.quantization.extensions import get_cuda_ext
+    from modelopt.torch.quantization import extensions
 
-    if get_cuda_ext() is None:
+    if getattr(extensions, chosen.extension)() is None:
         log.info("ModelOpt's CUDA extension could not be compiled: the search will be slower")
 
 
@@ -63,7 +70,9 @@ class Slot:
             torch.cuda.empty_cache()
 
 
-def quantize_within_memory(slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int) -> int:
+def quantize_within_memory(
+    slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int, chosen: Format = FORMATS[DEFAULT]
+) -> int:
     """Quantizes the slot's model, halving the batch each time memory runs out; returns the batch size used.
 
     A search that was cut off leaves statistics and patched layers behind, so each new try loads the model anew.
@@ -71,7 +80,7 @@ def quantize_within_memory(slot: Slot, blocks: torch.Tensor, group_size: int, ba
     Raises:
         HostError: one sample alone does not fit.
     """
-    while not _fits(slot, blocks, group_size, batch_size):
+    while not _fits(slot, blocks, group_size, batch_size, chosen):
         slot.release()
         if batch_size == 1:
             raise HostError(
@@ -89,9 +98,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 
-def _fits(slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int) -> bool:
+def _fits(slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int, chosen: Format) -> bool:
     try:
-        quantize(slot.model(), blocks, group_size, batch_size)
+        quantize(slot.model(), blocks, group_size, batch_size, chosen)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

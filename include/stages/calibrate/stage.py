@@ -78,7 +78,7 @@ def check(options: Options) -> Inputs:
     """Reads the small files and refuses a request that cannot be met; see `calibrate` for its exceptions."""
     device_map(options.device)  # refuses a GPU that is not there
     source = SourceModel.read(options.model)
-    source.config.check_calibration(options.group_size, options.calib_seq_len, options.tp_size)
+    source.config.check_calibration(options.format.group(options.group_size), options.calib_seq_len, options.tp_size)
     check_tensors(source.folder, source.config)
     tokenizer = load_tokenizer(options.model)
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
@@ -108,9 +108,9 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
     with report.part("measure before"):
         before = measure(slot.model(), inputs.tokenizer, inputs.held_out)
     with report.part("search"):
-        batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch)
+        batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch, options.format)
     with report.part("export"):
-        if options.smoothing == "foldable":
+        if options.smoothing == "foldable" and "smoothing" in options.format.fields:
             make_foldable(slot.model(), inputs.source.config)
         export(slot.model(), inputs.source, options.dtype, options.tp_size, options.out)
         _write_generation_config(slot.model(), inputs.tokenizer, options.out)
@@ -130,7 +130,7 @@ def _prepare(options: Options, report: StageReport, source: SourceModel, element
     batch = options.batch_size or options.calib_size
     if options.device == "cuda":
         with report.part("compile extension"):
-            compile_extension()
+            compile_extension(options.format)
         return batch
     memory.check_model_fits(source, torch.float32.itemsize)
     return memory.batch_that_fits(source.config, batch, options.calib_seq_len, element_size)
@@ -171,9 +171,10 @@ def _describe(options: Options, report: StageReport, source: SourceModel) -> Non
     }
     report.results |= {
         "architecture": source.config.architecture,
-        "group_size": options.group_size,
-        "smoothing": options.smoothing,
+        "quantization": options.quantization,
     }
+    own = {"awq_group_size": ("group_size", options.group_size), "smoothing": ("smoothing", options.smoothing)}
+    report.results |= dict(own[name] for name in options.format.fields)
     if options.device == "cuda":
         count = torch.cuda.device_count()
         report.gpu = f"{count} x {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)

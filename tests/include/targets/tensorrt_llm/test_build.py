@@ -169,11 +169,12 @@ def test_an_engine_without_a_proper_config_is_refused(tmp_path: Path, text: str,
         read_engine(tmp_path)
 
 
-def test_an_engine_that_is_not_int4_awq_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["W4A16_AWQ", "FP8"])
+def test_an_engine_of_another_format_than_its_checkpoint_is_refused(tmp_path: Path, algorithm: str) -> None:
     (tmp_path / "rank0.engine").touch()
     (tmp_path / "config.json").write_text(json.dumps({"version": "1.2.1", "pretrained_config": {}}))
-    with pytest.raises(ToolError, match="quantization is None, not W4A16_AWQ"):
-        check_engine(tmp_path, version="1.2.1", world_size=1)
+    with pytest.raises(ToolError, match=f"quantization is None, not {algorithm}"):
+        check_engine(tmp_path, version="1.2.1", world_size=1, algorithm=algorithm)
 
 
 @pytest.mark.parametrize(
