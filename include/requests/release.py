@@ -116,9 +116,10 @@ class ReleaseRequest(Form):
         "Turing to Blackwell.",
         "openvino",
     )
-    quantization: Literal["int4_awq"] = _quantization(
+    quantization: Literal["int4_awq", "fp8"] = _quantization(
         "Format",
-        "`int4_awq`: weights of 4 bits, on every target.",
+        "`int4_awq`: weights of 4 bits, on every target. `fp8`: weights and activations of 8 bits, on NVIDIA GPUs from "
+        "Ada on (`tensorrt_llm`, `vllm`): twice the memory for weights, nearer to the original model.",
         DEFAULT,
     )
     dtype: Literal["float16", "bfloat16"] = _quantization(

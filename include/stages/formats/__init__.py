@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from include.errors import UserError
 from include.stages.formats.base import Format
+from include.stages.formats.fp8 import Fp8
 from include.stages.formats.int4_awq import Int4Awq
 
-_ROWS: tuple[Format, ...] = (Int4Awq(),)
+_ROWS: tuple[Format, ...] = (Int4Awq(), Fp8())
 FORMATS: Mapping[str, Format] = {row.name: row for row in _ROWS}
 """By the value of the field *quantization*."""
 DEFAULT = Int4Awq.name
