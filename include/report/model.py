@@ -15,6 +15,7 @@ from include.releases.contract import Comparison
 from include.releases.ids import ReleaseId
 from include.releases.records import Promotion, Retirement
 from include.releases.run import RunRecord
+from include.stages.formats import title_of
 
 
 class Subject(ReleaseId):
@@ -87,6 +88,11 @@ class ReleaseReport(gates.Report):
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
     retirements: tuple[Retirement, ...] = Field((), description="Each time that it was taken off the air.")
     approvals: tuple[Approval, ...] = Field((), description="Each question whether it may go live, with the answer.")
+
+    @property
+    def format(self) -> str:
+        """The title of the format of its weights."""
+        return title_of(self.request)
 
     @property
     def outcomes(self) -> dict[str, gates.Outcome]:

@@ -24,6 +24,13 @@ def of_algorithm(algorithm: object, where: str) -> Format:
     return found
 
 
+def title_of(request: Mapping[str, object]) -> str:
+    """The title of a recorded request's format: of the default one where the record is older than the field."""
+    name = str(request.get("quantization", DEFAULT))
+    return FORMATS[name].title if name in FORMATS else name
+
+
 def unused_fields(name: str) -> frozenset[str]:
     """The fields that only formats other than ``name`` use."""
-    return frozenset[str]().union(*(row.fields for row in _ROWS)) - FORMATS[name].fields
+    used = FORMATS[name].fields if name in FORMATS else frozenset()
+    return frozenset[str]().union(*(row.fields for row in _ROWS)) - used

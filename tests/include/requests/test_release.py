@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from include.errors import UserError
 from include.requests.operations import RollbackRequest
 from include.requests.release import SEED_PROMPT, Form, ReleaseRequest, slug_of
+from include.stages.formats import DEFAULT, FORMATS
 
 
 def test_the_defaults_are_a_valid_request() -> None:
@@ -154,3 +157,27 @@ def test_models_with_one_last_name_have_names_of_their_own() -> None:
 def test_a_swap_is_known_by_its_former_name_too(form: type[Form], former: str, swap: str) -> None:
     assert form.parse({"swap": former}) == form.parse({"swap": swap})
     assert form.parse({"swap": former}).model_dump(mode="json")["swap"] == swap
+
+
+def test_each_format_is_a_value_of_the_field() -> None:
+    assert set(get_args(ReleaseRequest.model_fields["quantization"].annotation)) == set(FORMATS)
+    assert ReleaseRequest().quantization == DEFAULT
+
+
+@pytest.mark.parametrize("target", get_args(ReleaseRequest.model_fields["target"].annotation))
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_refused_by_a_target_that_does_not_serve_it(name: str, target: str) -> None:
+    params = {"quantization": name, "target": target}
+    if target in FORMATS[name].targets:
+        assert ReleaseRequest.parse(params).format is FORMATS[name]
+        return
+    with pytest.raises(UserError) as refusal:
+        ReleaseRequest.parse(params)
+    assert f"target {target} does not serve quantization {name}: set it to int4_awq" in str(refusal.value)
+    assert "target tensorrt_llm or vllm, on an NVIDIA GPU of SM 89 or later" in str(refusal.value)
+
+
+def test_only_a_format_with_groups_has_a_group_size() -> None:
+    asked = {"target": "vllm", "awq_group_size": 32}
+    assert ReleaseRequest.parse(asked).group_size == 32
+    assert ReleaseRequest.parse({**asked, "quantization": "fp8"}).group_size is None

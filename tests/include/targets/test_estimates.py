@@ -72,6 +72,17 @@ class TestSizes:
         assert estimates.checkpoint_bytes(read, small) > estimates.checkpoint_bytes(read, large)
         assert estimates.engine_bytes(read, small) > estimates.engine_bytes(read, large)
 
+    def test_fp8_takes_a_byte_for_each_weight(self) -> None:
+        read = config(LLAMA2_7B)
+        int4, fp8 = (request(quantization=name) for name in ("int4_awq", "fp8"))
+        for size in (estimates.checkpoint_bytes, estimates.engine_bytes):
+            assert size(read, fp8) > size(read, int4) + read.linear_weights * 0.4
+        assert estimates.engine_bytes(read, fp8) == pytest.approx(6.5e9 + 2 * 2 * 32000 * 4096, rel=0.01)
+        assert estimates.engine_bytes(read, fp8) == estimates.engine_bytes(
+            read, request(quantization="fp8", awq_group_size=16)
+        )
+        assert estimates.estimate(read, fp8).serve > estimates.estimate(read, int4).serve
+
     def test_a_run_needs_room_for_checkpoint_and_engine(self) -> None:
         read = config(LLAMA2_7B)
         files = estimates.checkpoint_bytes(read, request()) + estimates.engine_bytes(read, request())
