@@ -41,11 +41,11 @@ def quantize(
     mtq.quantize(model, chosen.modelopt_config(group_size), forward)
 
 
-def compile_extension(chosen: Format = FORMATS[DEFAULT]) -> None:
+def compile_extension() -> None:
     """Compiles ModelOpt's CUDA extension, or loads it from TORCH_EXTENSIONS_DIR; without one the search is slow."""
-    from modelopt.torch.quantization import extensions
+    from modelopt.torch.quantization.extensions import get_cuda_ext
 
-    if getattr(extensions, chosen.extension)() is None:
+    if get_cuda_ext() is None:
         log.info("ModelOpt's CUDA extension could not be compiled: the search will be slower")
 
 

@@ -129,8 +129,9 @@ def _prepare(options: Options, report: StageReport, source: SourceModel, element
     """Makes the device ready; returns the batch size to begin with."""
     batch = options.batch_size or options.calib_size
     if options.device == "cuda":
-        with report.part("compile extension"):
-            compile_extension(options.format)
+        if options.format.searches:
+            with report.part("compile extension"):
+                compile_extension()
         return batch
     memory.check_model_fits(source, torch.float32.itemsize)
     return memory.batch_that_fits(source.config, batch, options.calib_seq_len, element_size)

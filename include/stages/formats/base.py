@@ -64,7 +64,7 @@ class Format(ABC):
         targets: those that serve it.
         min_sm: the least compute capability of a GPU that computes with it, as one number.
         fields: the fields of the form, and the options of the calibrate program, that only this format uses.
-        extension: the function of ModelOpt that compiles the CUDA extension which its calibration uses.
+        searches: calibration tries quantized values, for which ModelOpt compiles a CUDA extension; else it only looks.
     """
 
     name: ClassVar[str]
@@ -73,7 +73,7 @@ class Format(ABC):
     targets: ClassVar[tuple[str, ...]]
     min_sm: ClassVar[int] = 0
     fields: ClassVar[frozenset[str]] = frozenset()
-    extension: ClassVar[str] = "get_cuda_ext"
+    searches: ClassVar[bool] = False
 
     def group(self, asked: int) -> int | None:
         """The number of weights that share a scale, if so many are asked for; None for a format without groups."""

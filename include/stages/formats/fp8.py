@@ -61,7 +61,6 @@ class Fp8(Format):
     algorithm: ClassVar[str] = "FP8"
     targets: ClassVar[tuple[str, ...]] = ("tensorrt_llm", "vllm")
     min_sm: ClassVar[int] = 89
-    extension: ClassVar[str] = "get_cuda_ext_fp8"
 
     def describe(self, group: int) -> str:
         """The format; there are no groups."""

@@ -65,6 +65,7 @@ class Int4Awq(Format):
     algorithm: ClassVar[str] = "W4A16_AWQ"
     targets: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt_llm", "vllm")
     fields: ClassVar[frozenset[str]] = frozenset({"awq_group_size", "smoothing"})
+    searches: ClassVar[bool] = True
 
     def describe(self, group: int) -> str:
         """The format with its groups."""

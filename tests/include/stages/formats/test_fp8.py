@@ -157,6 +157,16 @@ def test_two_ranks_merge_into_the_same_model(fp8: Calibrated, tmp_path: Path) ->
         assert torch.equal(linear.input_scale, merged.input_scale), name
 
 
+def test_calibration_only_looks_so_that_no_extension_is_compiled(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounding = "modelopt.torch.quantization.tensor_quant.scaled_e4m3_impl"
+    monkeypatch.setattr(rounding, lambda *_, **__: pytest.fail("calibration rounded values"))
+    model = load_model(SourceModel.read(llama), "cpu", torch.float32)
+    assert not FP8.searches
+    quantize(model, tiny.small_blocks(), tiny.GROUP_SIZE, 4, FP8)
+    with torch.no_grad(), pytest.raises(pytest.fail.Exception, match="rounded"):
+        model(tiny.small_blocks())
+
+
 def test_openvino_refuses_the_checkpoint(fp8: Calibrated) -> None:
     with pytest.raises(UserError, match="FP8, which target openvino does not serve") as caught:
         next(int4_linears(Checkpoint(fp8.checkpoint)))
