@@ -23,7 +23,7 @@ _HUB = "https://huggingface.co"
 _FILES = "file"
 
 
-def lineage_of(inputs: Any, result: Any) -> OperatorLineage:  # noqa: ANN401
+def lineage_of(inputs: Any, result: Any) -> OperatorLineage[Any, Any]:  # noqa: ANN401
     """What a task read and made, by the JSON that it was given and that it returned.
 
     A task reads the model's source only if it is given nothing that was made from it.

@@ -61,7 +61,7 @@ class TaskOperator(BaseOperator):
                 context["outlet_events"][self.alias].add(self.news, extra=extra)
         return told
 
-    def get_openlineage_facets_on_complete(self, _: object) -> OperatorLineage:
+    def get_openlineage_facets_on_complete(self, _: object) -> OperatorLineage[Any, Any]:
         """What the task read and made; Airflow's OpenLineage provider asks, where it is switched on."""
         from hf2triton.lineage import lineage_of
 
