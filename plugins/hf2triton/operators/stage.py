@@ -37,7 +37,7 @@ class StageOperator(TaskOperator):
         self._runner = runner = self.make_runner(task, context)
         with task.store.claim(job.kind, job.inputs, log=self.log.info, resume=runner.resumes) as claim:
             call_redacted(lambda: runner.run(job, claim), own_secrets())
-        made = {"kind": job.kind, "name": claim.name, "reused": claim.hit}
+        made = self.told = {"kind": job.kind, "name": claim.name, "reused": claim.hit}
         self.describe(made, context)
         return made
 
