@@ -92,7 +92,9 @@ class TensorRTLLMTarget(Target):
         estimates.check_fits(estimates.estimate(config, request), self.devices(request, shared))
 
     def check_tokenizer(self, request: ReleaseRequest, folder: Path) -> None:
-        """Raises `UserError` if pieces of a streamed answer would lose the spaces between them."""
+        """Raises `UserError` for a tokenizer that NVIDIA's models or engines cannot serve as the request asks."""
+        engines.check_vocabulary(folder)
+        engines.check_end(folder)
         if request.streaming:
             engines.check_pieces(folder)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from include.artifacts.store import MANIFEST_FILE, Manifest
 from include.errors import HostError, ToolError, UserError
-from include.model.files import TOKENIZER_FILE
+from include.model.files import CONFIG_FILE, TOKENIZER_FILE, read_object
+from include.model.generation import end_ids
+from include.model.tokenizer import TokenizerFacts
 from include.requests.release import ReleaseRequest
 from include.stages.build_tensorrt_llm.outputs import Engine, read_engine
 from include.targets.tensorrt_llm.image import ImageFacts
@@ -95,6 +97,39 @@ def check_tokenizer(directory: Path) -> None:
             f"the tokenizer brings its own code ({', '.join(code)}), which Triton would run",
             where=str(directory),
             fix="use a model whose tokenizer is part of transformers",
+        )
+
+
+def check_vocabulary(directory: Path) -> None:
+    """Raises `UserError` if ids below the tokenizer's last one stand for no token.
+
+    TensorRT-LLM takes all ids below ``vocab_size`` for tokens: those beyond the last are no part of a checkpoint, but
+    nothing keeps an engine from drawing one in between.
+    """
+    path = directory / TOKENIZER_FILE
+    if not path.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    ids = set(Tokenizer.from_file(str(path)).get_vocab().values())
+    gaps = [one for one in range(max(ids, default=0)) if one not in ids]
+    if gaps:
+        raise UserError(
+            f"{len(gaps)} ids of the vocabulary stand for no token, {gaps[0]} for instance: TensorRT-LLM's engines "
+            "would draw them",
+            where="field target",
+            fix="choose target vllm or openvino, which keep them out of answers",
+        )
+
+
+def check_end(directory: Path) -> None:
+    """Raises `UserError` for a model without a token that ends a text: NVIDIA's preprocessing does not load then."""
+    named = read_object(directory / CONFIG_FILE).get("eos_token_id") if (directory / CONFIG_FILE).is_file() else None
+    if named is None and not TokenizerFacts.read(directory).named.get("eos_token") and not end_ids(directory):
+        raise UserError(
+            "the model names no token that ends a text, and NVIDIA's preprocessing needs one",
+            where="field model",
+            fix="set eos_token in the model's tokenizer_config.json; or choose target openvino or vllm",
         )
 
 

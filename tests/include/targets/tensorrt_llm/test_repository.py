@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from contextlib import nullcontext
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -203,6 +205,7 @@ def write_tokenizer(folder: Path, *, sentencepiece: bool) -> None:
     tokenizer.decoder = dropping if sentencepiece else decoders.ByteLevel()
     tokenizer.train_from_iterator(["One, two and three."] * 3, trainers.BpeTrainer(vocab_size=300))
     tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "e"}')
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,36 @@ def test_streaming_is_refused_where_pieces_would_lose_their_spaces(
     target = TensorRTLLMTarget(Settings(artifacts=tmp_path / "store", runner="docker"))
     with pytest.raises(UserError, match="field streaming") if refused else nullcontext():
         target.check_tokenizer(ReleaseRequest(target="tensorrt_llm", streaming=streaming), tmp_path)
+
+
+def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, sentencepiece=False)
+    path = tmp_path / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    last = max(fields["model"]["vocab"].items(), key=itemgetter(1))
+    fields["model"]["vocab"][last[0]] = last[1] + 8
+    path.write_text(json.dumps(fields))
+    target = TensorRTLLMTarget(Settings(artifacts=tmp_path / "store", runner="docker"))
+    with pytest.raises(UserError, match=f"8 ids .* no token, {last[1]} for instance") as refused:
+        target.check_tokenizer(ReleaseRequest(target="tensorrt_llm"), tmp_path)
+    assert "vllm or openvino" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "refused"),
+    [
+        pytest.param("tokenizer_config.json", {}, True, id="nowhere"),
+        pytest.param("tokenizer_config.json", {"eos_token": "e"}, False, id="tokenizer"),
+        pytest.param("generation_config.json", {"eos_token_id": [1, 2]}, False, id="generation config"),
+        pytest.param("config.json", {"eos_token_id": 2}, False, id="config"),
+    ],
+)
+def test_a_model_without_an_end_token_is_refused(
+    tmp_path: Path, file: str, fields: dict[str, object], refused: bool
+) -> None:
+    (tmp_path / file).write_text(json.dumps(fields))
+    with pytest.raises(UserError, match="no token that ends a text") if refused else nullcontext():
+        engines.check_end(tmp_path)
 
 
 def test_a_model_without_a_tokenizer_json_is_left_to_the_gate(tmp_path: Path) -> None:
