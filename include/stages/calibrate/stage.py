@@ -70,7 +70,7 @@ def _calibrate(options: Options, report: StageReport) -> None:
     with report.part("measure after"):
         after = _measure_checkpoint(options, inputs, devices)
     inputs.held_out.save(options.out)
-    inputs.tokenizer.save_pretrained(options.out / "tokenizer")
+    _save_tokenizer(inputs.tokenizer, options.out)
     write_reference(options.out, inputs.tokenizer, inputs.held_out, before, after)
     _describe(options, report, inputs.source)
     report.results |= {"perplexity_before": before.perplexity, "perplexity_after": after.perplexity}
@@ -168,6 +168,14 @@ def _write_generation_config(model: Any, inputs: Inputs, out: Path) -> None:  # 
         eos_token_id=end_ids(model, inputs.tokenizer) or None,
         suppress_tokens=list(inputs.vocabulary.missing) or None,
     ).save_pretrained(out)
+
+
+def _save_tokenizer(tokenizer: Any, out: Path) -> None:  # noqa: ANN401
+    """The tokenizer, which names an end token if the checkpoint has one: NVIDIA's preprocessing needs it."""
+    ends = generation.end_ids(out)
+    if tokenizer.eos_token is None and ends:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    tokenizer.save_pretrained(out / "tokenizer")
 
 
 def _describe(options: Options, report: StageReport, source: SourceModel) -> None:

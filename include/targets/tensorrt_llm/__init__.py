@@ -18,6 +18,7 @@ from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
 from include.model.config import ModelConfig
+from include.model.generation import end_ids
 from include.requests.release import ReleaseRequest
 from include.runners.job import Command
 from include.settings import Settings
@@ -177,6 +178,14 @@ class TensorRTLLMTarget(Target):
             self._docker.copy_out(self.image.tools.templates, copy)
         return copy
 
+    def overlay(self) -> Path:
+        """The model that adds end tokens, for the models that have several."""
+        return Path(__file__).parent / "repository"
+
+    def connect(self, repository: Path) -> None:
+        """Lets that model stand between NVIDIA's preprocessing and the engine."""
+        templates.connect(repository)
+
     def repository_values(
         self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
     ) -> dict[str, dict[str, str]]:
@@ -184,7 +193,14 @@ class TensorRTLLMTarget(Target):
         tokenizer = checkpoint / "tokenizer"
         engines.check_tokenizer(tokenizer)
         engines.check_ranks(self._check_engine(engine), engine, request.tp_size)
-        return templates.values(request, self._own, tokenizer=tokenizer, engine=engine, templates=self.templates())
+        return templates.values(
+            request,
+            self._own,
+            tokenizer=tokenizer,
+            engine=engine,
+            templates=self.templates(),
+            ends=end_ids(checkpoint),
+        )
 
     def local_path(self, path: str) -> Path:
         """The path itself if it is in the store, which is the same in the container; the rest is the image's."""

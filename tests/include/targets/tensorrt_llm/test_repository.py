@@ -22,6 +22,7 @@ from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton import repository
 
 TEMPLATES = Path(__file__).parents[3] / "fixtures" / "tensorrt_llm" / "templates"
+OVERLAY = Path(templates.__file__).parent / "repository"
 SETTINGS = TensorRTLLMSettings()
 BARE = {
     "ensemble": {"triton_max_batch_size", "logits_datatype"},
@@ -56,7 +57,9 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def values(store: Path, settings: TensorRTLLMSettings = SETTINGS, **fields: object) -> dict[str, dict[str, str]]:
+def values(
+    store: Path, settings: TensorRTLLMSettings = SETTINGS, ends: tuple[int, ...] = (), **fields: object
+) -> dict[str, dict[str, str]]:
     request = ReleaseRequest.parse({"target": "tensorrt_llm", **fields})
     return templates.values(
         request,
@@ -64,6 +67,7 @@ def values(store: Path, settings: TensorRTLLMSettings = SETTINGS, **fields: obje
         tokenizer=store / "checkpoint" / "tokenizer",
         engine=store / "engine",
         templates=TEMPLATES,
+        ends=ends,
     )
 
 
