@@ -172,9 +172,9 @@ def _write_generation_config(model: Any, inputs: Inputs, out: Path) -> None:  # 
 
 def _save_tokenizer(tokenizer: Any, out: Path) -> None:  # noqa: ANN401
     """The tokenizer, which names an end token if the checkpoint has one: NVIDIA's preprocessing needs it."""
-    ends = generation.end_ids(out)
-    if tokenizer.eos_token is None and ends:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    if tokenizer.eos_token is None:
+        named = tokenizer.convert_ids_to_tokens(list(generation.end_ids(out)))
+        tokenizer.eos_token = next(filter(None, named), None)
     tokenizer.save_pretrained(out / "tokenizer")
 
 

@@ -1,4 +1,4 @@
-"""Triton model `end_tokens`: a request's stop words, and the model's end tokens besides the one that the engine is told.
+"""Triton model `end_tokens`: a request's stop words, and the model's end tokens but the one that the engine is told.
 
 The engine takes one ``end_id`` and no defaults, so the others reach it as stop words of one token.
 """
