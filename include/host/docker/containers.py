@@ -35,8 +35,8 @@ class ContainerSpec(BaseModel):
 
     It reads the host paths ``reads``, and writes only ``out`` and ``caches``. ``gpus`` are device ids. ``ports`` are
     published on ``address`` under the same numbers. ``build`` is the command that builds an image that no registry
-    has. ``entrypoint`` stands for the image's own. ``user`` is ``uid:gid``; None is the caller, or nobody if the caller is root. ``log_options`` are those of
-    the engine's ``json-file`` log.
+    has. ``entrypoint`` stands for the image's own. ``user`` is ``uid:gid``; None is the caller, or nobody if the caller
+    is root. ``log_options`` are those of the engine's ``json-file`` log.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -89,7 +89,13 @@ class TensorRTLLMTarget(Target):
         self.devices(request, shared)
 
     def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
-        """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `estimates` has it."""
+        """Checks that upstream's layers fit the model's, and that its stages fit the idle GPUs.
+
+        Raises:
+            UserError: the model's dimensions cannot be shared as asked.
+            HostError: a stage needs more memory than there is, as `estimates` has it.
+        """
+        engines.check_dimensions(request, config)
         estimates.check_fits(estimates.estimate(config, request), self.devices(request, shared))
 
     def check_tokenizer(self, request: ReleaseRequest, folder: Path) -> None:

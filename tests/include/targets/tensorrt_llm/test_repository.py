@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tritonclient.grpc import model_config_pb2  # noqa: TID253
 
 from include.errors import ToolError, UserError
+from include.model.config import ModelConfig
 from include.releases.contract import Contract
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
@@ -222,6 +223,38 @@ def test_streaming_is_refused_where_pieces_would_lose_their_spaces(
     target = TensorRTLLMTarget(Settings(artifacts=tmp_path / "store", runner="docker"))
     with pytest.raises(UserError, match="field streaming") if refused else nullcontext():
         target.check_tokenizer(ReleaseRequest(target="tensorrt_llm", streaming=streaming), tmp_path)
+
+
+SMALL = {
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2,
+    "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 256, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "group", "tp", "words"),
+    [
+        pytest.param({}, 128, 1, None, id="one rank"),
+        pytest.param({}, 128, 4, None, id="four ranks"),
+        pytest.param(
+            {"head_dim": 72},
+            128,
+            4,
+            "value 1728 is no multiple of 512, .* 1152 is no multiple of 512(?s:.*)awq_group_size 64 with tp_size 1",
+            id="narrow heads",
+        ),
+        pytest.param({"hidden_size": 576, "head_dim": 64}, 64, 2, "hidden size 576 .* 128", id="hidden size by ranks"),
+        pytest.param({"hidden_size": 576, "head_dim": 64}, 64, 1, None, id="hidden size"),
+        pytest.param({"intermediate_size": 4128}, 64, 1, "MLP 4128(?s:.*)target vllm or openvino", id="nothing fits"),
+    ],
+)
+def test_dimensions_are_shared_as_upstream_asserts_it(
+    changes: dict[str, int], group: int, tp: int, words: str | None
+) -> None:
+    config = ModelConfig.parse(json.dumps(SMALL | changes), where="org/model")
+    request = ReleaseRequest(target="tensorrt_llm", awq_group_size=group, tp_size=tp)
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        engines.check_dimensions(request, config)
 
 
 def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
