@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-Ids = npt.NDArray[np.int32]
-
 
 class TritonPythonModel:
     """What Triton's python backend loads and calls."""
@@ -35,20 +33,22 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor("STOP_WORDS_AND_ENDS", added)])
 
 
-def with_ends(words: Ids, asked: Sequence[int], end_ids: Sequence[int]) -> Ids:
+def with_ends(words: npt.NDArray[np.int32], asked: Sequence[int], end_ids: Sequence[int]) -> npt.NDArray[np.int32]:
     """The words of each row, with the ``end_ids`` that the ``asked`` one stands for.
 
     One of the model's end tokens stands for all of them, another token, or -1, for itself alone. Words are upstream's
     [rows, 2, width]: the ids of all words, padded with 0, and where each word ends, padded with -1.
     """
-    rows = [_row(*row.tolist(), end_ids if end in end_ids else (), end) for row, end in zip(words, asked, strict=True)]
+    rows = [
+        _row(flat, ends, [one for one in end_ids if one != end] if end in end_ids else [])
+        for (flat, ends), end in zip(words.tolist(), asked, strict=True)
+    ]
     width = max((len(flat) for flat, _ in rows), default=0)
     padded = [(flat + [0] * (width - len(flat)), ends + [-1] * (width - len(ends))) for flat, ends in rows]
     return np.array(padded, np.int32).reshape(len(rows), 2, width)
 
 
-def _row(flat: list[int], ends: list[int], end_ids: Sequence[int], end: int) -> tuple[list[int], list[int]]:
+def _row(flat: list[int], ends: list[int], further: list[int]) -> tuple[list[int], list[int]]:
     ends = [one for one in ends if one > 0]
     flat = flat[: ends[-1] if ends else 0]
-    further = [one for one in end_ids if one != end]
     return flat + further, ends + [len(flat) + count for count in range(1, len(further) + 1)]
