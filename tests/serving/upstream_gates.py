@@ -24,6 +24,7 @@ from include.model.generation import end_ids
 from include.requests.release import ReleaseRequest
 from include.runners.job import Command, inherited
 from include.settings import PROJECT, Settings
+from include.stages.common import REPORT_FILE
 from include.targets import pytriton
 from include.targets.openvino import HERE as OPENVINO
 from include.targets.openvino import NO_TELEMETRY
@@ -51,10 +52,12 @@ def find_templates(checkout: Path) -> Path:
 
 
 def make(model: Path, root: Path, group_size: int) -> tuple[Path, Path]:
-    """A checkpoint of target `tensorrt_llm`, and the stand-in's engine out of it, by the stage programs."""
+    """A checkpoint of target `tensorrt_llm`, and the stand-in's engine out of it; those that are whole are kept."""
     checkpoint, engine = root / "checkpoint", root / "engine"
-    _run("calibrate", checkpoint, "--model", str(model), "--group-size", str(group_size), "--calib-data", "builtin")
-    _run("build_openvino", engine, "--checkpoint", str(checkpoint))
+    if not (checkpoint / REPORT_FILE).exists():
+        _run("calibrate", checkpoint, "--model", str(model), "--group-size", str(group_size), "--calib-data", "builtin")
+    if not (engine / REPORT_FILE).exists():
+        _run("build_openvino", engine, "--checkpoint", str(checkpoint))
     return checkpoint, engine
 
 
@@ -92,6 +95,7 @@ def _put_stand_in(model: Path, tokenizer: Path, request: ReleaseRequest) -> None
         "max_num_tokens": str(request.max_num_tokens),
         "kv_cache_bytes": str(1 << 30),
     }
+    config.parameters.pop("executor_worker_path", None)  # NVIDIA's engine has a program of its own
     for name, value in values.items():
         config.parameters[name].string_value = value
     path.write_text(text_format.MessageToString(config))
@@ -127,6 +131,7 @@ def judge(served: Path, checkpoint: Path, request: ReleaseRequest, root: Path, p
 
 
 def _run(stage: str, out: Path, *args: str) -> None:
+    shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     command = Command.python(
         str(Settings().openvino_python), f"include.stages.{stage}", ("--out", str(out), *args), **NO_TELEMETRY
@@ -142,13 +147,16 @@ def main() -> int:
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--no-streaming", dest="streaming", action="store_false")
     parser.add_argument("--packages", default="", help="folder with what NVIDIA's models import: pillow and requests")
+    parser.add_argument("--work", type=Path, help="folder that keeps checkpoint and engine for the next time")
     options = parser.parse_args()
     fields = {"model": str(options.model.resolve()), "awq_group_size": options.group_size, "max_batch_size": 8}
     request = ReleaseRequest.parse({"target": "tensorrt_llm", "streaming": options.streaming, **fields})
     upstream = find_templates(options.checkout.resolve())
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        checkpoint, engine = make(options.model.resolve(), root, options.group_size)
+        made = options.work.resolve() if options.work else root
+        made.mkdir(parents=True, exist_ok=True)
+        checkpoint, engine = make(options.model.resolve(), made, options.group_size)
         assemble(upstream, checkpoint, engine, request, root / "repository")
         report = judge(root / "repository", checkpoint, request, root, options.packages)
     print(report.to_markdown())
