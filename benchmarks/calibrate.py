@@ -124,7 +124,8 @@ def upstream(model_dir: Path, out: Path, device: str, samples: int) -> dict[str,
     import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_tensorrt_llm_checkpoint
 
-    from include.stages.calibrate.quantize import awq_config, compile_extension
+    from include.stages.calibrate.quantize import compile_extension
+    from include.stages.formats.int4_awq import awq_config
 
     compile_extension()
     model, blocks = _model_and_blocks(model_dir, device, samples)

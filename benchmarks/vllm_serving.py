@@ -41,8 +41,7 @@ def make(tokenizer: Path, out: Path, attention: str | None) -> None:
     from safetensors.torch import save_file
 
     from include.stages.build_vllm.stage import engine_arguments
-    from include.stages.build_vllm.weights import packed, quantization_config
-    from include.stages.checkpoint import QuantizedLinear
+    from include.stages.formats.int4_awq import QuantizedLinear, packed, quantization_config
 
     def linear(rows: int, columns: int) -> dict[str, torch.Tensor]:
         ints = torch.randint(-8, 8, (rows, columns), dtype=torch.int8)

@@ -111,6 +111,7 @@ def travelling_code(module: str = STAGES) -> tuple[Path, ...]:
     Without a module, they are those of all programs.
     """
     include, package = PROJECT / "include", PROJECT / Path(*module.split("."))
-    shared = [path for path in sorted((include / "stages").glob("*.py")) if path.parent != package]
+    stages = include / "stages"
+    shared = [path for path in (*sorted(stages.glob("*.py")), stages / "formats") if path.parent != package]
     ground = (include / name for name in ("reading.py", "errors.py", "__init__.py"))
     return (package, *shared, include / "model", *ground)

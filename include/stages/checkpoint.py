@@ -8,7 +8,6 @@ A layer computes ``(x * pre_quant_scale) @ (ints * scales).T + bias``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -19,7 +18,8 @@ import torch  # noqa: TID253 - runs only in a target's environment
 from include.errors import UserError
 from include.model.architectures import find_architecture
 from include.model.files import CONFIG_FILE
-from include.stages.common import ALGORITHM, read_json
+from include.stages.common import read_json
+from include.stages.formats.int4_awq import ALGORITHM, QuantizedLinear, unpack_int4
 
 # Fields that a checkpoint's config.json has under the Hugging Face name.
 _SAME_IN_BOTH = (
@@ -35,41 +35,6 @@ Device: TypeAlias = "torch.device | str | int"
 # Where modules are, as transformers' ``hf_device_map`` says it: by name, or by a name that many begin with.
 DeviceMap = Mapping[str, Device]
 ON_CPU: DeviceMap = {"": "cpu"}
-
-
-@dataclass(frozen=True)
-class QuantizedLinear:
-    """One linear layer in int4.
-
-    Attributes:
-        ints: int8 [out, in], values -8 .. 7.
-        scales: float32 [out, in / group size].
-        pre_quant_scale: [in], multiplies the layer's input, or None.
-        bias: [out] or None.
-    """
-
-    ints: torch.Tensor
-    scales: torch.Tensor
-    pre_quant_scale: torch.Tensor | None
-    bias: torch.Tensor | None
-
-    @property
-    def group_size(self) -> int:
-        """The number of neighbouring inputs that share a scale."""
-        return int(self.ints.shape[1] // self.scales.shape[1])
-
-    def dequantized(self) -> torch.Tensor:
-        """The float32 weight [out, in] for the unscaled input: the input's scale is folded in."""
-        weight = self.ints.float().unflatten(1, (-1, self.group_size)) * self.scales.float().unsqueeze(-1)
-        scale = 1.0 if self.pre_quant_scale is None else self.pre_quant_scale.float()
-        return weight.flatten(1) * scale
-
-
-def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
-    """Int8 [out / 2, in] with two values a byte -> int8 [out, in] with values -8 .. 7."""
-    low = ((packed & 0x0F) ^ 8) - 8
-    high = packed.view(torch.int8) >> 4
-    return torch.stack([low.to(torch.int8), high], dim=1).flatten(0, 1)
 
 
 class Checkpoint:

@@ -15,9 +15,6 @@ from typing import Any
 
 from include.errors import PipelineError, UserError
 
-ALGORITHM = "W4A16_AWQ"
-"""The ``quant_algo`` of the checkpoints and engines here."""
-
 REPORT_FILE = "stage.json"
 FAILURE_FILE = "failure.json"
 

@@ -286,6 +286,7 @@ def test_a_hang_up_stops_the_engine(endless: Api, stream: bool) -> None:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
     wait_for(lambda: api.in_flight() == 3)
+    api.chat(max_tokens=1)  # answered after them: a request that Triton has not read yet leaves nothing to stop
     assert api.cancelled() == cancelled
     for client in clients:
         client.close()

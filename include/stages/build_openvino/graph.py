@@ -11,7 +11,8 @@ import torch  # noqa: TID253
 from openvino import opset13 as op  # noqa: TID253
 
 from include.errors import ToolError
-from include.stages.checkpoint import Checkpoint, QuantizedLinear
+from include.stages.checkpoint import Checkpoint
+from include.stages.formats.int4_awq import QuantizedLinear
 
 IR_FILE = "openvino_model.xml"
 _F16 = np.finfo(np.float16)

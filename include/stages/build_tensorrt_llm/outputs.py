@@ -9,7 +9,8 @@ from typing import Any
 
 from include.errors import ToolError, UserError
 from include.model.files import CONFIG_FILE
-from include.stages.common import ALGORITHM, read_json
+from include.stages.common import read_json
+from include.stages.formats.int4_awq import ALGORITHM
 
 _TOTAL_TIME = re.compile(r"Total time of building all engines: (\d+):(\d{2}):(\d{2})")
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import UserError
-from include.stages.checkpoint import Checkpoint, QuantizedLinear
+from include.stages.checkpoint import Checkpoint
+from include.stages.formats.int4_awq import QuantizedLinear
 
 Layer = dict[str, QuantizedLinear]
 

@@ -1,25 +1,19 @@
-"""Int4 weights in the layout ``pack-quantized`` of compressed-tensors, which vLLM and transformers read.
-
-A layer has ``weight_packed`` int32 [out, in / 8], eight values each plus 8, the first in the lowest bits;
-``weight_scale`` [out, in / group]; and ``weight_shape``.
-"""
+"""A checkpoint's weights in the layout of compressed-tensors, which vLLM and transformers read."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.errors import ToolError
 from include.model.files import CONFIG_FILE, INDEX_FILE
 from include.stages.build_vllm.fold import folded
-from include.stages.checkpoint import Checkpoint, QuantizedLinear
+from include.stages.checkpoint import Checkpoint
+from include.stages.formats.int4_awq import as_type, packed, quantization_config
 
 SHARD_BYTES = 4 << 30
-_OFFSET, _BITS = 8, 4
 
 
 def write_weights(checkpoint: Checkpoint, out: Path, shard_bytes: int = SHARD_BYTES) -> int:
@@ -48,28 +42,11 @@ def write_weights(checkpoint: Checkpoint, out: Path, shard_bytes: int = SHARD_BY
             for part, tensor in packed(linear, dtype):
                 shards.add(f"{prefix}{name}.{part}", tensor)
     for name, tensor in plain.items():
-        shards.add(name, _as(tensor, dtype, name))
+        shards.add(name, as_type(tensor, dtype, name))
     shards.close()
     (group,) = groups
     (out / CONFIG_FILE).write_text(json.dumps(hf_config(checkpoint, group, tied), indent=1))
     return count
-
-
-def packed(linear: QuantizedLinear, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of one layer under their short names."""
-    yield "weight_packed", pack(linear.ints)
-    yield "weight_scale", _as(linear.scales, dtype, "weight_scale")
-    yield "weight_shape", torch.tensor(linear.ints.shape, dtype=torch.int64)
-    if linear.bias is not None:
-        yield "bias", _as(linear.bias, dtype, "bias")
-
-
-def pack(ints: torch.Tensor) -> torch.Tensor:
-    """Int8 [out, in] with values -8 .. 7 -> int32 [out, in / 8]."""
-    nibbles = (ints.to(torch.int32) + _OFFSET).unflatten(1, (-1, 32 // _BITS))
-    shifts = torch.arange(0, 32, _BITS, dtype=torch.int32, device=ints.device)
-    # No bit is set twice, so the sum is the bitwise or; int32 wraps where the last nibble has its highest bit.
-    return (nibbles << shifts).sum(dim=-1, dtype=torch.int32).contiguous()
 
 
 def hf_config(checkpoint: Checkpoint, group: int, tied: bool) -> dict[str, Any]:
@@ -83,33 +60,6 @@ def hf_config(checkpoint: Checkpoint, group: int, tied: bool) -> dict[str, Any]:
         "use_sliding_window": False,
         "quantization_config": quantization_config(group),
     }
-
-
-def quantization_config(group: int) -> dict[str, Any]:
-    """The part of it that names the layout: int4, symmetric, a scale for each ``group`` of inputs."""
-    weights = {
-        "num_bits": _BITS, "type": "int", "symmetric": True, "strategy": "group", "group_size": group,
-        "dynamic": False, "observer": "minmax", "actorder": None,
-    }  # fmt: skip
-    group_0 = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group_0},
-        "ignore": ["lm_head"],
-        "kv_cache_scheme": None,
-    }
-
-
-def _as(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """The tensor in the engine's type; raises `ToolError` if a value of it is too large, or a scale vanishes."""
-    cast = tensor.to(dtype)
-    if not torch.isfinite(cast).all() or (name.endswith("scale") and bool((cast == 0).logical_and(tensor != 0).any())):
-        raise ToolError(
-            f"{name} has values that {str(dtype).removeprefix('torch.')} does not hold", fix="use dtype bfloat16"
-        )
-    return cast.contiguous()
 
 
 class _Shards:

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Callable
 from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.errors import HostError, ToolError
+from include.errors import HostError
 from include.stages.common import log
+from include.stages.formats.int4_awq import awq_config
 
 _NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
-
-
-def awq_config(group_size: int) -> dict[str, Any]:
-    """ModelOpt's INT4_AWQ_CFG with ``group_size`` weights to a scale.
-
-    Raises:
-        ToolError: this ModelOpt keeps its configuration as a list (0.44 and later), not as the dict of 0.37.
-    """
-    import modelopt
-    import modelopt.torch.quantization as mtq
-
-    config: dict[str, Any] = copy.deepcopy(mtq.INT4_AWQ_CFG)
-    if not isinstance(config["quant_cfg"], dict):
-        raise ToolError(f"ModelOpt {modelopt.__version__} is not supported", fix="use nvidia-modelopt 0.37")
-    config["quant_cfg"]["*weight_quantizer"]["block_sizes"][-1] = group_size
-    return config
 
 
 def quantize(model: Any, blocks: torch.Tensor, group_size: int, batch_size: int) -> None:  # noqa: ANN401

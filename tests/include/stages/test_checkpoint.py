@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from include.errors import UserError
 from include.stages.calibrate.export import export
-from include.stages.checkpoint import Checkpoint, QuantizedLinear, unpack_int4
+from include.stages.checkpoint import Checkpoint
+from include.stages.formats.int4_awq import QuantizedLinear, unpack_int4
 from tests.include.stages.conftest import Calibrated
 from tests.support import tiny_models as tiny
 

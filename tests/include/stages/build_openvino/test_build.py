@@ -16,7 +16,8 @@ from include.errors import ToolError, UserError
 from include.stages.build_openvino.__main__ import main
 from include.stages.build_openvino.graph import constant_name, int4_constants, int4_weight, read_int4, verify_ints
 from include.stages.build_openvino.proof import PLUGIN_CONFIGS, Proof, engine_perplexity, plugin_config
-from include.stages.checkpoint import Checkpoint, QuantizedLinear
+from include.stages.checkpoint import Checkpoint
+from include.stages.formats.int4_awq import QuantizedLinear
 from include.stages.quality import HeldOut
 from tests.include.stages.conftest import Calibrated
 from tests.support import tiny_models as tiny

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from include.errors import ToolError, UserError
 from include.stages.build_vllm.fold import folded
 from include.stages.build_vllm.stage import build, engine_arguments
-from include.stages.build_vllm.weights import pack, packed, write_weights
+from include.stages.build_vllm.weights import write_weights
 from include.stages.calibrate.export import export
 from include.stages.calibrate.foldable import make_foldable
 from include.stages.calibrate.loading import load_model
@@ -26,6 +26,7 @@ from include.stages.calibrate.quantize import quantize
 from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
 from include.stages.common import StageReport
+from include.stages.formats.int4_awq import pack, packed
 from include.stages.quality import HeldOut, perplexity
 from tests.include.stages.conftest import Calibrated
 from tests.support import tiny_models as tiny

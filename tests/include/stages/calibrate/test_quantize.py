@@ -12,9 +12,10 @@ import torch
 from include.errors import HostError, ToolError
 from include.stages.calibrate.export import export
 from include.stages.calibrate.loading import load_model
-from include.stages.calibrate.quantize import Slot, awq_config, quantize, quantize_within_memory
+from include.stages.calibrate.quantize import Slot, quantize, quantize_within_memory
 from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
+from include.stages.formats.int4_awq import awq_config
 from tests.support import tiny_models as tiny
 
 Failure = Callable[[torch.Tensor], RuntimeError | None]
