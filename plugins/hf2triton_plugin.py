@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -45,6 +46,13 @@ class Hf2TritonPlugin(AirflowPlugin):
 
     name = "hf2triton"
     external_views = _VIEWS
+
+    @cached_property
+    def listeners(self) -> list[ModuleType | object]:  # type: ignore[override]
+        """The listener of runs, imported on access."""
+        from hf2triton import notes
+
+        return [notes]
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -325,6 +325,11 @@ class ReleaseRequest(Form):
         return self
 
     @property
+    def title(self) -> str:
+        """What the run makes, in a few words for people."""
+        return f"{PurePosixPath(self.model).name} int4 g{self.awq_group_size}"
+
+    @property
     def name(self) -> str:
         """The served name, given or by default."""
         return self.served_name or default_name(self.model)

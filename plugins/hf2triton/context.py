@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 RELEASE_DAG = "release_awq_engine"
+OUTCOME = "outcome"
+"""The XCom in which a task tells what came of its run."""
 
 
 def task_context(context: Context, log: Log) -> TaskContext:
@@ -43,7 +45,13 @@ def task_context(context: Context, log: Log) -> TaskContext:
         find_run=partial(_find_run, context),
         find_requester=lambda: context["dag_run"].triggering_user_name,
         find_users=find_users,
+        tell=lambda outcome: tell(context, without_secrets(outcome, secrets)),
     )
+
+
+def tell(context: Context, outcome: str) -> None:
+    """Records what came of the run, for its note; see `hf2triton.notes`."""
+    context["ti"].xcom_push(key=OUTCOME, value=outcome)
 
 
 def _run_state(ti: RuntimeTaskInstanceProtocol, run_id: str) -> str | None:

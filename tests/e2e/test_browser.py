@@ -53,6 +53,7 @@ LOGS = {
     "approve_release": [QUESTION, "asked: everyone who may act on the run; no answer in 24 h is a no", "Approved"],
     "promote_release": [rf"release {SLUG}/\d is live as {NAME} at http://127\.0\.0\.1:\d+"],
     "stop_candidate": [rf"release {SLUG}/\d is live as {NAME} at http://127\.0\.0\.1:\d+"],
+    "finish_run": ["promote_release: success"],
 }
 
 
@@ -311,7 +312,7 @@ def test_a_button_rolls_the_model_back(story: Story, deployment: Deployment) -> 
 def test_a_started_run_can_be_opened(story: Story) -> None:
     story.models.get_by_text("Promoted by").locator("..").get_by_role("link").click()
     story.page.wait_for_url("**/dags/rollback_release/runs/**")
-    expect(story.page.get_by_role("link", name="rollback_release").first).to_be_visible()
+    expect(story.page.get_by_role("link", name="Roll back to an earlier release").first).to_be_visible()
 
 
 def test_the_pages_follow_the_dark_mode(story: Story) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf2triton.context import task_context
+from hf2triton.operators.failures import message_first
 from hf2triton.operators.task import TaskOperator, call_task
 from include.context import stage_gpus
 from include.redaction import call_redacted, own_secrets
@@ -30,6 +31,7 @@ class StageOperator(TaskOperator):
     def __init__(self, *, job: Callable[..., StageJob], **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(call=job, **kwargs)
 
+    @message_first
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Returns the reference to the artifact; starts no program if the store has it."""
         job: StageJob = call_task(self.call, self.inputs, context, self.log.info)
