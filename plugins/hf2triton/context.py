@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 RELEASE_DAG = "release_awq_engine"
 OUTCOME = "outcome"
-"""The XCom in which a task tells what came of its run."""
+"""The XCom in which a task tells what came of its run, in a few words."""
+PROGRESS = "progress"
+"""The XCom in which a task tells how far it is."""
+ERROR = "error"
+"""The XCom with the message of a task that failed."""
 
 
 def task_context(context: Context, log: Log) -> TaskContext:
@@ -45,13 +49,14 @@ def task_context(context: Context, log: Log) -> TaskContext:
         find_run=partial(_find_run, context),
         find_requester=lambda: context["dag_run"].triggering_user_name,
         find_users=find_users,
-        tell=lambda outcome: tell(context, without_secrets(outcome, secrets)),
+        tell=lambda outcome: keep(context, OUTCOME, without_secrets(outcome, secrets)),
+        publish=lambda progress: keep(context, PROGRESS, without_secrets(progress, secrets)),
     )
 
 
-def tell(context: Context, outcome: str) -> None:
-    """Records what came of the run, for its note; see `hf2triton.notes`."""
-    context["ti"].xcom_push(key=OUTCOME, value=outcome)
+def keep(context: Context, key: str, text: str) -> None:
+    """Keeps a text with the task's instance, for the run's note and page."""
+    context["ti"].xcom_push(key=key, value=text)
 
 
 def _run_state(ti: RuntimeTaskInstanceProtocol, run_id: str) -> str | None:

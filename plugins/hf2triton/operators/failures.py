@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from hf2triton.context import tell
+from hf2triton.context import ERROR, OUTCOME, keep
 from include.errors import Cancelled, GateFailure, PipelineError, UserError
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def message_first(execute: Callable[..., Any]) -> Callable[..., Any]:
             failure = error
         self.log.error("%s: %s", type(failure).__name__, failure)
         self.log.debug("it was raised here", exc_info=failure)
-        tell(context, outcome_of(failure, self.task_id))
+        keep(context, OUTCOME, outcome_of(failure, self.task_id))
+        keep(context, ERROR, str(failure))
         raise failure.with_traceback(None) from None
 
     return told
