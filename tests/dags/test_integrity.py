@@ -14,6 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 
 from hf2triton.assets import LIVE_RELEASE, OUTAGE
+from include.report.runs import ORDER
 from include.requests.operations import CatalogueCheck, PruneRequest, RollbackRequest
 from include.requests.release import Form, ReleaseRequest
 from include.settings import settings
@@ -43,21 +44,8 @@ def test_the_dag_ids_are_exactly_these(bag: DagBag) -> None:
 
 def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
     dag = bag.dags["release_awq_engine"]
-    stages = [
-        "check_request",
-        "pull_model",
-        "calibrate_awq",
-        "build_engine",
-        "assemble_repository",
-        "launch_triton",
-        "validate_generate",
-        "approve_release",
-        "promote_release",
-        "stop_candidate",
-        "finish_run",
-    ]
-    assert [t.task_id for t in dag.topological_sort()] == stages
-    for before, after in itertools.pairwise(stages):
+    assert [t.task_id for t in dag.topological_sort()] == [*ORDER]
+    for before, after in itertools.pairwise(ORDER):
         assert after in dag.get_task(before).downstream_task_ids
 
 

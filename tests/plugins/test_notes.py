@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from airflow.models import import_all_models
 from airflow.models.base import Base
 from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.sdk import timezone
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, insert
 from sqlalchemy.orm import Session
 
 from hf2triton import notes
-from hf2triton.context import OUTCOME
+from hf2triton.context import ERROR, OUTCOME, PROGRESS
 from hf2triton.operators import TaskOperator
 from hf2triton.operators.failures import outcome_of
+from hf2triton.runs import read
 from include.context import Context
 from include.errors import Cancelled, GateFailure, HostError, PipelineError, UserError
 from include.releases.run import RunRecord, TaskTime
+from include.report.runs import ORDER, Task
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
 from include.tasks import finish_run
 
+UNUSED = {"pool_slots": 1, "priority_weight": 1, "try_number": 1, "max_tries": 0, "hostname": "", "unixname": ""}
 SUBJECT = "SmolLM2-135M-Instruct int4 g64"
 
 
@@ -54,12 +59,16 @@ def run(session: Session, request: pytest.FixtureRequest) -> DagRun:
     return made
 
 
-def tell(session: Session, run: DagRun, task: str, outcome: str, minute: int, map_index: int = -1) -> None:
+def tell(session: Session, run: DagRun, task: str, outcome: str, minute: int, **entry: Any) -> None:
     when = timezone.datetime(2026, 1, 1, 0, minute)
-    same: dict[str, Any] = {"dag_id": run.dag_id, "run_id": run.run_id, "dag_run_id": run.id, "key": OUTCOME}
-    session.add(
-        XComModel(**same, task_id=task, map_index=map_index, value=XComModel.serialize_value(outcome), timestamp=when)
-    )
+    same: dict[str, Any] = {
+        "dag_id": run.dag_id,
+        "run_id": run.run_id,
+        "dag_run_id": run.id,
+        "key": OUTCOME,
+        "map_index": -1,
+    }
+    session.add(XComModel(**{**same, **entry}, task_id=task, value=XComModel.serialize_value(outcome), timestamp=when))
     session.flush()
 
 
@@ -106,6 +115,21 @@ def test_a_run_of_another_project_is_left_alone(run: DagRun) -> None:
     assert run.note is None
 
 
+def test_the_page_of_a_run_has_its_tasks_with_what_they_said(session: Session, run: DagRun) -> None:
+    tell(session, run, "calibrate_awq", "search: layer 3 of 30", 1, key=PROGRESS)
+    tell(session, run, "calibrate_awq", "out of memory\n  do: use less", 2, key=ERROR)
+    values = {"id": uuid4(), "dag_id": run.dag_id, "run_id": run.run_id, "task_id": "calibrate_awq", "map_index": -1}
+    session.execute(insert(TaskInstance).values(**values, state="failed", duration=3.5, pool="p", **UNUSED))
+    found, conf = read(session, run.dag_id, run.run_id)
+    assert conf == run.conf
+    assert found.tasks["calibrate_awq"] == Task(
+        "calibrate_awq", "failed", None, 3.5, "search: layer 3 of 30", "out of memory\n  do: use less"
+    )
+    assert [task.name for task in found.in_order] == list(ORDER)
+    assert [task.name for task in found.errors] == ["calibrate_awq"]
+    assert read(session, run.dag_id, "none") is None
+
+
 @pytest.mark.parametrize(
     ("failure", "outcome"),
     [
@@ -142,7 +166,10 @@ def test_the_message_of_a_failure_comes_before_a_traceback_without_our_frames(
     with pytest.raises(UserError) as caught:
         operator.execute({"ti": Instance(), "run_id": "r", "params": {}})
     assert logged == ["UserError: no such thing\n  where: field model\n  do: name another"]
-    assert told == [{"key": OUTCOME, "value": "refused: model: no such thing"}]
+    assert told == [
+        {"key": OUTCOME, "value": "refused: model: no such thing"},
+        {"key": ERROR, "value": "no such thing\n  where: field model\n  do: name another"},
+    ]
     assert caught.value.__cause__ is None
     assert "refuse" not in [entry.name for entry in caught.traceback]
 
