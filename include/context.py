@@ -34,6 +34,7 @@ class Context:
     ``find_run`` gives the record of this run so far. ``find_requester`` gives the name of the user who triggered it, if
     one did; ``find_users`` the ids of the users who may answer questions, None if Airflow cannot say. ``tell`` takes a
     few words on what came of the run, for its note; ``publish`` how far the task is, for the run's page.
+    ``web_url`` is the address of Airflow's web UI.
     """
 
     settings: Settings
@@ -47,6 +48,7 @@ class Context:
     find_requester: Callable[[], str | None] = field(default=lambda: None, repr=False)
     find_users: Callable[[], frozenset[str] | None] = field(default=lambda: None, repr=False)
     tell: Callable[[str], None] = field(default=lambda outcome: None, repr=False)
+    web_url: str = ""
     publish: Callable[[str], None] = field(default=lambda progress: None, repr=False)
 
     def progress(self, line: str) -> None:

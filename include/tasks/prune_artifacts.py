@@ -31,6 +31,7 @@ def run(context: Context, params: Mapping[str, Any]) -> PruneReport:
     for name in report.releases:
         context.log(f"release {name} {'would be' if report.dry_run else 'is'} pruned: no rollback to it any more")
     freed = f"{'would free' if report.dry_run else 'freed'} {report.freed_bytes / 1e6:.1f} MB"
+    freed += f" of {report.store_bytes / 1e6:.1f} MB of artifacts"
     context.log(freed)
     context.tell(freed)
     return report

@@ -50,6 +50,7 @@ def task_context(context: Context, log: Log) -> TaskContext:
         find_requester=lambda: context["dag_run"].triggering_user_name,
         find_users=find_users,
         tell=lambda outcome: keep(context, OUTCOME, without_secrets(outcome, secrets)),
+        web_url=str(conf.get("api", "base_url", fallback="")).rstrip("/"),
         publish=lambda progress: keep(context, PROGRESS, without_secrets(progress, secrets)),
     )
 

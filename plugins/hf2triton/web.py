@@ -213,7 +213,7 @@ def _root() -> Path:
 
 def _served() -> Served:
     releases, proxy = Snapshot(_root(), settings().default_model), proxy_of(settings())
-    return Served(releases, _answers, proxy.url, candidates(settings(), releases), proxy.curl)
+    return Served(releases, _answers, settings().public_url or proxy.url, candidates(settings(), releases), proxy.curl)
 
 
 def _answers(name: str) -> bool:
