@@ -60,3 +60,10 @@ class Hf2TritonPlugin(AirflowPlugin):
         from hf2triton.web import app
 
         return [{"app": app, "url_prefix": f"/{PREFIX}", "name": "hf2triton"}]
+
+    @cached_property
+    def fastapi_root_middlewares(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The middleware of the whole API server, made on access like the app."""
+        from hf2triton.refusals import ShortRefusals
+
+        return [{"middleware": ShortRefusals, "args": [], "kwargs": {}, "name": "hf2triton"}]
