@@ -6,6 +6,7 @@ Needs what `make setup` makes, and about two minutes more the first time: SmolLM
 tasks of the DAG, and kept in .local/benchmarks. All servers are its own, on free ports, and end with it.
 Prints ratios of tokens/s and differences of the time to the first token, with their spread over the rounds. All
 paths are measured in each round, so that other work on the machine changes all of them; only ratios mean something.
+The CPU time that each process takes for a token is told too: it changes least with other work on the machine.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from statistics import median
 from typing import Any
 
 import httpx
+import psutil
 
 from benchmarks.serving import PROMPTS
 from include.context import Context
 from include.gates.load import Burst, Timing, Workload, burst
+from include.host import services
 from include.host.ports import free_ports
+from include.host.services import ServiceRecord
 from include.live.api import models
 from include.live.api.service import models_file
 from include.live.daemon import Daemon
-from include.live.proxy import Served, Upstream, proxy_of
+from include.live.proxy import Served, Upstream, files_of, proxy_of
 from include.runners.job import StageJob, inherited
 from include.runners.process import ProcessRunner
 from include.settings import PROJECT, Settings
@@ -52,6 +56,25 @@ MAX_INPUT_LEN, MAX_SEQ_LEN = 1024, 2048
 
 Measure = Callable[[Sequence[dict[str, Any]], int], Burst]
 """A path: answers requests in Triton's form from a number of clients."""
+
+_MODELS = {"tensorrt_llm": "engine", "preprocessing": "preprocessing", "postprocessing": "postprocessing"}
+PROCESSES = (*_MODELS.values(), "triton", "envoy", "api", "client")
+"""What takes CPU time on the way of a token, by the names of the table's columns."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A burst on one path, and the CPU time in ms that each process took for a token meanwhile."""
+
+    burst: Burst
+    cpu_ms: dict[str, float]
+
+    @classmethod
+    def of(cls, ask: Callable[[], Burst], spent: Callable[[], dict[str, float]]) -> Found:
+        """Measures a burst; ``spent`` tells the CPU seconds so far."""
+        before, answered, after = spent(), ask(), spent()
+        tokens = max(answered.tokens, 1)
+        return cls(answered, {name: 1000 * (after[name] - before[name]) / tokens for name in PROCESSES})
 
 
 @dataclass(frozen=True)
@@ -202,30 +225,55 @@ def context_in(work: Path) -> Context:
     return Context(settings, partial(print, file=sys.stderr, flush=True), "gateway", "gateway")
 
 
+def cpu_seconds(context: Context) -> dict[str, float]:
+    """The CPU seconds so far of each process, by its name in `PROCESSES`; the bare engine counts as the engine."""
+    servers = context.settings.artifacts / "servers"
+    records = {"triton": context.candidate_record, "envoy": files_of(context.settings).record}
+    spent = dict.fromkeys(PROCESSES, 0.0)
+    spent["client"] = _cpu_of(psutil.Process())
+    spent["engine"] = sum(map(_cpu_of, psutil.Process().children()))
+    for name, path in {**records, "api": servers / "api.json"}.items():
+        if record := services.read(path, ServiceRecord):
+            process = psutil.Process(record.pid)
+            spent[name] = _cpu_of(process)
+            for model in process.children():
+                spent[_MODELS[Path(model.cmdline()[1]).parent.parent.name]] += _cpu_of(model)
+    return spent
+
+
+def _cpu_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def ttft_ms(found: Burst) -> float:
     """The middle time to the first token."""
     return 1000 * median(timing.first_s or 0 for timing in found.timings)
 
 
-def measure(paths: dict[str, Measure], concurrency: int, options: argparse.Namespace) -> list[dict[str, Burst]]:
+def measure(
+    paths: dict[str, Measure], concurrency: int, context: Context, options: argparse.Namespace
+) -> list[dict[str, Found]]:
     """The rounds at one concurrency. Each begins with another path, and all paths of a round get the same prompts."""
     workload = Workload(PROMPTS, options.max_tokens, stream=True)
+    spent = partial(cpu_seconds, context)
     names, rounds = list(paths), []
     for number in range(-1, options.rounds):  # the first warms up
         bodies = workload.bodies(max(concurrency, options.requests))
         first = number % len(names)
-        found = {name: paths[name](bodies, concurrency) for name in names[first:] + names[:first]}
-        if errors := [error for one in found.values() for error in one.errors]:
+        turns = names[first:] + names[:first]
+        found = {name: Found.of(partial(paths[name], bodies, concurrency), spent) for name in turns}
+        if errors := [error for one in found.values() for error in one.burst.errors]:
             raise SystemExit(f"{len(errors)} requests failed, e.g. {errors[0]}")
         rounds.append(found)
     return rounds[1:]
 
 
-def compare(concurrency: int, rounds: list[dict[str, Burst]]) -> list[dict[str, Any]]:
+def compare(concurrency: int, rounds: list[dict[str, Found]]) -> list[dict[str, Any]]:
     """A row for each goal: the rounds' ratios of tokens/s, and differences of the time to the first token."""
     rows = []
     for goal in GOALS:
-        pairs = [(found[goal.path], found[goal.below]) for found in rounds]
+        pairs = [(found[goal.path].burst, found[goal.below].burst) for found in rounds]
         row = {"path": goal.path, "to": goal.below, "concurrency": concurrency, "least_ratio": goal.least_ratio}
         row |= spread("ratio", [path.tokens_per_s / below.tokens_per_s for path, below in pairs])
         row |= spread("ttft_ms", [ttft_ms(path) - ttft_ms(below) for path, below in pairs])
@@ -241,6 +289,25 @@ def spread(name: str, values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     quarter = len(ordered) // 4
     return {name: median(ordered), f"{name}_low": ordered[quarter], f"{name}_high": ordered[-1 - quarter]}
+
+
+def cpu(concurrency: int, rounds: list[dict[str, Found]]) -> list[dict[str, Any]]:
+    """A row for each path: the CPU time in ms that each process took for a token."""
+    return [
+        {"path": path, "concurrency": concurrency}
+        | {name: median(found[path].cpu_ms[name] for found in rounds) for name in PROCESSES}
+        for path in rounds[0]
+    ]
+
+
+def cpu_table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [f"| at once | path | {' | '.join(PROCESSES)} | sum |", f"| ---: | --- |{' ---: |' * (len(PROCESSES) + 1)}"]
+    for row in rows:
+        times = [row[name] for name in PROCESSES]
+        values = " | ".join(f"{time:.2f}" for time in [*times, sum(times)])
+        lines.append(f"| {row['concurrency']} | {row['path']} | {values} |")
+    return "\n".join(lines)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -271,15 +338,19 @@ def main() -> None:
     if options.model == SMOLLM2:
         argv = [context.settings.openvino_python, "-m", "include.demo.smollm2", "--out", SMOLLM2]
         subprocess.run(argv, check=True, cwd=PROJECT, stdout=sys.stderr)
-    rows = []
+    rows, times = [], []
     with paths(make_release(context, options.model, options.precision), context) as every:
         for concurrency in options.concurrency:
-            rows += compare(concurrency, measure(every, concurrency, options))
+            rounds = measure(every, concurrency, context, options)
+            rows += compare(concurrency, rounds)
+            times += cpu(concurrency, rounds)
     print(f"\n{options.rounds} rounds, {options.max_tokens} tokens an answer, precision {options.precision}:")
     print("the median of the rounds, and their middle half\n")
     print(table(rows))
+    print("\nCPU time for a token, in ms, the median of the rounds\n")
+    print(cpu_table(times))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        options.json.write_text(json.dumps({"ratios": rows, "cpu_ms": times}, indent=1))
 
 
 if __name__ == "__main__":
