@@ -186,12 +186,10 @@ class TritonPythonModel:
 
 
 def _wishes(inputs: Inputs, decoupled: bool) -> Wishes:
-    return Wishes(
-        one_each=decoupled,
-        num_input_tokens=inputs.flag("return_num_input_tokens", default=False),
-        num_output_tokens=inputs.flag("return_num_output_tokens", default=False),
-        pad_id=inputs.value("pad_id", 0) or 0,
-    )
+    counts = ("num_input_tokens", "num_output_tokens")
+    unwanted = {name for name in counts if not inputs.flag(f"return_{name}", default=False)}
+    outputs = frozenset(inputs.request.requested_output_names()) - unwanted
+    return Wishes(one_each=decoupled, outputs=outputs, pad_id=inputs.value("pad_id", 0) or 0)
 
 
 def _stop_server() -> None:
