@@ -119,6 +119,7 @@ class TritonPythonModel:
             inputs = Inputs.of(request)
             hangups = self._hangups if self._streams(inputs) else None
             gone = partial(self._connections.lacks, connection_of(request.parameters()))
+            gone()  # a first look, while the client most likely waits: only what was seen is missed
             reply = Reply(request.get_response_sender(), _wishes(inputs, self._decoupled), gone, hangups)
             try:
                 inputs.check_neutral()
