@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from include.live.api import models
 from include.live.api.service import models_file
 from include.live.daemon import Daemon
 from include.live.proxy import Served, Upstream, files_of, proxy_of
+from include.model.files import TOKENIZER_CONFIG_FILE
 from include.runners.job import StageJob, inherited
 from include.runners.process import ProcessRunner
 from include.settings import PROJECT, Settings
@@ -168,7 +170,10 @@ def api(repository: Path, envoy: Endpoint, context: Context) -> Iterator[Endpoin
     """The deployment's OpenAI API, which the proxy sends its requests to."""
     limits = {"max_input_len": MAX_INPUT_LEN, "max_seq_len": MAX_SEQ_LEN}
     about = {"name": NAME, "aliases": (), "release": f"{NAME}/1", "created": datetime.now(UTC)}
-    models.publish(models_file(context.settings), [models.served_from(repository, **about, **limits)])
+    model = models.served_from(repository, **about, **limits)
+    tokenizer = endless(model.tokenizer, context.settings.artifacts / "endless")
+    no_ends = {"tokenizer": tokenizer, "end_ids": (), "engine_ends": frozenset()}
+    models.publish(models_file(context.settings), [model.model_copy(update=no_ends)])
     daemon = Daemon.api(context)
     daemon.start()
     try:
@@ -180,6 +185,14 @@ def api(repository: Path, envoy: Endpoint, context: Context) -> Iterator[Endpoin
         yield envoy
     finally:
         daemon.stop()
+
+
+def endless(tokenizer: Path, copy: Path) -> Path:
+    """A tokenizer that knows no end: OpenAI's API cannot ask for an answer of exactly so many tokens."""
+    shutil.copytree(tokenizer, copy, dirs_exist_ok=True)
+    config = copy / TOKENIZER_CONFIG_FILE
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "eos_token"}))
+    return copy
 
 
 async def complete(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | NoAnswer:
@@ -196,6 +209,8 @@ async def complete(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | No
     usage = json.loads(events[-1]).get("usage") if events else None
     if not usage:
         return NoAnswer(text[:200])
+    if usage["completion_tokens"] != body["max_tokens"]:
+        return NoAnswer(f"an answer of {usage['completion_tokens']} tokens, and not of {body['max_tokens']}")
     return Timing(usage["completion_tokens"], latency_s=parts[-1][0], first_s=parts[0][0])
 
 
