@@ -9,7 +9,7 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError
-from include.stages.common import log
+from include.stages.common import log, tell
 from include.stages.formats import DEFAULT, FORMATS
 from include.stages.formats.base import Format
 
@@ -32,13 +32,40 @@ def quantize(
     device = model.get_input_embeddings().weight.device
     batches = blocks.to(device).split(batch_size)
     decoder = model.get_decoder()
+    told = _Told(len(decoder.layers), len(batches), chosen.passes)
+    hooks = [layer.register_forward_hook(told.layer) for layer in decoder.layers]
 
     def forward(_: object) -> None:
+        told.next_pass()
         with torch.no_grad():
             for batch in batches:
                 decoder(batch, use_cache=False)
 
-    mtq.quantize(model, chosen.modelopt_config(group_size), forward)
+    try:
+        mtq.quantize(model, chosen.modelopt_config(group_size), forward)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Told:
+    """Tells how far the search is, from the forwards of the decoder's layers."""
+
+    def __init__(self, layers: int, batches: int, passes: tuple[tuple[str, int], ...]) -> None:
+        self._layers, self._batches, self._passes = layers, batches, passes
+        self._pass, self._done = -1, 0
+
+    def next_pass(self) -> None:
+        self._pass, self._done = min(self._pass + 1, len(self._passes) - 1), 0
+
+    def layer(self, *_: object) -> None:
+        self._done += 1
+        name, cost = self._passes[self._pass]
+        batch, layer = divmod(self._done - 1, self._layers)
+        of_batch = f" of batch {batch + 1} of {self._batches}" if self._batches > 1 else ""
+        before = sum(cost for _, cost in self._passes[: self._pass])
+        share = before + cost * min(self._done / (self._layers * self._batches), 1)
+        tell(f"{name}, layer {layer + 1} of {self._layers}{of_batch}", share / sum(cost for _, cost in self._passes))
 
 
 def compile_extension() -> None:

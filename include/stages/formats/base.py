@@ -64,7 +64,7 @@ class Format(ABC):
         targets: those that serve it.
         min_sm: the least compute capability of a GPU that computes with it, as one number.
         fields: the fields of the form, and the options of the calibrate program, that only this format uses.
-        searches: calibration tries quantized values, for which ModelOpt compiles a CUDA extension; else it only looks.
+        passes: ModelOpt's passes through the network, with the forwards of each layer.
     """
 
     name: ClassVar[str]
@@ -73,7 +73,12 @@ class Format(ABC):
     targets: ClassVar[tuple[str, ...]]
     min_sm: ClassVar[int] = 0
     fields: ClassVar[frozenset[str]] = frozenset()
-    searches: ClassVar[bool] = False
+    passes: ClassVar[tuple[tuple[str, int], ...]] = (("activations", 1),)
+
+    @property
+    def searches(self) -> bool:
+        """True if calibration tries quantized values, for which ModelOpt has a CUDA extension; else it only looks."""
+        return len(self.passes) > 1
 
     def group(self, asked: int) -> int | None:
         """The number of weights that share a scale, if so many are asked for; None for a format without groups."""
@@ -82,6 +87,10 @@ class Format(ABC):
     @abstractmethod
     def describe(self, group: int) -> str:
         """The format in a few words; ``group`` counts where weights share scales in groups."""
+
+    @abstractmethod
+    def short(self, group: int) -> str:
+        """The format in the title of a run."""
 
     @abstractmethod
     def linear_bytes(self, weights: int, group: int, scale: int) -> int:

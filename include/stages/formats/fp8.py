@@ -66,6 +66,10 @@ class Fp8(Format):
         """The format; there are no groups."""
         return "fp8 weights and activations, a scale for each tensor"
 
+    def short(self, group: int) -> str:
+        """The name alone."""
+        return self.name
+
     def linear_bytes(self, weights: int, group: int, scale: int) -> int:
         """One byte for each weight; two scales for a whole layer are nothing beside them."""
         return weights

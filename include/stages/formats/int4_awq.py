@@ -65,11 +65,16 @@ class Int4Awq(Format):
     algorithm: ClassVar[str] = "W4A16_AWQ"
     targets: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt_llm", "vllm")
     fields: ClassVar[frozenset[str]] = frozenset({"awq_group_size", "smoothing"})
-    searches: ClassVar[bool] = True
+    # One as it is; and 11 tries of alpha with one that checks the best.
+    passes: ClassVar[tuple[tuple[str, int], ...]] = (("activations", 1), ("alpha search", 12))
 
     def describe(self, group: int) -> str:
         """The format with its groups."""
         return f"int4 in groups of {group}"
+
+    def short(self, group: int) -> str:
+        """With its groups."""
+        return f"int4 g{group}"
 
     def linear_bytes(self, weights: int, group: int, scale: int) -> int:
         """Half a byte for each weight, and a scale for each group."""

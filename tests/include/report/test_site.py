@@ -216,3 +216,9 @@ def test_pages_name_the_format_of_a_release(asked: dict[str, Any], title: str, s
     shown = {name for name in ("quantization", "awq_group_size") if f'<th scope="row">{name}</th>' in models}
     assert shown == settings
     assert f"<dt>Format</dt><dd>{title}</dd>" in render_report(report(request=request))
+
+
+def test_a_click_on_a_preset_releases_with_all_its_values() -> None:
+    html = render_presets(PRESETS)
+    assert buttons(html) == [("release_awq_engine", preset.conf) for preset in PRESETS]
+    assert html.count("not run yet") == sum(not preset.runs for preset in PRESETS) > 0

@@ -127,7 +127,9 @@ def test_a_key_has_the_format_and_no_option_of_another(
     monkeypatch.setattr("include.context.get_target", lambda name, *deployment: GpuTarget(*deployment))
 
     def options(**fields: object) -> dict[str, object]:
-        asked = check_request.run(context, {"model": str(model), **PARAMS, "target": "vllm", **fields})
+        asked = check_request.run(
+            context, {"model": str(model), **PARAMS, "target": "vllm", "calib_size": 32, **fields}
+        )
         found: dict[str, object] = calibrate_awq.job(context, asked, pull_model.run(context, asked)).inputs["options"]
         return found
 
