@@ -181,3 +181,9 @@ def test_only_a_format_with_groups_has_a_group_size() -> None:
     asked = {"target": "vllm", "awq_group_size": 32}
     assert ReleaseRequest.parse(asked).group_size == 32
     assert ReleaseRequest.parse({**asked, "quantization": "fp8"}).group_size is None
+
+
+def test_the_title_of_a_run_names_the_format() -> None:
+    asked = {"target": "vllm", "awq_group_size": 32, "model": "org/name"}
+    assert ReleaseRequest.parse(asked).title == "name int4 g32"
+    assert ReleaseRequest.parse({**asked, "quantization": "fp8"}).title == "name fp8"
