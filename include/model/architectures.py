@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from include.errors import UserError
+
+Fields = Mapping[str, Any]
+
+TARGETS = ("openvino", "tensorrt_llm", "vllm")
+NO_WINDOW = frozenset({"tensorrt_llm"})
+"""The targets whose engines attend to all tokens, whatever the model's sliding window."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +21,8 @@ class TensorMap:
     """Hugging Face's module names to those of a TensorRT-LLM checkpoint; those of a layer are relative to it.
 
     ``column_parallel`` layers are split by output over the ranks, ``row_parallel`` ones by input. ``qkv`` is the
-    one layer that a checkpoint makes of the three in ``attention``.
+    one layer that a checkpoint makes of the three in ``attention``. ``before_attention`` and ``before_mlp`` are the
+    norms whose output these read; None where they read the residual stream itself.
     """
 
     column_parallel: Mapping[str, str]
@@ -23,6 +32,8 @@ class TensorMap:
     norms: Mapping[str, str]
     embedding: tuple[str, str]
     final_norm: tuple[str, str]
+    before_attention: str | None = "input_layernorm"
+    before_mlp: str | None = "post_attention_layernorm"
 
 
 LLAMA_TENSORS = TensorMap(
@@ -34,6 +45,7 @@ LLAMA_TENSORS = TensorMap(
     embedding=("model.embed_tokens", "transformer.vocab_embedding"),
     final_norm=("model.norm", "transformer.ln_f"),
 )
+_QK_NORMS = {"self_attn.q_norm": "attention.q_layernorm", "self_attn.k_norm": "attention.k_layernorm"}
 
 
 @dataclass(frozen=True)
@@ -43,24 +55,161 @@ class Architecture:
     Attributes:
         name: the class's name, as ``config.json`` has it.
         qkv_bias: query, key and value have a bias even if ``attention_bias`` is not set.
-        default_window: the sliding window of a ``config.json`` that leaves it out; an architecture without one
-            has a window only where ``use_sliding_window`` is set.
+        defaults: the fields of ``config.json`` whose defaults are not Llama's; transformers may leave them out.
+        window_is_switched: a sliding window counts only where ``use_sliding_window`` is set.
         decoder_type: the name in ModelOpt's export. "qwen" would need tensorrt_llm to be installed.
-        checkpoint_fields: the fields that TensorRT-LLM's own config class adds to a checkpoint's ``config.json``.
+        checkpoint_fields: what TensorRT-LLM's own config class adds to a checkpoint's ``config.json``, by the
+            fields of Hugging Face's.
+        fused: the layers in the model's files that are several in ``tensors``, with the names of these.
+        exported_as: the class without fused layers that computes the same, which is calibrated and served instead.
+        norm_offset: what is added to the weight of each norm: Gemma's are about 0.
+        needs_bfloat16: its activations are beyond float16.
+        qk_norm_of_all_heads: the norms of queries and keys are of all heads together, not of each head.
+        refused: the targets that cannot serve it, and why.
+        models: known ones of it.
+        ran: what was run of it on each target, in words; docs/architectures.md shows them.
     """
 
     name: str
     qkv_bias: bool = False
-    default_window: int | None = None
+    defaults: Fields = field(default_factory=dict)
+    window_is_switched: bool = True
     decoder_type: str = "llama"
-    checkpoint_fields: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_fields: Callable[[Fields], Fields] = lambda _: {}
     tensors: TensorMap = LLAMA_TENSORS
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    exported_as: str = ""
+    norm_offset: int = 0
+    needs_bfloat16: bool = False
+    qk_norm_of_all_heads: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
+    models: str = ""
+    ran: Mapping[str, str] = field(default_factory=dict)
 
+    def standing(self, target: str) -> str:
+        """What was run on ``target``, or why it is refused there."""
+        refusal = self.refused.get(target)
+        return f"refused: {refusal}" if refusal else self.ran.get(target, _BY_TESTS[target])
+
+
+_BY_TESTS = {
+    "openvino": "a tiny random model: calibrated, built, scored and answered as PyTorch does; no real weights",
+    "tensorrt_llm": "a tiny checkpoint's names, shapes and fields compared with upstream's source; engine not run",
+    "vllm": "a tiny checkpoint in vLLM's layout read by transformers, names compared with vLLM's source; vLLM not run",
+}
+
+
+def _granite_multipliers(hf: Fields) -> Fields:
+    """Granite's, as ``LLaMAConfig`` names and counts them: it divides scores by the square root of the head's size."""
+    return {
+        "embedding_multiplier": hf["embedding_multiplier"],
+        "attention_multiplier": hf["attention_multiplier"] * math.sqrt(hf["head_dim"]),
+        "residual_multiplier": hf["residual_multiplier"],
+        "output_multiplier_scale": 1 / hf["logits_scaling"],
+    }
+
+
+def _gemma_fields(hf: Fields) -> Fields:
+    """Those of the group ``Gemma2ConfigGroup``."""
+    names = ("query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping")
+    return {"inter_layernorms": True, "hidden_act": hf["hidden_activation"], **{name: hf[name] for name in names}}
+
+
+# ModelOpt takes the first norm that it sees for the input's, so those after attention and MLP get these names.
+_OLMO2_TENSORS = replace(
+    LLAMA_TENSORS,
+    norms={
+        "post_attention_layernorm": "input_layernorm",
+        "post_feedforward_layernorm": "post_layernorm",
+        **_QK_NORMS,
+    },
+    before_attention=None,
+    before_mlp=None,
+)
+_GEMMA_TENSORS = replace(
+    LLAMA_TENSORS,
+    norms={
+        **LLAMA_TENSORS.norms,
+        "pre_feedforward_layernorm": "pre_feedforward_layernorm",
+        "post_feedforward_layernorm": "post_feedforward_layernorm",
+    },
+    before_mlp="pre_feedforward_layernorm",
+)
+_NOT_IN_TENSORRT_LLM = {"tensorrt_llm": "TensorRT-LLM 1.2 has no engine for this architecture"}
 
 _ROWS = (
-    Architecture("LlamaForCausalLM"),
-    Architecture("MistralForCausalLM", default_window=4096),
-    Architecture("Qwen2ForCausalLM", qkv_bias=True, checkpoint_fields={"qwen_type": "qwen2"}),
+    Architecture(
+        "LlamaForCausalLM",
+        models="Llama 2 and 3, TinyLlama, SmolLM2",
+        ran={
+            "openvino": "SmolLM2-135M: whole runs to a promoted release, in CI",
+            "vllm": "SmolLM2-135M: every task up to the gates, on an H200",
+        },
+    ),
+    Architecture(
+        "MistralForCausalLM",
+        defaults={"sliding_window": 4096},
+        window_is_switched=False,
+        models="Mistral 7B, Mistral NeMo",
+    ),
+    Architecture(
+        "Qwen2ForCausalLM",
+        qkv_bias=True,
+        checkpoint_fields=lambda _: {"qwen_type": "qwen2"},
+        models="Qwen 2 and 2.5",
+    ),
+    Architecture(
+        "Qwen3ForCausalLM",
+        models="Qwen3, dense",
+        defaults={"head_dim": 128},
+        checkpoint_fields=lambda _: {"qwen_type": "qwen3"},
+        tensors=replace(LLAMA_TENSORS, norms={**LLAMA_TENSORS.norms, **_QK_NORMS}),
+    ),
+    Architecture("GraniteForCausalLM", checkpoint_fields=_granite_multipliers, models="Granite 3, dense"),
+    Architecture(
+        "SmolLM3ForCausalLM",
+        models="SmolLM3",
+        defaults={"tie_word_embeddings": True, "rope_theta": 2e6},
+        refused=_NOT_IN_TENSORRT_LLM,
+    ),
+    Architecture(
+        "Olmo2ForCausalLM",
+        models="OLMo 2",
+        tensors=_OLMO2_TENSORS,
+        qk_norm_of_all_heads=True,
+        refused=_NOT_IN_TENSORRT_LLM,
+    ),
+    # A Mistral but for the fused layers. TensorRT-LLM's class of this name splits and scales them in its own way.
+    Architecture(
+        "Phi3ForCausalLM",
+        models="Phi-3 with 4k positions, Phi-4 14B",
+        window_is_switched=False,
+        fused={"self_attn.qkv_proj": LLAMA_TENSORS.attention, "mlp.gate_up_proj": tuple(LLAMA_TENSORS.column_parallel)},
+        exported_as="MistralForCausalLM",
+    ),
+    Architecture(
+        "Gemma2ForCausalLM",
+        models="Gemma 2",
+        defaults={"tie_word_embeddings": True, "head_dim": 256, "sliding_window": 4096},
+        window_is_switched=False,
+        decoder_type="gemma",
+        checkpoint_fields=_gemma_fields,
+        tensors=_GEMMA_TENSORS,
+        norm_offset=1,
+        needs_bfloat16=True,
+    ),
+    Architecture(
+        "Gemma3ForCausalLM",
+        models="Gemma 3 270M and 1B",
+        defaults={"tie_word_embeddings": True, "head_dim": 256, "sliding_window": 4096, "rope_theta": 1e6},
+        window_is_switched=False,
+        decoder_type="gemma",
+        checkpoint_fields=_gemma_fields,
+        tensors=replace(_GEMMA_TENSORS, norms={**_GEMMA_TENSORS.norms, **_QK_NORMS}),
+        norm_offset=1,
+        needs_bfloat16=True,
+        refused={"tensorrt_llm": "TensorRT-LLM takes the windows of its layers at serving, and this target sets none"},
+    ),
 )
 ARCHITECTURES: Mapping[str, Architecture] = {row.name: row for row in _ROWS}
 

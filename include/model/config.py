@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictStr, ValidationError
 
 from include.errors import UserError
-from include.model.architectures import ARCHITECTURES, Architecture, find_architecture
+from include.model.architectures import ARCHITECTURES, NO_WINDOW, TARGETS, Architecture, find_architecture
 from include.model.files import CONFIG_FILE
 from include.reading import Limit, parse_json, read_text
 
@@ -71,6 +72,8 @@ class _HfConfig(_Shared):
     head_dim: Count | None = None
     rms_norm_eps: Positive | None = None
     rope_theta: Positive | None = None
+    rope_local_base_freq: Positive | None = None
+    partial_rotary_factor: Positive = 1
     rope_scaling: dict[str, JsonValue] | None = None
     rope_parameters: dict[str, JsonValue] | None = None
     dtype: StrictStr | None = None
@@ -84,13 +87,15 @@ class _HfConfig(_Shared):
 class ModelConfig(_Shared):
     """The dimensions of a decoder model. Sizes are counts of elements; ``dtype`` is that of the stored weights.
 
-    ``rope_scaling`` names its kind ``rope_type`` and leaves out the base, which is ``rope_theta``.
+    ``rope_scaling`` names its kind ``rope_type`` and leaves out the base, which is ``rope_theta``; ``local_rope_theta``
+    is that of layers with a window, where a model has another one for these.
     """
 
     architecture: str
     kv_heads: Count
     head_dim: Count
     rope_theta: Positive
+    local_rope_theta: Positive | None = None
     rope_scaling: dict[str, JsonValue] | None
     dtype: DType
     qkv_bias: bool
@@ -128,7 +133,7 @@ class ModelConfig(_Shared):
                 raise ValueError("it is not a JSON object")
             # First of all: another class has other fields.
             architecture = find_architecture(_names(fields), where, _WHERE)
-            return cls._of(_HfConfig.model_validate(fields), architecture, where)
+            return cls._of(_HfConfig.model_validate({**architecture.defaults, **fields}), architecture, where)
         except ValidationError as error:
             problems = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
             raise _bad_config(where, "; ".join(problems)) from error
@@ -141,19 +146,21 @@ class ModelConfig(_Shared):
             raise ValueError(
                 f"{raw.heads} attention heads cannot share {raw.num_key_value_heads} key-value heads equally"
             )
-        theta, scaling = _rope(raw, where)
+        rotary = _rope(raw, where)
         quantized = raw.quantization_config
         return cls(
-            **raw.model_dump(include=set(_Shared.model_fields)),
+            **raw.model_dump(include=_Shared.model_fields.keys() - {"max_position_embeddings"}),
             architecture=architecture.name,
             kv_heads=raw.num_key_value_heads or raw.heads,
             head_dim=raw.head_dim or raw.hidden_size // raw.heads,
-            rope_theta=theta,
-            rope_scaling=scaling,
+            max_position_embeddings=rotary.positions,
+            rope_theta=rotary.theta,
+            local_rope_theta=rotary.local_theta,
+            rope_scaling=rotary.scaling,
             dtype=_dtype(raw, where),
             qkv_bias=raw.attention_bias or architecture.qkv_bias,
             output_bias=raw.attention_bias,
-            sliding_window=_sliding_window(raw, architecture),
+            sliding_window=_sliding_window(raw, architecture, rotary.positions),
             quantization=None if quantized is None else str(quantized.get("quant_method", "quantization_config")),
         )
 
@@ -177,18 +184,35 @@ class ModelConfig(_Shared):
             )
 
     def check_supported(self) -> None:
-        """Raises `UserError` for a model that cannot be calibrated: quantized already, or with a sliding window."""
+        """Raises `UserError` for a model that cannot be calibrated: it is quantized already."""
         if self.quantization is not None:
             raise UserError(
                 f"the model is quantized already ({self.quantization})",
                 where=_WHERE,
                 fix="name the unquantized model that it was made from",
             )
-        if self.sliding_window is not None:
+
+    def check_target(self, target: str, max_seq_len: int, dtype: str) -> None:
+        """Raises `UserError`, with what can be had, unless ``target`` serves this model up to ``max_seq_len``."""
+        row = ARCHITECTURES[self.architecture]
+        if target in row.refused:
             raise UserError(
-                f"the model attends to a sliding window of {self.sliding_window} tokens, which is not supported",
-                where=_WHERE,
-                fix="name a version without one, such as Mistral-7B-Instruct-v0.2 or later",
+                f"target {target} cannot serve {self.architecture}: {row.refused[target]}",
+                where="field target",
+                fix=f"choose target {' or '.join(name for name in TARGETS if name not in row.refused)}",
+            )
+        if row.needs_bfloat16 and target != "openvino" and dtype != "bfloat16":
+            raise UserError(
+                f"{self.architecture} computes values that {dtype} does not hold",
+                where="field dtype",
+                fix="use bfloat16, or choose target openvino",
+            )
+        if target in NO_WINDOW and self.sliding_window is not None and max_seq_len > self.sliding_window:
+            raise UserError(
+                f"max_seq_len {max_seq_len} is beyond the window of {self.sliding_window} tokens that the model "
+                f"attends to, which target {target} does not serve",
+                where="field max_seq_len",
+                fix=f"use at most {self.sliding_window}, or choose target openvino or vllm",
             )
 
     def quantized_input_dims(self, tp: int = 1) -> dict[str, int]:
@@ -244,7 +268,8 @@ class ModelConfig(_Shared):
     @property
     def tensor_names(self) -> frozenset[str]:
         """The names of the tensors in the files of such a model; with tied embeddings the output layer's, too."""
-        tensors = ARCHITECTURES[self.architecture].tensors
+        row = ARCHITECTURES[self.architecture]
+        tensors = row.tensors
         biased = {
             **dict.fromkeys(tensors.attention, self.qkv_bias),
             **dict.fromkeys(tensors.column_parallel, self.mlp_bias),
@@ -252,6 +277,8 @@ class ModelConfig(_Shared):
             "mlp.down_proj": self.mlp_bias,
             **dict.fromkeys(tensors.norms, False),
         }
+        for fused, parts in row.fused.items():
+            biased[fused] = any(biased.pop(part) for part in parts)
         names = [f"{module}.weight" for module in biased] + [f"{module}.bias" for module, has in biased.items() if has]
         layers = {f"model.layers.{number}.{name}" for number in range(self.layers) for name in names}
         return frozenset({f"{tensors.embedding[0]}.weight", f"{tensors.final_norm[0]}.weight", OUTPUT_LAYER} | layers)
@@ -275,10 +302,18 @@ class ModelConfig(_Shared):
     @property
     def norm_and_bias_weights(self) -> int:
         """Weights that keep their type besides the embeddings: of the norms and of the biases."""
-        norms = (2 * self.layers + 1) * self.hidden_size
+        norms = self.hidden_size + self.layers * self._norm_weights
         qkv = self.head_dim * (self.heads + 2 * self.kv_heads) * self.qkv_bias
         mlp = (2 * self.intermediate_size + self.hidden_size) * self.mlp_bias
         return norms + self.layers * (qkv + mlp + self.hidden_size * self.output_bias)
+
+    @property
+    def _norm_weights(self) -> int:
+        """Weights of one layer's norms; those of queries and keys are as long as a head, or as all heads together."""
+        row = ARCHITECTURES[self.architecture]
+        of_heads = sum(name.startswith("self_attn.") for name in row.tensors.norms)
+        heads = self.heads + self.kv_heads if row.qk_norm_of_all_heads else of_heads
+        return (len(row.tensors.norms) - of_heads) * self.hidden_size + heads * self.head_dim
 
 
 def _names(fields: dict[str, Any]) -> list[str]:
@@ -295,25 +330,57 @@ def _bad_config(where: str, reason: str) -> UserError:
     )
 
 
-def _rope(raw: _HfConfig, where: str) -> tuple[float, dict[str, JsonValue] | None]:
-    """Rotary base and scaling: transformers 5 keeps both in ``rope_parameters``, 4 at the top level.
+@dataclass(frozen=True)
+class _Rotary:
+    """A model's rotary embedding: base, that of layers with a window if theirs is another, scaling, positions."""
 
-    ``type`` is the older name of ``rope_type``; version 5 says "default" for no scaling.
+    theta: float
+    local_theta: float | None
+    scaling: dict[str, JsonValue] | None
+    positions: int
+
+
+def _rope(raw: _HfConfig, where: str) -> _Rotary:
+    """transformers 5 keeps base and scaling in ``rope_parameters``, 4 at the top level.
+
+    ``type`` is the older name of ``rope_type``; version 5 says "default" for no scaling. YaRN serves its factor times
+    the positions that the model was trained with, whatever ``max_position_embeddings`` says.
     """
-    scaling = dict(raw.rope_scaling or {} if raw.rope_parameters is None else raw.rope_parameters)
+    scaling, local = _parameters(raw)
     theta = _Base.model_validate({"rope_theta": scaling.pop("rope_theta", raw.rope_theta or 10000.0)}).rope_theta
     old = scaling.pop("type", "default")
     kind = scaling.pop("rope_type", old)
+    if scaling.pop("partial_rotary_factor", raw.partial_rotary_factor) != 1:
+        raise UserError(
+            f"{where}: a rotary embedding of a part of each head is not supported",
+            where=_WHERE,
+            fix="use a model without partial_rotary_factor",
+        )
+    positions = raw.max_position_embeddings
     if kind == "default":
-        return theta, None
+        return _Rotary(theta, local, None, positions)
     if kind not in ROPE_TYPES:
         raise UserError(
             f"{where}: the rotary scaling {kind} is not supported",
             where=_WHERE,
             fix=f"use a model without one, or with one of these: {', '.join(ROPE_TYPES)}",
         )
-    _Rope.model_validate(scaling)
-    return theta, {"rope_type": kind, **scaling}
+    known = _Rope.model_validate(scaling)
+    if kind == "yarn":
+        trained = known.original_max_position_embeddings or positions
+        scaling["original_max_position_embeddings"] = trained
+        positions = max(positions, int(trained * known.factor))
+    return _Rotary(theta, local, {"rope_type": kind, **scaling}, positions)
+
+
+def _parameters(raw: _HfConfig) -> tuple[dict[str, JsonValue], float | None]:
+    """The rotary parameters, and the base of layers with a window: Gemma 3 in transformers 5 has a set for each."""
+    found = dict(raw.rope_scaling or {} if raw.rope_parameters is None else raw.rope_parameters)
+    local: float | None = raw.rope_local_base_freq
+    if isinstance(windowed := found.get("sliding_attention"), dict):
+        local = _Base.model_validate(windowed).rope_theta
+    whole = found.get("full_attention")
+    return (dict(whole) if isinstance(whole, dict) else found), local
 
 
 def _dtype(raw: _HfConfig, where: str) -> DType:
@@ -324,11 +391,9 @@ def _dtype(raw: _HfConfig, where: str) -> DType:
     raise _bad_config(where, f"dtype: {name} is not one of {', '.join(DTYPE_BYTES)}")
 
 
-def _sliding_window(raw: _HfConfig, architecture: Architecture) -> int | None:
-    """The window where it takes effect; see `Architecture.default_window`."""
+def _sliding_window(raw: _HfConfig, architecture: Architecture, positions: int) -> int | None:
+    """The window where it takes effect."""
     window = raw.sliding_window
-    if architecture.default_window is None:
-        window = window if raw.use_sliding_window else None
-    elif "sliding_window" not in raw.model_fields_set:
-        window = architecture.default_window
-    return None if window is None or window >= raw.max_position_embeddings else window
+    if architecture.window_is_switched and not raw.use_sliding_window:
+        return None
+    return None if window is None or window >= positions else window

@@ -22,9 +22,12 @@ from include.stages.common import read_json
 from include.stages.formats import of_algorithm
 from include.stages.formats.base import Format, Linear, Merge, Stored
 
+SOURCE_CONFIG_FILE = "source_config.json"
+"""The source model's own configuration: TensorRT-LLM's has no place for some of its fields."""
+
 # Fields that a checkpoint's config.json has under the Hugging Face name.
 _SAME_IN_BOTH = (
-    "hidden_act", "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads",
+    "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads",
     "num_hidden_layers", "num_key_value_heads", "vocab_size",
 )  # fmt: skip
 
@@ -50,7 +53,8 @@ class Checkpoint:
         self.folder = folder
         self.config, self.format = _read_config(folder)
         names = [str(self.config.get("architecture"))]
-        self._tensors = find_architecture(names, "the checkpoint", str(folder / CONFIG_FILE)).tensors
+        self.architecture = find_architecture(names, "the checkpoint", str(folder / CONFIG_FILE))
+        self.tensors = self.architecture.tensors
         self.tp_size = int(self.config["mapping"]["tp_size"])
         try:
             paths = [folder / f"rank{rank}.safetensors" for rank in range(self.tp_size)]
@@ -79,36 +83,43 @@ class Checkpoint:
     def plain(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor that is not quantized under its Hugging Face name: embeddings, norms, output head."""
         vocab = self.config["vocab_size"]
-        hf_name, name = self._tensors.embedding
+        hf_name, name = self.tensors.embedding
         embedding = self._merged(f"{name}.weight", _rows)[:vocab]
         yield f"{hf_name}.weight", embedding
         shared = self.config["share_embedding_table"]
         yield "lm_head.weight", embedding if shared else self._merged("lm_head.weight", _rows)[:vocab]
-        hf_name, name = self._tensors.final_norm
-        yield f"{hf_name}.weight", self._merged(f"{name}.weight", _first)
+        hf_name, name = self.tensors.final_norm
+        yield f"{hf_name}.weight", self._norm(name)
         for index in range(self.config["num_hidden_layers"]):
-            for hf_name, name in self._tensors.norms.items():
-                tensor = self._merged(f"transformer.layers.{index}.{name}.weight", _first)
-                yield f"model.layers.{index}.{hf_name}.weight", tensor
+            for hf_name, name in self.tensors.norms.items():
+                yield f"model.layers.{index}.{hf_name}.weight", self._norm(f"transformer.layers.{index}.{name}")
+
+    def _norm(self, name: str) -> torch.Tensor:
+        """The weight of a norm as Hugging Face counts it."""
+        weight, offset = self._merged(f"{name}.weight", _first), self.architecture.norm_offset
+        return weight.float() - offset if offset else weight
 
     def hf_config(self) -> Any:  # noqa: ANN401 - transformers.PretrainedConfig
-        """The Hugging Face config, from this checkpoint's config.json alone."""
+        """The Hugging Face config, by this checkpoint's files alone."""
         import transformers
 
         return getattr(transformers, self.config["architecture"]).config_class(**self.hf_fields())
 
     def hf_fields(self) -> dict[str, Any]:
-        """The fields of the Hugging Face config, as transformers 4 names them."""
+        """The fields of the Hugging Face config, as transformers 4 names them; config.json goes before the source's."""
         config = self.config
+        path = self.folder / SOURCE_CONFIG_FILE
+        # Earlier versions did not write it: their models had no windows, and this one name of another field.
+        source = read_json(path) if path.exists() else {"hidden_act": config["hidden_act"], "sliding_window": None}
         return {
+            **source,
             "architectures": [config["architecture"]],
-            "attention_bias": f"transformer.layers.0.{self._tensors.qkv}.bias" in self._names,
+            "attention_bias": f"transformer.layers.0.{self.tensors.qkv}.bias" in self._names,
             "head_dim": config["head_size"],
-            "mlp_bias": f"transformer.layers.0.{self._tensors.column_parallel['mlp.gate_proj']}.bias" in self._names,
+            "mlp_bias": f"transformer.layers.0.{self.tensors.column_parallel['mlp.gate_proj']}.bias" in self._names,
             "rms_norm_eps": config["norm_epsilon"],
             "rope_scaling": config.get("rotary_scaling"),
             "rope_theta": config["rotary_base"],
-            "sliding_window": None,
             "tie_word_embeddings": False,
             **{name: config[name] for name in _SAME_IN_BOTH},
         }
@@ -138,12 +149,12 @@ class Checkpoint:
 
     def _layout(self) -> Iterator[tuple[str, str, Merge]]:
         """Each quantized layer of a decoder layer: its name here, its Hugging Face name, and the merge of its ranks."""
-        for hf_name, name in self._tensors.column_parallel.items():
+        for hf_name, name in self.tensors.column_parallel.items():
             yield name, hf_name, _rows
-        for hf_name, name in self._tensors.row_parallel.items():
+        for hf_name, name in self.tensors.row_parallel.items():
             yield name, hf_name, _columns
-        for position, hf_name in enumerate(self._tensors.attention):
-            yield self._tensors.qkv, hf_name, self._part_of_qkv(position)
+        for position, hf_name in enumerate(self.tensors.attention):
+            yield self.tensors.qkv, hf_name, self._part_of_qkv(position)
 
     def _layer(self, name: str, merge: Merge, device: Device) -> Stored:
         bias = f"{name}.bias"

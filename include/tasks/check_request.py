@@ -45,6 +45,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     source = sources.resolve(request.model, request.revision, token=context.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)
     config.check_calibration(request.group_size, request.calib_seq_len, request.tp_size)
+    config.check_target(request.target, request.max_seq_len, request.dtype)
     config.check_lengths(request.max_input_len, request.max_seq_len)
     target.check_fits(request, config, shared)
     check_room(context, target, request, config)

@@ -29,6 +29,44 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mistral": {"architecture": "MistralForCausalLM"},
     "qwen2": {"architecture": "Qwen2ForCausalLM"},
 }
+_WINDOW = 32
+"""Shorter than the texts that the tests score."""
+_GEMMA: dict[str, Any] = {
+    "head_dim": 16,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": _WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "pad_token_id": 0,
+    "rms_norm_eps": 1e-6,
+}
+FURTHER: dict[str, dict[str, Any]] = {
+    "qwen3": {"architecture": "Qwen3ForCausalLM", "head_dim": 32},
+    "mistral with a window": {"architecture": "MistralForCausalLM", "sliding_window": _WINDOW},
+    "phi3 with a window": {"architecture": "Phi3ForCausalLM", "sliding_window": _WINDOW, "pad_token_id": 0},
+    "smollm3": {"architecture": "SmolLM3ForCausalLM", "no_rope_layers": [1, 0], "pad_token_id": 0},
+    "granite": {
+        "architecture": "GraniteForCausalLM",
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.015625,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+    },
+    "olmo2": {"architecture": "Olmo2ForCausalLM"},
+    "gemma2": {
+        "architecture": "Gemma2ForCausalLM",
+        "final_logit_softcapping": 3.0,
+        "attn_logit_softcapping": 2.0,
+        **_GEMMA,
+    },
+    "gemma3": {"architecture": "Gemma3ForCausalLM", "rope_local_base_freq": 2000.0, **_GEMMA},
+    "qwen3 with yarn": {
+        "architecture": "Qwen3ForCausalLM",
+        "head_dim": 16,
+        "max_position_embeddings": 64,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    },
+}
+"""Each other architecture, with what it has that a Llama has not."""
 DIMENSIONS: dict[str, Any] = {
     "vocab_size": 320,
     "hidden_size": 64,
@@ -56,7 +94,9 @@ _CHAT = (
 )
 
 
-def save_model(folder: Path, architecture: str = "LlamaForCausalLM", **changes: Any) -> Path:
+def save_model(
+    folder: Path, architecture: str = "LlamaForCausalLM", random_norms: bool = False, **changes: Any
+) -> Path:
     """A Hugging Face model directory as transformers 4 writes it, in float32, with its tokenizer."""
     torch.manual_seed(0)
     model_class = getattr(transformers, architecture)
@@ -65,6 +105,8 @@ def save_model(folder: Path, architecture: str = "LlamaForCausalLM", **changes: 
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
+        elif name.endswith("norm.weight") and random_norms:
+            parameter.data += torch.empty_like(parameter).uniform_(-0.5, 0.5)
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder

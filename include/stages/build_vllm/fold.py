@@ -12,16 +12,14 @@ from dataclasses import replace
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import UserError
+from include.model.architectures import LLAMA_TENSORS
 from include.stages.checkpoint import Checkpoint
 from include.stages.formats.base import Linear
 from include.stages.formats.int4_awq import QuantizedLinear
 
 Layer = dict[str, QuantizedLinear]
 
-_AFTER_NORM: Mapping[str, tuple[str, ...]] = {
-    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
-}
+_ATTENTION, _MLP = LLAMA_TENSORS.attention, tuple(LLAMA_TENSORS.column_parallel)
 _UP, _DOWN, _VALUE, _OUTPUT = "mlp.up_proj", "mlp.down_proj", "self_attn.v_proj", "self_attn.o_proj"
 
 
@@ -33,7 +31,7 @@ def folded(checkpoint: Checkpoint) -> Iterator[tuple[Mapping[str, Linear], dict[
     Raises:
         UserError: the scales do not fold.
     """
-    config = checkpoint.config
+    config, tensors = checkpoint.config, checkpoint.tensors
     names = iter(checkpoint.linears())
     for index in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{index}."
@@ -42,25 +40,30 @@ def folded(checkpoint: Checkpoint) -> Iterator[tuple[Mapping[str, Linear], dict[
         if not layer:
             yield found, {}
             continue
-        norms = {norm: _shared(layer, after, prefix) for norm, after in _AFTER_NORM.items()}
+        norms = {
+            norm: _shared(layer, after, norm, prefix)
+            for norm, after in ((tensors.before_attention, _ATTENTION), (tensors.before_mlp, _MLP))
+        }
         heads = _of_value_heads(layer[_OUTPUT], config["num_key_value_heads"], config["head_size"], prefix)
         layer[_UP] = _rows_times(layer[_UP], layer[_DOWN].pre_quant_scale)
         layer[_VALUE] = _rows_times(layer[_VALUE], heads)
         plain = {name: replace(linear, pre_quant_scale=None) for name, linear in layer.items()}
-        yield plain, {name: scale for name, scale in norms.items() if scale is not None}
+        yield plain, {name: scale for name, scale in norms.items() if name and scale is not None}
 
 
-_LAYERS = sum(map(len, _AFTER_NORM.values())) + len((_OUTPUT, _DOWN))
+_LAYERS = len((*_ATTENTION, *_MLP, _OUTPUT, _DOWN))
 
 
-def _shared(layer: Layer, names: tuple[str, ...], prefix: str) -> torch.Tensor | None:
-    """The one input scale of layers that read the same norm."""
+def _shared(layer: Layer, names: tuple[str, ...], norm: str | None, prefix: str) -> torch.Tensor | None:
+    """The one input scale of layers that read the same norm; without a norm it must be one that changes nothing."""
     scales = [layer[name].pre_quant_scale for name in names]
     first = scales[0]
     if all(scale is None for scale in scales):
         return None
     if first is None or any(scale is None or not torch.equal(first, scale) for scale in scales):
         raise _not_foldable(f"{prefix}{names[0]} and {names[-1]} have different ones")
+    if norm is None and not torch.equal(first, torch.ones_like(first)):
+        raise _not_foldable(f"{prefix}{names[0]} reads no norm that could take its")
     return first.float()
 
 

@@ -26,7 +26,7 @@ def write_weights(checkpoint: Checkpoint, out: Path, shard_bytes: int = SHARD_BY
     shards = _Shards(out, shard_bytes)
     count = 0
     dtype = getattr(torch, checkpoint.config["dtype"])
-    plain = dict(checkpoint.plain())
+    plain, offset = dict(checkpoint.plain()), checkpoint.architecture.norm_offset
     tied = torch.equal(plain["lm_head.weight"], plain["model.embed_tokens.weight"])
     if tied:
         del plain["lm_head.weight"]
@@ -34,7 +34,7 @@ def write_weights(checkpoint: Checkpoint, out: Path, shard_bytes: int = SHARD_BY
         prefix = f"model.layers.{index}."
         for norm, factor in norms.items():
             name = f"{prefix}{norm}.weight"
-            plain[name] = plain[name].float() * factor
+            plain[name] = (plain[name].float() + offset) * factor - offset
         for name, linear in layer.items():
             count += 1
             for part, tensor in linear.compressed(dtype):
@@ -50,11 +50,10 @@ def hf_config(checkpoint: Checkpoint, tied: bool) -> dict[str, Any]:
     """``config.json`` as transformers 4 writes it for a model that compressed-tensors quantized."""
     fields = checkpoint.hf_fields()
     return {
-        **fields,
         "model_type": fields["architectures"][0].removesuffix("ForCausalLM").lower(),
+        **fields,
         "torch_dtype": checkpoint.config["dtype"],
         "tie_word_embeddings": tied,
-        "use_sliding_window": False,
         "quantization_config": checkpoint.format.quantization_config(checkpoint.group_size),
     }
 

@@ -18,10 +18,13 @@ from include.model.config import ModelConfig
 from include.model.files import CONFIG_FILE
 from include.stages.calibrate import rank_file
 from include.stages.calibrate.source import SourceModel
+from include.stages.checkpoint import SOURCE_CONFIG_FILE
 from include.stages.common import log
 
 # ModelOpt writes nothing but these; anything else becomes float16.
 CHECKPOINT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float16}
+
+_NOT_OF_THE_CHECKPOINT = ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "auto_map")
 
 
 class StayOnDevice(TorchFunctionMode):  # type: ignore[misc]
@@ -69,18 +72,56 @@ def _write(model: Any, source: SourceModel, dtype: torch.dtype, tp_size: int, ou
     from modelopt.torch.export import torch_to_tensorrt_llm_checkpoint
 
     row = ARCHITECTURES[source.config.architecture]
-    with torch.no_grad(), _unpadded():
+    with torch.no_grad(), _unpadded(), _two_norms(model, row) as norms:
         ranks = torch_to_tensorrt_llm_checkpoint(model, row.decoder_type, dtype, inference_tensor_parallel=tp_size)
         for config, weights, _ in ranks:
             verify_rotary(source.config, config)
+            _add_norms(weights, norms, row, dtype)
             verify_finite(weights)
             path = out / f"rank{config['rank']}.safetensors"
             rank_file.save(weights, path)
             path.chmod(0o644)
-    _complete(config, model, row)
-    path = out / CONFIG_FILE
-    path.write_text(json.dumps(config, indent=4))
-    path.chmod(0o644)
+    hf_fields = _hf_fields(model)
+    _complete(config, model, row, hf_fields)
+    for name, fields in {CONFIG_FILE: config, SOURCE_CONFIG_FILE: hf_fields}.items():
+        path = out / name
+        path.write_text(json.dumps(fields, indent=4))
+        path.chmod(0o644)
+
+
+def _hf_fields(model: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The model's own configuration, whole: what defaults leave out may differ in another version."""
+    fields: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    # vLLM asks a Gemma for both names.
+    fields.setdefault("hidden_act", fields.get("hidden_activation"))
+    return {name: value for name, value in fields.items() if name not in _NOT_OF_THE_CHECKPOINT}
+
+
+@contextmanager
+def _two_norms(model: Any, row: Architecture) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401
+    """Gives the norms of each layer by name, and shows ModelOpt the first two: it refuses more."""
+    layers = model.get_decoder().layers
+    norms = [{name: layer.get_submodule(name) for name in row.tensors.norms} for layer in layers]
+    others = [name for name in row.tensors.norms if "." not in name][2:]
+    for layer in layers:
+        for name in others:
+            delattr(layer, name)
+    try:
+        yield norms
+    finally:
+        for layer, of_layer in zip(layers, norms, strict=True):
+            for name in others:
+                setattr(layer, name, of_layer[name])
+
+
+def _add_norms(
+    weights: dict[str, torch.Tensor], norms: list[dict[str, Any]], row: Architecture, dtype: torch.dtype
+) -> None:
+    """Adds those that ModelOpt leaves out: of queries and keys, and of Gemma's MLP."""
+    for index, of_layer in enumerate(norms):
+        for name, norm in of_layer.items():
+            weight = (norm.weight.detach().float() + row.norm_offset).to(dtype)
+            weights.setdefault(f"transformer.layers.{index}.{row.tensors.norms[name]}.weight", weight)
 
 
 @contextmanager
@@ -99,14 +140,14 @@ def _unpadded() -> Iterator[None]:
         exporter.pad_embedding_lm_head = pad
 
 
-def _complete(config: dict[str, Any], model: Any, row: Architecture) -> None:  # noqa: ANN401
+def _complete(config: dict[str, Any], model: Any, row: Architecture, hf_fields: Mapping[str, Any]) -> None:  # noqa: ANN401
     """Adds the fields of TensorRT-LLM's own config classes, which ModelOpt writes only if that is installed."""
     attention, mlp = model.get_decoder().layers[0].self_attn, model.get_decoder().layers[0].mlp
     config["quantization"].setdefault("exclude_modules", [])
     # Where tensorrt_llm is installed, its class has filled in a mlp_bias of its own, which is False.
     config["attn_bias"] = attention.q_proj.bias is not None
     config["mlp_bias"] = mlp.up_proj.bias is not None
-    config.update(row.checkpoint_fields)
+    config.update(row.checkpoint_fields({**hf_fields, "head_dim": config["head_size"]}))
 
 
 def verify_finite(weights: Mapping[str, torch.Tensor]) -> None:

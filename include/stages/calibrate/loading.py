@@ -8,6 +8,7 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
+from include.model.architectures import ARCHITECTURES, Architecture
 from include.model.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from include.model.tokenizer import TokenizerFacts
 from include.stages.calibrate.source import SourceModel
@@ -37,6 +38,9 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
         # transformers 4.57 does not see the base in a config of transformers 5 and would use 10000.
         config.rope_theta, config.rope_scaling = source.config.rope_theta, source.config.rope_scaling
+        config.max_position_embeddings = source.config.max_position_embeddings
+        if source.config.local_rope_theta is not None:
+            config.rope_local_base_freq = source.config.local_rope_theta
         model = AutoModelForCausalLM.from_pretrained(
             source.folder,
             config=config,
@@ -59,7 +63,30 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
     # With "auto", what the GPUs cannot hold goes to the host, where a calibration would take hours.
     if device == "cuda" and {"cpu", "disk"} & {str(place) for place in model.hf_device_map.values()}:
         raise _too_large(source)
-    return model.eval()
+    row = ARCHITECTURES[source.config.architecture]
+    return (_unfused(model, row) if row.fused else model).eval()
+
+
+def _unfused(model: Any, row: Architecture) -> Any:  # noqa: ANN401
+    """The model as the class without fused layers that computes the same; its weights are views of the old ones."""
+    import transformers
+    from accelerate import dispatch_model, init_empty_weights
+
+    model_class = getattr(transformers, row.exported_as)
+    known = model_class.config_class().to_dict().keys() - {"model_type", "architectures"}
+    fields = {name: value for name, value in model.config.to_dict().items() if name in known}
+    with init_empty_weights(include_buffers=False):
+        plain = model_class(model_class.config_class(architectures=[row.exported_as], **fields))
+    rows = {name: len(parameter) for name, parameter in plain.named_parameters()}
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        fused = next((fused for fused in row.fused if name.endswith(f".{fused}.weight")), "")
+        names = [name.replace(fused, part) for part in row.fused.get(fused, ("",))]
+        state |= dict(zip(names, tensor.split([rows.get(part, len(tensor)) for part in names]), strict=True))
+    plain.load_state_dict(state, assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return dispatch_model(plain, dict(model.hf_device_map))
 
 
 def device_map(device: str) -> str:

@@ -9,7 +9,21 @@ import pytest
 from include.errors import UserError
 from include.model.architectures import ARCHITECTURES
 from include.model.config import ModelConfig
-from tests.include.model.configs import LLAMA2_7B, MISTRAL_NEMO, QWEN2_5_0_5B, SMOLLM2_135M, config
+from tests.include.model.configs import (
+    GEMMA_2_2B,
+    GEMMA_3_1B,
+    GRANITE_3_1_2B,
+    LLAMA2_7B,
+    MISTRAL_NEMO,
+    OLMO_2_1B,
+    PHI_3_MINI_4K,
+    PHI_4,
+    QWEN2_5_0_5B,
+    QWEN3_0_6B,
+    SMOLLM2_135M,
+    SMOLLM3_3B,
+    config,
+)
 
 
 class TestRead:
@@ -33,6 +47,14 @@ class TestRead:
             pytest.param(SMOLLM2_135M, 134_515_008, id="smollm2-135m"),
             pytest.param(QWEN2_5_0_5B, 494_032_768, id="qwen2.5-0.5b"),
             pytest.param(MISTRAL_NEMO, 12_247_782_400, id="mistral-nemo-12b"),
+            pytest.param(QWEN3_0_6B, 596_049_920, id="qwen3-0.6b"),
+            pytest.param(PHI_3_MINI_4K, 3_821_079_552, id="phi-3-mini"),
+            pytest.param(PHI_4, 14_659_507_200, id="phi-4"),
+            pytest.param(GRANITE_3_1_2B, 2_533_531_648, id="granite-3.1-2b"),
+            pytest.param(SMOLLM3_3B, 3_075_098_624, id="smollm3-3b"),
+            pytest.param(OLMO_2_1B, 1_484_916_736, id="olmo-2-1b"),
+            pytest.param(GEMMA_2_2B, 2_614_341_888, id="gemma-2-2b"),
+            pytest.param(GEMMA_3_1B, 999_885_952, id="gemma-3-1b"),
         ],
     )
     def test_counts_the_parameters_as_the_hub_does(self, base: dict[str, Any], parameters: int) -> None:
@@ -106,6 +128,41 @@ class TestRope:
         read = config(LLAMA2_7B, rope_theta=1e4, rope_parameters={"rope_theta": 1e6, "rope_type": "default"})
         assert read.rope_theta == 1e6
 
+    @pytest.mark.parametrize(
+        ("scaling", "positions"),
+        [
+            ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+            ({"rope_type": "yarn", "factor": 4.0}, 163840),
+            ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}, 40960),
+            ({"rope_type": "linear", "factor": 4.0}, 40960),
+        ],
+        ids=["as Qwen's cards say", "of the positions given", "of fewer positions", "linear"],
+    )
+    def test_yarn_goes_beyond_the_positions_given(self, scaling: dict[str, object], positions: int) -> None:
+        read = config(QWEN3_0_6B, rope_scaling=scaling)
+        assert read.max_position_embeddings == positions
+        read.check_lengths(1024, positions)
+        with pytest.raises(UserError, match="positions"):
+            read.check_lengths(1024, positions + 1)
+
+    def test_yarn_keeps_the_positions_that_it_scales(self) -> None:
+        scaling = config(QWEN3_0_6B, rope_scaling={"type": "yarn", "factor": 2.0}).rope_scaling
+        assert scaling == {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 40960}
+
+    def test_layers_with_a_window_have_a_base_of_their_own(self) -> None:
+        of_4 = config(GEMMA_3_1B, rope_scaling={"rope_type": "linear", "factor": 8.0}, rope_local_base_freq=2e4)
+        of_5 = config(
+            GEMMA_3_1B,
+            "rope_theta",
+            "rope_local_base_freq",
+            rope_parameters={
+                "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+                "sliding_attention": {"rope_theta": 2e4, "rope_type": "default"},
+            },
+        )
+        assert of_4 == of_5
+        assert (of_5.rope_theta, of_5.local_rope_theta) == (1e6, 2e4)
+
 
 class TestRefused:
     @pytest.mark.parametrize(
@@ -163,32 +220,64 @@ class TestRefused:
         with pytest.raises(UserError, match=r"config\.json of org/model cannot be used"):
             ModelConfig.parse(text, where="org/model")
 
-    @pytest.mark.parametrize(
-        ("read", "words"),
-        [
-            pytest.param(config(LLAMA2_7B, quantization_config={"quant_method": "awq"}), "already .awq.", id="awq"),
-            pytest.param(config(MISTRAL_NEMO, sliding_window=4096), "window of 4096", id="mistral-window"),
-            pytest.param(config(MISTRAL_NEMO, "sliding_window"), "window of 4096", id="mistral-default-window"),
-            pytest.param(
-                config(QWEN2_5_0_5B, use_sliding_window=True, sliding_window=1024), "window of 1024", id="qwen-window"
-            ),
-        ],
-    )
-    def test_a_model_that_cannot_be_calibrated(self, read: ModelConfig, words: str) -> None:
-        with pytest.raises(UserError, match=words):
-            read.check_supported()
+    def test_a_model_that_is_quantized_already(self) -> None:
+        with pytest.raises(UserError, match="already .awq."):
+            config(LLAMA2_7B, quantization_config={"quant_method": "awq"}).check_supported()
 
+
+class TestWindow:
     @pytest.mark.parametrize(
-        "read",
+        ("read", "window"),
         [
-            pytest.param(config(LLAMA2_7B), id="llama"),
-            pytest.param(config(QWEN2_5_0_5B, sliding_window=1024), id="qwen-window-switched-off"),
-            pytest.param(config(MISTRAL_NEMO), id="mistral-without-window"),
-            pytest.param(config(MISTRAL_NEMO, sliding_window=131072), id="mistral-window-of-all-positions"),
+            pytest.param(config(MISTRAL_NEMO, sliding_window=4096), 4096, id="mistral"),
+            pytest.param(config(MISTRAL_NEMO, "sliding_window"), 4096, id="mistral-default"),
+            pytest.param(config(QWEN2_5_0_5B, use_sliding_window=True, sliding_window=1024), 1024, id="qwen"),
+            pytest.param(config(PHI_3_MINI_4K), 2047, id="phi-3"),
+            pytest.param(config(GEMMA_2_2B, "sliding_window"), 4096, id="gemma-2-default"),
+            pytest.param(config(QWEN2_5_0_5B, sliding_window=1024), None, id="qwen-switched-off"),
+            pytest.param(config(SMOLLM3_3B, sliding_window=1024), None, id="smollm3-switched-off"),
+            pytest.param(config(MISTRAL_NEMO), None, id="mistral-without"),
+            pytest.param(config(MISTRAL_NEMO, sliding_window=131072), None, id="mistral-of-all-positions"),
+            pytest.param(config(LLAMA2_7B), None, id="llama"),
         ],
     )
-    def test_but_not_a_model_that_can(self, read: ModelConfig) -> None:
-        read.check_supported()
+    def test_counts_where_it_takes_effect(self, read: ModelConfig, window: int | None) -> None:
+        assert read.sliding_window == window
+
+    @pytest.mark.parametrize(("target", "longest"), [("openvino", 8192), ("vllm", 8192), ("tensorrt_llm", 4096)])
+    def test_is_served_by_target(self, target: str, longest: int) -> None:
+        config(MISTRAL_NEMO, sliding_window=4096).check_target(target, longest, "bfloat16")
+
+    def test_is_moot_up_to_its_length_where_it_is_not_served(self) -> None:
+        with pytest.raises(UserError, match="window of 4096") as caught:
+            config(MISTRAL_NEMO, sliding_window=4096).check_target("tensorrt_llm", 4097, "float16")
+        assert caught.value.where == "field max_seq_len"
+        assert caught.value.fix == "use at most 4096, or choose target openvino or vllm"
+
+
+class TestTarget:
+    @pytest.mark.parametrize(
+        ("base", "target", "dtype", "field", "fix"),
+        [
+            pytest.param(SMOLLM3_3B, "tensorrt_llm", "float16", "target", "openvino or vllm", id="smollm3"),
+            pytest.param(OLMO_2_1B, "tensorrt_llm", "float16", "target", "openvino or vllm", id="olmo2"),
+            pytest.param(GEMMA_3_1B, "tensorrt_llm", "bfloat16", "target", "openvino or vllm", id="gemma3"),
+            pytest.param(GEMMA_2_2B, "vllm", "float16", "dtype", "bfloat16", id="gemma2"),
+            pytest.param(GEMMA_2_2B, "tensorrt_llm", "float16", "dtype", "bfloat16", id="gemma2 on tensorrt_llm"),
+            pytest.param(GEMMA_3_1B, "vllm", "float16", "dtype", "bfloat16", id="gemma3 on vllm"),
+        ],
+    )
+    def test_that_cannot_serve_a_model_names_what_can(
+        self, base: dict[str, Any], target: str, dtype: str, field: str, fix: str
+    ) -> None:
+        with pytest.raises(UserError) as caught:
+            config(base).check_target(target, 512, dtype)
+        assert caught.value.where == f"field {field}"
+        assert fix in caught.value.fix
+
+    @pytest.mark.parametrize("name", ARCHITECTURES)
+    def test_openvino_serves_every_architecture(self, name: str) -> None:
+        config(LLAMA2_7B, architectures=[name]).check_target("openvino", 4096, "float16")
 
 
 class TestGroupSize:
@@ -231,7 +320,6 @@ class TestCalibration:
         ("read", "group", "seq_len", "tp", "where"),
         [
             pytest.param(config(LLAMA2_7B, quantization_config={}), 128, 512, 1, "field model", id="quantized"),
-            pytest.param(config(MISTRAL_NEMO, sliding_window=64), 128, 512, 1, "field model", id="window"),
             pytest.param(config(SMOLLM2_135M), 64, 512, 2, "field tp_size", id="heads"),
             pytest.param(config(SMOLLM2_135M), 128, 512, 1, "field awq_group_size", id="group-size"),
             pytest.param(config(LLAMA2_7B), 128, 4097, 1, "field calib_seq_len", id="positions"),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from include.errors import UserError
 from include.stages.calibrate.export import export
-from include.stages.checkpoint import Checkpoint
+from include.stages.checkpoint import SOURCE_CONFIG_FILE, Checkpoint
 from include.stages.formats.int4_awq import QuantizedLinear, unpack_int4
 from tests.include.stages.conftest import Calibrated
 from tests.support import tiny_models as tiny
@@ -77,6 +77,15 @@ def test_config_describes_the_source_model(calibrated: Calibrated) -> None:
     assert config.rope_theta == expected.rope_theta
     assert config.max_position_embeddings == expected.max_position_embeddings
     assert config.vocab_size == expected.vocab_size
+
+
+def test_a_checkpoint_of_an_earlier_version_describes_the_same_model(calibrated: Calibrated, tmp_path: Path) -> None:
+    folder = shutil.copytree(calibrated.checkpoint, tmp_path / "copy")
+    (folder / SOURCE_CONFIG_FILE).unlink()
+    ids = tiny.small_blocks(1, 32)
+    with torch.no_grad():
+        earlier, now = (Checkpoint(path).model(torch.float32)(ids).logits for path in (folder, calibrated.checkpoint))
+    assert torch.equal(earlier, now)
 
 
 def test_model_computes_what_the_quantized_model_does(calibrated: Calibrated) -> None:
