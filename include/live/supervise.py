@@ -1,9 +1,9 @@
 """The supervisor: ``python -m include.live.supervise`` brings back whatever the live address lacks, within seconds.
 
-It looks at each served name again and again. If its live server or the proxy is gone, it takes the lock that
-promotions take, and reconciles that name. The service of the OpenAI API is started again without that. A server that
-runs without being ready is left to `check_live_release`: it may be loading. So is everything that was stopped on
-purpose (see `LiveAddress.stop` and `LiveAddress.suspend`).
+It looks at each served name again and again, and at one while the server of another loads. If its live server or the
+proxy is gone, it takes the lock that promotions take, and reconciles that name. The service of the OpenAI API is
+started again without that. A server that runs without being ready is left to `check_live_release`: it may be loading.
+So is everything that was stopped on purpose (see `LiveAddress.stop` and `LiveAddress.suspend`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from include.live.watch import Watch
 from include.settings import settings
 
 POLL_S = 2.0
+_MOST_LOOKS = 32  # at a time
 NAME = "supervisor"
 """The supervisor's name where others have the id of a DAG run."""
 
@@ -84,17 +86,24 @@ def supervise(context: Context, *, while_live: bool) -> None:
     """Supervises until the process is stopped; ``while_live``: or until the deployment has no live release."""
     supervision = Supervision(context, api=Daemon.api(context) if while_live else None)
     said: dict[str, str] = {}
-    while (names := context.releases.live_names()) or not while_live:
-        for name in names:
-            with _problems_said(context.log, said, name):
-                supervision.step(name, time.monotonic())
-        with _problems_said(context.log, said, "API"):
-            supervision.tend_api(time.monotonic(), wanted=bool(names))
-        with _problems_said(context.log, said, "logs"):
-            supervision.rotate_logs()
-        with _problems_said(context.log, said, "access"):
-            supervision.refresh_access()
-        time.sleep(POLL_S)
+
+    def look(name: str) -> None:
+        with _problems_said(context.log, said, name):
+            supervision.step(name, time.monotonic())
+
+    looks: dict[str, Future[None]] = {}
+    with ThreadPoolExecutor(_MOST_LOOKS) as pool:
+        while (names := context.releases.live_names()) or not while_live:
+            for name in names:
+                if name not in looks or looks[name].done():
+                    looks[name] = pool.submit(look, name)
+            with _problems_said(context.log, said, "API"):
+                supervision.tend_api(time.monotonic(), wanted=bool(names))
+            with _problems_said(context.log, said, "logs"):
+                supervision.rotate_logs()
+            with _problems_said(context.log, said, "access"):
+                supervision.refresh_access()
+            time.sleep(POLL_S)
 
 
 @contextmanager
