@@ -141,10 +141,10 @@ class LiveAddress:
         name = release.served_name
         with self._lock(name):
             release = self._releases.get(release.model, release.number)
-            checked = self._check_may_go_live(release, rule or Rule.of(self._context.settings))
+            self._check_may_go_live(release, rule or Rule.of(self._context.settings))
             self._try_reconcile(name, keep=(self._servers.record_of(release), candidate))
             try:
-                record = self._server_of(release, candidate, swap, checked)
+                record = self._server_of(release, candidate, swap)
                 answer = _ask_server(record, release.answer)
                 self._point_to(release, record)
                 self._ask_through_proxy(name, answer)
@@ -258,30 +258,26 @@ class LiveAddress:
             self._note_outages(self._releases.live_names())
             yield frozenset(record.repository for path, record in self._servers.recorded() if servers.look(path))
 
-    def _check_may_go_live(self, release: Release, rule: Rule) -> Path | None:
-        """Returns the release's repository, as it was signed; None if it was pruned."""
+    def _check_may_go_live(self, release: Release, rule: Rule) -> None:
         _check_accepted(release)
         rule.check(self._releases, release)
         self._check_names(release)
-        if self._releases.is_pruned(release):
-            return None
-        repository = self._context.store.root / Kind.REPOSITORY / release.repository
-        check_signature(self._context, repository)
-        return repository
+        if not self._releases.is_pruned(release):
+            check_signature(self._context, self._context.store.root / Kind.REPOSITORY / release.repository)
 
     def _check_names(self, release: Release) -> None:
         # A release that was live under a name by default has its history, whoever has the name meanwhile.
         given = release.is_named or bool(release.promotions)
         self._releases.check_names(release.served_name, release.aliases, release.identity, given=given)
 
-    def _server_of(self, release: Release, candidate: Path | None, swap: Swap, checked: Path | None) -> ServerRecord:
+    def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
         if record := self._servers.ready(release):
             return record
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
         if swap == "recreate":
             self._suspend(release.served_name, "")
-        return self._servers.launch(release, checked=checked)
+        return self._servers.launch(release)
 
     def _suspend(self, name: str, run: str) -> None:
         live = self._releases.lives().get(name)

@@ -59,10 +59,8 @@ class ReleaseServers:
         self._context.log(f"the candidate ({record}) is the server of release {release.name} now")
         return record
 
-    def launch(self, release: Release, *, checked: Path | None = None) -> ServerRecord:
+    def launch(self, release: Release) -> ServerRecord:
         """Starts a release's server from its own artifacts, and waits until it is ready.
-
-        ``checked`` is as for `include.live.launch.launch`.
 
         Raises:
             UserError: the release's artifacts were pruned.
@@ -83,13 +81,13 @@ class ReleaseServers:
         record, proved = self.record_of(release), release.server
         if proved and are_free(proved.ports.all):
             try:
-                return launch(self._context, proved, record, checked=checked)
+                return launch(self._context, proved, record)
             except PipelineError:
                 if are_free(proved.ports.all):
                     raise
         repository = store.get(Kind.REPOSITORY, release.repository).path
         target = self._context.target(release.target)
-        return launch_on_free_ports(self._context, partial(target.server, repository), record, checked=checked)
+        return launch_on_free_ports(self._context, partial(target.server, repository), record)
 
     def stop(self, release: Release) -> None:
         """Stops a release's server if it runs."""
