@@ -19,6 +19,7 @@ from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
 from include.stages.formats import unused_fields
 from include.targets.estimates import pipeline_disk_bytes
+from include.targets.fields import check_fields
 from include.tasks import Checked, contracts
 from include.tasks.approve_release import rule_of
 from include.tasks.room import check_room
@@ -34,6 +35,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     """
     request = ReleaseRequest.parse(dict(params))
     _check_approval(context, request)
+    check_fields(request)
     target = context.target(request.target)
     shared = context.live_gpus()
     target.check_host(request, shared)
@@ -52,6 +54,8 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
     _say_what_is_asked_for(context, request, source, config)
+    if request.chat_template == "auto" and not target.applies_chat_template:
+        context.log(f"target {target.name} applies no chat template: its endpoint continues the text as it is")
     contracts.check_request(context, request)
     return Checked(request=request, source=source, dataset=dataset, config=config)
 

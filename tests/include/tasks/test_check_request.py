@@ -62,6 +62,9 @@ def test_a_good_request_comes_back_with_what_was_found_out(context: Context, mod
         pytest.param(change(), {"max_input_len": 256}, "max_input_len", "", id="no room for an answer"),
         pytest.param(change(), {"calib_seq_len": 513}, "calib_seq_len", "512", id="calibration too long"),
         pytest.param(change(), {"tp_size": 2}, "tp_size", "1", id="tensor parallel on a CPU"),
+        pytest.param(
+            change(), {"target": "vllm", "precision": "fast"}, "precision", "openvino", id="another target's precision"
+        ),
         pytest.param(cut_weights, {}, "model.safetensors", "", id="corrupted safetensors"),
     ],
 )
