@@ -35,7 +35,7 @@ def build(options: BuildOptions, report: StageReport) -> None:
     ranks = world_size_of_checkpoint(options.checkpoint)
     if gaps := suppressed_ids(options.checkpoint):
         raise UserError(
-            f"{len(gaps)} ids of the vocabulary stand for no token, {gaps[0]} for instance: TensorRT-LLM would draw them",
+            f"{len(gaps)} ids of the vocabulary stand for no token, {gaps[0]} for instance: an engine would draw them",
             where=str(options.checkpoint),
             fix="choose target vllm or openvino, which keep them out of answers",
         )
