@@ -153,6 +153,14 @@ def test_an_image_without_trtllm_build_is_refused(image_path: dict[str, str], ch
     assert (failure["class"], failure["where"]) == ("HostError", "/opt/none/trtllm-build")
 
 
+def test_a_vocabulary_with_gaps_is_not_built(image_path: dict[str, str], checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "suppress_tokens": [255, 258]}))
+    out = tmp_path / "out"
+    done = run(image_path, checkpoint, out)
+    assert done.returncode == UserError.exit_code
+    assert "2 ids of the vocabulary stand for no token, 255" in json.loads((out / "failure.json").read_text())["what"]
+
+
 def test_a_checkpoint_that_lacks_a_rank_is_refused(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", world_size=2)
     (checkpoint / "rank1.safetensors").unlink()
