@@ -13,6 +13,8 @@ from include.errors import UserError
 from include.files import sha256_of
 from include.host.ports import check_port_free
 from include.live.address import LiveAddress
+from include.live.api.template import check_template
+from include.model.check import check_model
 from include.model.config import ModelConfig
 from include.reading import read_lines
 from include.requests.release import ReleaseRequest
@@ -45,6 +47,11 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     config = ModelConfig.parse(source.config, where=source.id)
     config.check_calibration(request.awq_group_size, request.calib_seq_len, request.tp_size)
     config.check_lengths(request.max_input_len, request.max_seq_len)
+    with sources.look_into(source, token=context.token, endpoint=endpoint) as folder:
+        found = check_model(folder)
+        target.check_tokenizer(request, folder)
+        if target.applies_chat_template and request.chat_template == "auto":
+            check_template(found.tokenizer, source.id)
     target.check_fits(request, config, shared)
     check_room(context, target, request, config)
     dataset = resolve_dataset(context, request)
