@@ -18,7 +18,8 @@ from include.triton.client import Client, Endpoint, NoAnswer
 
 # How far an answer may run beyond the checkpoint's, to see whether it does.
 OVERRUN = 16
-_WORD = re.compile(r"[A-Za-z]{3,}")
+# A whole word after white space: many tokenizers make one token of a mark and the letters behind it.
+_WORD = re.compile(r"(?<=\s)[A-Za-z]{3,}(?!\w)")
 
 
 @dataclass(frozen=True)

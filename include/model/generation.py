@@ -1,21 +1,26 @@
-"""The tokens that end an answer, by a model's ``generation_config.json``, as transformers writes it."""
+"""The tokens that end an answer, and those that none may have, by a ``generation_config.json`` of transformers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from include.model.files import CONFIG_FILE, GENERATION_FILE, bad_file, read_object
 
 _TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 
 
-class _Generation(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
+class _Ends(BaseModel):
     eos_token_id: _TokenId | list[_TokenId] | None = None
+
+
+class _Suppressed(BaseModel):
+    suppress_tokens: list[_TokenId] | None = None
+
+
+_M = TypeVar("_M", bound=BaseModel)
 
 
 def end_ids(folder: Path) -> tuple[int, ...]:
@@ -24,7 +29,7 @@ def end_ids(folder: Path) -> tuple[int, ...]:
     Raises:
         UserError: the file is damaged, or an id is no whole number.
     """
-    return _end_ids(folder / GENERATION_FILE)
+    return _ids(folder / GENERATION_FILE)
 
 
 def check_end_ids(folder: Path, vocab_size: int) -> bool:
@@ -35,22 +40,34 @@ def check_end_ids(folder: Path, vocab_size: int) -> bool:
     """
     found = False
     for file in (folder / GENERATION_FILE, folder / CONFIG_FILE):
-        ids = _end_ids(file)
+        ids = _ids(file)
         if wrong := [token for token in ids if token >= vocab_size]:
             raise bad_file(file, f"its eos_token_id {wrong[0]} is beyond the {vocab_size} tokens of the model")
         found = found or bool(ids)
     return found
 
 
-def _end_ids(file: Path) -> tuple[int, ...]:
-    if not file.exists():
-        return ()
-    try:
-        named = _Generation.model_validate(read_object(file)).eos_token_id
-    except ValidationError as error:
-        raise bad_file(
-            file, "eos_token_id must be the id of a token, a whole number without quotes, or a list of ids"
-        ) from error
+def _ids(file: Path) -> tuple[int, ...]:
+    named = _read(file, _Ends).eos_token_id
     if named is None:
         return ()
     return tuple(dict.fromkeys(named if isinstance(named, list) else [named]))
+
+
+def suppressed_ids(folder: Path) -> tuple[int, ...]:
+    """The ids that no answer may have: in a checkpoint, those below its ``vocab_size`` that stand for no token.
+
+    Raises:
+        UserError: as `end_ids`.
+    """
+    return tuple(_read(folder / GENERATION_FILE, _Suppressed).suppress_tokens or ())
+
+
+def _read(file: Path, fields: type[_M]) -> _M:
+    if not file.exists():
+        return fields()
+    try:
+        return fields.model_validate(read_object(file))
+    except ValidationError as error:
+        field = error.errors()[0]["loc"][0]
+        raise bad_file(file, f"{field} must be the id of a token, a whole number, or a list of ids") from error
