@@ -49,11 +49,12 @@ def with_stack(argv: tuple[str, ...]) -> tuple[str, ...]:
 def beside_its_models(argv: tuple[str, ...], repository: Path) -> tuple[str, ...]:
     """The command line that starts in the repository's folder, if its path has more than a shell takes for a word.
 
-    Triton's python backend writes the path of a model into a command of bash, without quotes.
+    Triton's python backend writes the path of a model into a command of bash, without quotes, and Python's own names of
+    the modules into its log, which takes no accents from a Python without a locale.
     """
     if _WORD.fullmatch(str(repository)):
         return argv
-    near = {f"--model-repository={repository}": f"--model-repository={repository.name}"}
+    near = {f"--model-repository={repository}": f"--model-repository=/proc/self/cwd/{repository.name}"}
     return ("env", f"--chdir={repository.parent}", *(near.get(word, word) for word in argv))
 
 

@@ -157,7 +157,7 @@ def test_a_repository_in_a_folder_of_any_name_is_served_from_inside_it() -> None
         "env",
         "--chdir=/störe (a)/repositories",
         "tritonserver",
-        "--model-repository=x@1",
+        "--model-repository=/proc/self/cwd/x@1",
         "--http-port=1",
     )
     assert beside_its_models(argv, Path("/store/x@1")) == argv
