@@ -9,7 +9,7 @@ from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.stages.common import log
+from include.stages.common import log, tell
 from include.stages.quality import HeldOut, perplexity
 
 REFERENCE_FILE = "reference.json"
@@ -97,8 +97,9 @@ def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # no
     """Perplexity and greedy answers of ``model``, which stays on its device."""
     device = model.get_input_embeddings().weight.device
     with torch.no_grad():
-        score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks)
+        score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks, 0.5)
         asked = prompts(tokenizer, held_out)
+        tell(f"greedy answers to {len(asked)} prompts", 0.5)
         answers = _greedy(model, tokenizer, asked, NEW_TOKENS)
         for place in _without_an_end(asked, answers):
             limit = min(LONG_ANSWER, model.config.max_position_embeddings - len(asked[place].ids))

@@ -10,6 +10,7 @@ from airflow.sdk import AssetAlias, BaseOperator
 from pydantic import TypeAdapter, validate_call
 
 from hf2triton.context import task_context
+from hf2triton.operators.failures import message_first
 from include.files import disk_errors
 from include.redaction import call_redacted, own_secrets
 
@@ -51,6 +52,7 @@ class TaskOperator(BaseOperator):
         self.inputs = dict(inputs or {})
         self.events = dict(events or {})
 
+    @message_first
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Runs the task; the result is its XCom."""
         result = call_task(self.call, self.inputs, context, self.log.info)

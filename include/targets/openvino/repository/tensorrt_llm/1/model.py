@@ -121,6 +121,7 @@ class TritonPythonModel:
             inputs = Inputs.of(request)
             hangups = self._hangups if self._streams(inputs) else None
             gone = partial(self._connections.lacks, connection_of(request.parameters()))
+            gone()  # a first look, while the client most likely waits: only what was seen is missed
             reply = Reply(request.get_response_sender(), _wishes(inputs, self._decoupled), gone, hangups)
             try:
                 inputs.check_neutral()
@@ -201,12 +202,10 @@ def _suppressed(engine_dir: Path) -> list[int]:
 
 
 def _wishes(inputs: Inputs, decoupled: bool) -> Wishes:
-    return Wishes(
-        one_each=decoupled,
-        num_input_tokens=inputs.flag("return_num_input_tokens", default=False),
-        num_output_tokens=inputs.flag("return_num_output_tokens", default=False),
-        pad_id=inputs.value("pad_id", 0) or 0,
-    )
+    counts = ("num_input_tokens", "num_output_tokens")
+    unwanted = {name for name in counts if not inputs.flag(f"return_{name}", default=False)}
+    outputs = frozenset(inputs.request.requested_output_names()) - unwanted
+    return Wishes(one_each=decoupled, outputs=outputs, pad_id=inputs.value("pad_id", 0) or 0)
 
 
 def _stop_server() -> None:
