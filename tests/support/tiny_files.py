@@ -35,7 +35,7 @@ TOKENIZER = json.dumps(
         "padding": None,
         "added_tokens": [],
         "normalizer": None,
-        "pre_tokenizer": None,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
         "post_processor": None,
         "decoder": None,
         "model": {"type": "WordLevel", "vocab": {"<end>": 0, "word": 1}, "unk_token": "<end>"},
