@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 from include.errors import UserError
 from include.model.architectures import ARCHITECTURES, NO_WINDOW, TARGETS, Architecture, find_architecture
 from include.model.files import CONFIG_FILE
+from include.model.kinds import check_kind
 from include.reading import Limit, parse_json, read_text
 
 GroupSize = Literal[128, 64, 32, 16]
@@ -132,6 +133,7 @@ class ModelConfig(_Shared):
             if not isinstance(fields, dict):
                 raise ValueError("it is not a JSON object")
             # First of all: another class has other fields.
+            check_kind(fields, _names(fields), where)
             architecture = find_architecture(_names(fields), where, _WHERE)
             return cls._of(_HfConfig.model_validate({**architecture.defaults, **fields}), architecture, where)
         except ValidationError as error:
@@ -347,6 +349,12 @@ def _rope(raw: _HfConfig, where: str) -> _Rotary:
     the positions that the model was trained with, whatever ``max_position_embeddings`` says.
     """
     scaling, local = _parameters(raw)
+    if any(isinstance(value, dict) for value in scaling.values()):
+        raise UserError(
+            f"{where}: rotary settings for each kind of layer are not supported",
+            where=_WHERE,
+            fix=f"use a model with one rotary scaling for all layers: none, or one of {', '.join(ROPE_TYPES)}",
+        )
     theta = _Base.model_validate({"rope_theta": scaling.pop("rope_theta", raw.rope_theta or 10000.0)}).rope_theta
     old = scaling.pop("type", "default")
     kind = scaling.pop("rope_type", old)

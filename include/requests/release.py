@@ -20,11 +20,12 @@ from include.requests.names import LONGEST, NAME_OR_EMPTY_PATTERN, NAME_PATTERN,
 from include.stages.formats import DEFAULT, FORMATS
 from include.stages.formats.base import Format
 
-# A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path.
+# A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path
+# without control characters and backslashes.
 # Written so that Python's and the browser's engines read them alike; "$" alone would allow a trailing newline.
 _END = r"$(?!\n)"
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(?:\/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?"
-PATH = r"\/[A-Za-z0-9_.\-\/ +@=,]*"
+PATH = r"\/[^\x00-\x1f\x7f-\x9f\u2028\u2029\\]*"
 MODEL_PATTERN = rf"^(?!.*\.\.)(?:{HUB_ID}|{PATH}){_END}"
 DATA_PATTERN = rf"^(?!.*\.\.)(?:builtin|{HUB_ID}|{PATH}){_END}"
 REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"

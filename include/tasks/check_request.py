@@ -13,10 +13,15 @@ from include.errors import UserError
 from include.files import sha256_of
 from include.host.ports import check_port_free
 from include.live.address import LiveAddress
+from include.live.api.template import check_template
+from include.model.check import check_model
 from include.model.config import ModelConfig
+from include.model.files import TOKENIZER_FILE
+from include.model.vocabulary import read_tokenizer
 from include.reading import read_lines
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
+from include.stages import texts
 from include.stages.formats import unused_fields
 from include.targets.estimates import pipeline_disk_bytes
 from include.targets.fields import check_fields
@@ -49,6 +54,12 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     config.check_calibration(request.group_size, request.calib_seq_len, request.tp_size)
     config.check_target(request.target, request.max_seq_len, request.dtype)
     config.check_lengths(request.max_input_len, request.max_seq_len)
+    with sources.look_into(source, token=context.token, endpoint=endpoint) as folder:
+        found = check_model(folder)
+        target.check_tokenizer(request, folder)
+        if target.applies_chat_template and request.chat_template == "auto":
+            check_template(found.tokenizer, source.id)
+        _check_calibration_text(request, folder)
     target.check_fits(request, config, shared)
     check_room(context, target, request, config)
     dataset = resolve_dataset(context, request)
@@ -123,6 +134,23 @@ def calibration_file_digest(request: ReleaseRequest) -> str:
         raise UserError(
             f"{request.calib_data} cannot be read: {error.strerror}", where="field calib_data", fix="put the file back"
         ) from error
+
+
+def _check_calibration_text(request: ReleaseRequest, folder: Path) -> None:
+    """Raises `UserError` for text that calibration cannot read, or that is too short, as far as a file can tell it.
+
+    A data set has to be downloaded first, and a tokenizer without a tokenizer.json to be converted.
+    """
+    if request.calib_data != "builtin" and not request.calib_data.startswith("/"):
+        return
+    found = texts.topics()[0] if request.calib_data == "builtin" else texts.texts_of(Path(request.calib_data))
+    if not (folder / TOKENIZER_FILE).exists():
+        for _ in found:
+            pass
+        return
+    encode = read_tokenizer(folder).encode
+    lengths = (len(encode(f"{text}\n\n", add_special_tokens=False).ids) for text in found)
+    texts.check_length(lengths, request.calib_size, request.calib_seq_len, request.calib_data)
 
 
 def _has_text(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.stages.common import tell
+from include.stages.common import log, tell
 from include.stages.quality import HeldOut, perplexity
 
 REFERENCE_FILE = "reference.json"
@@ -61,9 +61,13 @@ def prompts(tokenizer: Any, held_out: HeldOut) -> list[Prompt]:  # noqa: ANN401
     raw = [Prompt(text, False, tokenizer(text)["input_ids"]) for text in texts]
     if not tokenizer.chat_template:
         return raw
-    turn = _turn(tokenizer, QUESTION)
-    raw.append(Prompt(turn, False, tokenizer(turn)["input_ids"], turn=True))
-    return raw + [Prompt(text, True, _chat_ids(tokenizer, text), turn=True) for text in texts]
+    try:
+        turn = _turn(tokenizer, QUESTION)
+        chat = [Prompt(text, True, _chat_ids(tokenizer, text), turn=True) for text in texts]
+    except Exception as error:  # a template is a program: a request that uses such a one has been refused before
+        log.info("the chat template is left out of the reference: %s", error)
+        return raw
+    return [*raw, Prompt(turn, False, tokenizer(turn)["input_ids"], turn=True), *chat]
 
 
 def _contexts(tokenizer: Any, held_out: HeldOut) -> list[str]:  # noqa: ANN401

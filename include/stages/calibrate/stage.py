@@ -11,7 +11,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
 from include.model import generation
-from include.model.weights import check_tensors
+from include.model.config import ModelConfig
 from include.stages.calibrate import data, memory
 from include.stages.calibrate.export import export
 from include.stages.calibrate.foldable import make_foldable
@@ -80,9 +80,9 @@ def _calibrate(options: Options, report: StageReport) -> None:
 def check(options: Options) -> Inputs:
     """Reads the small files and refuses a request that cannot be met; see `calibrate` for its exceptions."""
     device_map(options.device)  # refuses a GPU that is not there
+    group = options.format.group(options.group_size)
+    ModelConfig.read(options.model).check_calibration(group, options.calib_seq_len, options.tp_size)
     source = SourceModel.read(options.model)
-    source.config.check_calibration(options.format.group(options.group_size), options.calib_seq_len, options.tp_size)
-    check_tensors(source.folder, source.config)
     tokenizer = load_tokenizer(options.model)
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
     held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)

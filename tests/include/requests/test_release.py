@@ -28,6 +28,10 @@ def test_the_defaults_are_a_valid_request() -> None:
         "https://huggingface.co/org/x",
         "a/b/c",
         "org/x\n",
+        "/srv/x\n",
+        "/srv/\x1b[31m",
+        "/srv/a\\b",
+        "/srv/\u2028",
         "a b",
         "-x/y",
         "",
@@ -38,7 +42,16 @@ def test_a_model_that_is_neither_a_hub_id_nor_a_path_is_refused(model: str) -> N
         ReleaseRequest.parse({"model": model})
 
 
-@pytest.mark.parametrize("model", ["gpt2", "org/name", "NousResearch/Llama-2-7b-hf", "/srv/models/my model-1.5"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "gpt2",
+        "org/name",
+        "NousResearch/Llama-2-7b-hf",
+        "/srv/models/my model-1.5",
+        "/srv/Modèles (neu)/a [b]: 'c' & 日本 😀 $x;y",
+    ],
+)
 def test_hub_ids_and_paths_are_taken(model: str) -> None:
     assert ReleaseRequest.parse({"model": model}).model == model
 

@@ -114,6 +114,23 @@ def test_a_calibration_file_without_text_is_refused(
         check(context, model, calib_data=str(tmp_path / "calib.txt"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        pytest.param("a.txt", "A line.\n" * 20, "gives 2 samples of 64 tokens, 32 are asked for", id="too short"),
+        pytest.param("a.jsonl", '{"text": "a"}\n{"text"\n', "entry 2 is not a JSON object", id="no JSON"),
+        pytest.param("a.jsonl", '{"body": "a"}\n', "entry 1 is not a JSON object with a text field", id="no text"),
+        pytest.param("a.jsonl", '{"text": 5}\n', "the text field of entry 1 is no string", id="a number"),
+    ],
+)
+def test_calibration_text_is_read_as_calibrate_reads_it(
+    context: Context, model: Path, tmp_path: Path, name: str, content: str, problem: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{problem}(.|\n)*field calib_data"):
+        check(context, model, calib_data=str(tmp_path / name))
+
+
 @pytest.mark.parametrize("name", ["missing.txt", "table.xlsx"])
 def test_a_calibration_file_that_is_no_text_file_is_refused(
     context: Context, model: Path, tmp_path: Path, name: str
