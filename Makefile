@@ -79,7 +79,7 @@ lint: $(AIRFLOW)/.ready ## Ruff, mypy and the layers of include/
 	$(AIRFLOW)/bin/ruff format --check $(CODE)
 	$(AIRFLOW)/bin/lint-imports
 	$(AIRFLOW)/bin/mypy
-	for model in include/targets/openvino/repository/*/1 include/targets/vllm/repository/*/1; do \
+	for model in include/targets/*/repository/*/1; do \
 	    $(AIRFLOW)/bin/mypy $$model/*.py; done
 
 format: $(AIRFLOW)/.ready ## Ruff's fixes and format

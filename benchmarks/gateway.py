@@ -6,12 +6,14 @@ Needs what `make setup` makes, and about two minutes more the first time: SmolLM
 tasks of the DAG, and kept in .local/benchmarks. All servers are its own, on free ports, and end with it.
 Prints ratios of tokens/s and differences of the time to the first token, with their spread over the rounds. All
 paths are measured in each round, so that other work on the machine changes all of them; only ratios mean something.
+The CPU time that each process takes for a token is told too: it changes least with other work on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,15 +28,19 @@ from statistics import median
 from typing import Any
 
 import httpx
+import psutil
 
 from benchmarks.serving import PROMPTS
 from include.context import Context
 from include.gates.load import Burst, Timing, Workload, burst
+from include.host import services
 from include.host.ports import free_ports
+from include.host.services import ServiceRecord
 from include.live.api import models
 from include.live.api.service import models_file
 from include.live.daemon import Daemon
-from include.live.proxy import Served, Upstream, proxy_of
+from include.live.proxy import Served, Upstream, files_of, proxy_of
+from include.model.files import TOKENIZER_CONFIG_FILE
 from include.runners.job import StageJob, inherited
 from include.runners.process import ProcessRunner
 from include.settings import PROJECT, Settings
@@ -52,6 +58,25 @@ MAX_INPUT_LEN, MAX_SEQ_LEN = 1024, 2048
 
 Measure = Callable[[Sequence[dict[str, Any]], int], Burst]
 """A path: answers requests in Triton's form from a number of clients."""
+
+_MODELS = {"tensorrt_llm": "engine", "preprocessing": "preprocessing", "postprocessing": "postprocessing"}
+PROCESSES = (*_MODELS.values(), "triton", "envoy", "api", "client")
+"""What takes CPU time on the way of a token, by the names of the table's columns."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A burst on one path, and the CPU time in ms that each process took for a token meanwhile."""
+
+    burst: Burst
+    cpu_ms: dict[str, float]
+
+    @classmethod
+    def of(cls, ask: Callable[[], Burst], spent: Callable[[], dict[str, float]]) -> Found:
+        """Measures a burst; ``spent`` tells the CPU seconds so far."""
+        before, answered, after = spent(), ask(), spent()
+        tokens = max(answered.tokens, 1)
+        return cls(answered, {name: 1000 * (after[name] - before[name]) / tokens for name in PROCESSES})
 
 
 @dataclass(frozen=True)
@@ -145,7 +170,10 @@ def api(repository: Path, envoy: Endpoint, context: Context) -> Iterator[Endpoin
     """The deployment's OpenAI API, which the proxy sends its requests to."""
     limits = {"max_input_len": MAX_INPUT_LEN, "max_seq_len": MAX_SEQ_LEN}
     about = {"name": NAME, "aliases": (), "release": f"{NAME}/1", "created": datetime.now(UTC)}
-    models.publish(models_file(context.settings), [models.served_from(repository, **about, **limits)])
+    model = models.served_from(repository, **about, **limits)
+    tokenizer = endless(model.tokenizer, context.settings.artifacts / "endless")
+    no_ends = {"tokenizer": tokenizer, "end_ids": (), "engine_ends": frozenset()}
+    models.publish(models_file(context.settings), [model.model_copy(update=no_ends)])
     daemon = Daemon.api(context)
     daemon.start()
     try:
@@ -157,6 +185,14 @@ def api(repository: Path, envoy: Endpoint, context: Context) -> Iterator[Endpoin
         yield envoy
     finally:
         daemon.stop()
+
+
+def endless(tokenizer: Path, copy: Path) -> Path:
+    """A tokenizer that knows no end: OpenAI's API cannot ask for an answer of exactly so many tokens."""
+    shutil.copytree(tokenizer, copy, dirs_exist_ok=True)
+    config = copy / TOKENIZER_CONFIG_FILE
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "eos_token"}))
+    return copy
 
 
 async def complete(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | NoAnswer:
@@ -173,6 +209,8 @@ async def complete(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | No
     usage = json.loads(events[-1]).get("usage") if events else None
     if not usage:
         return NoAnswer(text[:200])
+    if usage["completion_tokens"] != body["max_tokens"]:
+        return NoAnswer(f"an answer of {usage['completion_tokens']} tokens, and not of {body['max_tokens']}")
     return Timing(usage["completion_tokens"], latency_s=parts[-1][0], first_s=parts[0][0])
 
 
@@ -202,30 +240,55 @@ def context_in(work: Path) -> Context:
     return Context(settings, partial(print, file=sys.stderr, flush=True), "gateway", "gateway")
 
 
+def cpu_seconds(context: Context) -> dict[str, float]:
+    """The CPU seconds so far of each process, by its name in `PROCESSES`; the bare engine counts as the engine."""
+    servers = context.settings.artifacts / "servers"
+    records = {"triton": context.candidate_record, "envoy": files_of(context.settings).record}
+    spent = dict.fromkeys(PROCESSES, 0.0)
+    spent["client"] = _cpu_of(psutil.Process())
+    spent["engine"] = sum(map(_cpu_of, psutil.Process().children()))
+    for name, path in {**records, "api": servers / "api.json"}.items():
+        if record := services.read(path, ServiceRecord):
+            process = psutil.Process(record.pid)
+            spent[name] = _cpu_of(process)
+            for model in process.children():
+                spent[_MODELS[Path(model.cmdline()[1]).parent.parent.name]] += _cpu_of(model)
+    return spent
+
+
+def _cpu_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def ttft_ms(found: Burst) -> float:
     """The middle time to the first token."""
     return 1000 * median(timing.first_s or 0 for timing in found.timings)
 
 
-def measure(paths: dict[str, Measure], concurrency: int, options: argparse.Namespace) -> list[dict[str, Burst]]:
+def measure(
+    paths: dict[str, Measure], concurrency: int, context: Context, options: argparse.Namespace
+) -> list[dict[str, Found]]:
     """The rounds at one concurrency. Each begins with another path, and all paths of a round get the same prompts."""
     workload = Workload(PROMPTS, options.max_tokens, stream=True)
+    spent = partial(cpu_seconds, context)
     names, rounds = list(paths), []
     for number in range(-1, options.rounds):  # the first warms up
         bodies = workload.bodies(max(concurrency, options.requests))
         first = number % len(names)
-        found = {name: paths[name](bodies, concurrency) for name in names[first:] + names[:first]}
-        if errors := [error for one in found.values() for error in one.errors]:
+        turns = names[first:] + names[:first]
+        found = {name: Found.of(partial(paths[name], bodies, concurrency), spent) for name in turns}
+        if errors := [error for one in found.values() for error in one.burst.errors]:
             raise SystemExit(f"{len(errors)} requests failed, e.g. {errors[0]}")
         rounds.append(found)
     return rounds[1:]
 
 
-def compare(concurrency: int, rounds: list[dict[str, Burst]]) -> list[dict[str, Any]]:
+def compare(concurrency: int, rounds: list[dict[str, Found]]) -> list[dict[str, Any]]:
     """A row for each goal: the rounds' ratios of tokens/s, and differences of the time to the first token."""
     rows = []
     for goal in GOALS:
-        pairs = [(found[goal.path], found[goal.below]) for found in rounds]
+        pairs = [(found[goal.path].burst, found[goal.below].burst) for found in rounds]
         row = {"path": goal.path, "to": goal.below, "concurrency": concurrency, "least_ratio": goal.least_ratio}
         row |= spread("ratio", [path.tokens_per_s / below.tokens_per_s for path, below in pairs])
         row |= spread("ttft_ms", [ttft_ms(path) - ttft_ms(below) for path, below in pairs])
@@ -241,6 +304,25 @@ def spread(name: str, values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     quarter = len(ordered) // 4
     return {name: median(ordered), f"{name}_low": ordered[quarter], f"{name}_high": ordered[-1 - quarter]}
+
+
+def cpu(concurrency: int, rounds: list[dict[str, Found]]) -> list[dict[str, Any]]:
+    """A row for each path: the CPU time in ms that each process took for a token."""
+    return [
+        {"path": path, "concurrency": concurrency}
+        | {name: median(found[path].cpu_ms[name] for found in rounds) for name in PROCESSES}
+        for path in rounds[0]
+    ]
+
+
+def cpu_table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [f"| at once | path | {' | '.join(PROCESSES)} | sum |", f"| ---: | --- |{' ---: |' * (len(PROCESSES) + 1)}"]
+    for row in rows:
+        times = [row[name] for name in PROCESSES]
+        values = " | ".join(f"{time:.2f}" for time in [*times, sum(times)])
+        lines.append(f"| {row['concurrency']} | {row['path']} | {values} |")
+    return "\n".join(lines)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -271,15 +353,19 @@ def main() -> None:
     if options.model == SMOLLM2:
         argv = [context.settings.openvino_python, "-m", "include.demo.smollm2", "--out", SMOLLM2]
         subprocess.run(argv, check=True, cwd=PROJECT, stdout=sys.stderr)
-    rows = []
+    rows, times = [], []
     with paths(make_release(context, options.model, options.precision), context) as every:
         for concurrency in options.concurrency:
-            rows += compare(concurrency, measure(every, concurrency, options))
+            rounds = measure(every, concurrency, context, options)
+            rows += compare(concurrency, rounds)
+            times += cpu(concurrency, rounds)
     print(f"\n{options.rounds} rounds, {options.max_tokens} tokens an answer, precision {options.precision}:")
     print("the median of the rounds, and their middle half\n")
     print(table(rows))
+    print("\nCPU time for a token, in ms, the median of the rounds\n")
+    print(cpu_table(times))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        options.json.write_text(json.dumps({"ratios": rows, "cpu_ms": times}, indent=1))
 
 
 if __name__ == "__main__":

@@ -33,13 +33,15 @@ from include.tasks import announce_outages, check_live_release
 
 with DAG(
     dag_id="check_live_release",
+    dag_display_name="Check the live releases",
+    description="Asks each live model every five minutes, and restarts a server that hangs or answers wrong.",
     doc_md=__doc__,
     schedule="*/5 * * * *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
-    tags=["hf2triton"],
+    tags=["hf2triton", "upkeep"],
     default_args=default_args(),
 ):
     check = TaskOperator(task_id="check_live_release", call=check_live_release.run, queue=settings().serve_queue)

@@ -36,13 +36,15 @@ from include.tasks import prune_artifacts
 
 with DAG(
     dag_id="prune_artifacts",
+    dag_display_name="Prune artifacts",
+    description="Frees the disk of artifacts that no release needs.",
     doc_md=__doc__,
     schedule="@weekly",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     params=request_params(PruneRequest),
-    tags=["hf2triton"],
+    tags=["hf2triton", "upkeep"],
     default_args=default_args(),
 ):
     TaskOperator(task_id="prune_artifacts", call=prune_artifacts.run, queue=settings().serve_queue)

@@ -36,12 +36,14 @@ from include.tasks import read_catalogue, rebuild_on_change
 
 with DAG(
     dag_id="rebuild_on_change",
+    dag_display_name="Release followed models anew",
+    description="Follows the models of the catalogue, and releases what has changed.",
     doc_md=__doc__,
     schedule=catalogue_timetable(),
     catchup=False,
     max_active_runs=1,
     params=request_params(CatalogueCheck),
-    tags=["hf2triton"],
+    tags=["hf2triton", "schedule"],
     default_args=default_args(),
 ):
     read = CatalogueOperator(task_id="read_catalogue", call=read_catalogue.run)

@@ -15,6 +15,7 @@ files keeps them in the artifact store; a stage whose inputs have not changed ta
 | `approve_release` | lets a person decide, if *require_approval* or the deployment asks for it; otherwise it is skipped |
 | `promote_release` | makes the candidate's server the live one of its served name, without losing a request |
 | `stop_candidate` | stops a candidate that is not live, however the run ended; with *swap: recreate*, restarts the live server if nothing replaced it |
+| `finish_run` | makes a run that was cancelled end as failed, and not as a success |
 
 The [presets](hf2triton/presets) have limits for common models and GPUs. All releases are listed on the page [releases](hf2triton/releases).
 
@@ -31,9 +32,10 @@ The last lines of its log name the problem, its place and the remedy. The live r
 | `assemble_repository` | the error names the file and the variable or path |
 | `launch_triton` | the error has the server's own last lines |
 | `validate_generate` | its button *Release report* shows each answer; change the request or the gate's limit |
-| `approve_release` | *Reject*, or no answer in time, rejects the release and skips the next task; trigger a new run |
+| `approve_release` | *Reject*, or no answer in time, rejects the release and ends the run as failed; trigger a new run |
 | `promote_release` | the previous release answers again; the error names the fault of the new one, or the approval that is missing |
 | `stop_candidate` | if the live server does not start, the error has its own last lines; *rollback_release* brings back an earlier release |
+| `finish_run` | the run was cancelled; trigger it again, finished stages are not repeated |
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ from include.tasks import (
     build_engine,
     calibrate_awq,
     check_request,
+    finish_run,
     launch_triton,
     promote_release,
     pull_model,
@@ -69,18 +72,18 @@ GPU: dict[str, Any] = {"queue": "gpu", **POOL}
 
 with DAG(
     dag_id="release_awq_engine",
+    dag_display_name="Release a model: INT4 AWQ, engine, Triton",
+    description="Calibrates a model to INT4 AWQ, builds its engine, tries it behind Triton, and makes it live if it passes.",
     doc_md=__doc__,
     schedule=None,
     catchup=False,
     params=request_params(),
-    tags=["hf2triton"],
+    tags=["hf2triton", "release"],
     default_args=default_args(),
 ):
     check = TaskOperator(task_id="check_request", call=check_request.run, **HOST)
     checked = {"checked": check.output}
-
     pull = TaskOperator(task_id="pull_model", call=pull_model.run, inputs=checked)
-
     pulled = {**checked, "pulled": pull.output}
     calibrate = Stage(
         task_id="calibrate_awq", job=calibrate_awq.job, inputs=pulled, events={CHECKPOINT: calibrate_awq.event}, **GPU
@@ -106,11 +109,12 @@ with DAG(
         task_id="approve_release", question=approve_release.question, answer=approve_release.answer, inputs=asked
     )
 
-    # The approval is skipped where none is asked for; a no skips this task itself.
+    # The approval is skipped where none is asked for.
     live: dict[str, Any] = {"trigger_rule": "none_failed", "events": {LIVE_RELEASE: promote_release.event}, **HOST}
     promote = ReleaseOperator(task_id="promote_release", call=promote_release.run, inputs=proven, **live)
 
     # No setup is named, so it runs however the others ended, a launch that was killed included.
     stop = ReleaseOperator(task_id="stop_candidate", call=stop_candidate.run, **HOST).as_teardown()
+    finish = TaskOperator(task_id="finish_run", call=finish_run.run).as_teardown(on_failure_fail_dagrun=True)
 
-    check >> pull >> calibrate >> build >> assemble >> launch >> validate >> approve >> promote >> stop
+    check >> pull >> calibrate >> build >> assemble >> launch >> validate >> approve >> promote >> stop >> finish

@@ -30,11 +30,13 @@ from include.tasks import retire_model
 
 with DAG(
     dag_id="retire_model",
+    dag_display_name="Take a model off the air",
+    description="Stops serving a model; its release is kept.",
     doc_md=__doc__,
     schedule=None,
     catchup=False,
     params=request_params(RetireRequest),
-    tags=["hf2triton"],
+    tags=["hf2triton", "release"],
     default_args=default_args(),
 ):
     TaskOperator(task_id="retire_model", call=retire_model.run, queue=settings().serve_queue)

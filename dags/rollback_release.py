@@ -36,11 +36,13 @@ from include.tasks import approve_release, promote_release, rollback_release
 
 with DAG(
     dag_id="rollback_release",
+    dag_display_name="Roll back to an earlier release",
+    description="Makes an earlier release of a served name live again, without building anything.",
     doc_md=__doc__,
     schedule=None,
     catchup=False,
     params=request_params(RollbackRequest),
-    tags=["hf2triton"],
+    tags=["hf2triton", "release"],
     default_args=default_args(),
 ):
     approve = ReleaseApprovalOperator(

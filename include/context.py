@@ -32,7 +32,9 @@ class Context:
 
     ``run_state`` gives the state of a run of `release_awq_engine` in Airflow's words, None if Airflow does not know it;
     ``find_run`` gives the record of this run so far. ``find_requester`` gives the name of the user who triggered it, if
-    one did; ``find_users`` the ids of the users who may answer questions, None if Airflow cannot say.
+    one did; ``find_users`` the ids of the users who may answer questions, None if Airflow cannot say. ``tell`` takes a
+    few words on what came of the run, for its note; ``publish`` how far the task is, for the run's page.
+    ``web_url`` is the address of Airflow's web UI.
     """
 
     settings: Settings
@@ -45,6 +47,14 @@ class Context:
     find_run: Callable[[], RunRecord | None] = field(default=lambda: None, repr=False)
     find_requester: Callable[[], str | None] = field(default=lambda: None, repr=False)
     find_users: Callable[[], frozenset[str] | None] = field(default=lambda: None, repr=False)
+    tell: Callable[[str], None] = field(default=lambda outcome: None, repr=False)
+    web_url: str = ""
+    publish: Callable[[str], None] = field(default=lambda progress: None, repr=False)
+
+    def progress(self, line: str) -> None:
+        """Tells how far the task is, in its log and on the run's page."""
+        self.log(line)
+        self.publish(line)
 
     def is_over(self, run_id: str) -> bool:
         """True if a run of `release_awq_engine` is neither queued nor running; a deleted run is over, too."""

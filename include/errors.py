@@ -77,6 +77,10 @@ class TransientError(PipelineError):
     retry = True
 
 
+class Cancelled(PipelineError):
+    """A person has stopped the run."""
+
+
 _CLASSES = (UserError, GateFailure, HostError, ToolError, TransientError)
 
 

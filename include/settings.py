@@ -18,6 +18,10 @@ def _names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+def _without_slash(value: object) -> object:
+    return value.rstrip("/") if isinstance(value, str) else value
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
@@ -71,6 +75,11 @@ class Settings(BaseSettings):
     default_model: str | None = Field(
         default=None,
         description="Served name of the model that requests without a name go to. None: the one that went live first.",
+    )
+    public_url: Annotated[str, BeforeValidator(_without_slash)] | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s?#]+(/[^\s?#]*)?$",
+        description="URL at which clients reach the live endpoint, in results and pages. None: this host's address.",
     )
     live_http_port: int = Field(default=8000, description="Triton's HTTP port of the live release.")
     live_grpc_port: int = Field(default=8001, description="Its gRPC port.")

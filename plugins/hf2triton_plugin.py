@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -47,8 +48,22 @@ class Hf2TritonPlugin(AirflowPlugin):
     external_views = _VIEWS
 
     @cached_property
+    def listeners(self) -> list[ModuleType | object]:  # type: ignore[override]
+        """The listener of runs, imported on access."""
+        from hf2triton import notes
+
+        return [notes]
+
+    @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The app of the pages, made on access: each worker loads the plugin, but only the API server needs the app."""
         from hf2triton.web import app
 
         return [{"app": app, "url_prefix": f"/{PREFIX}", "name": "hf2triton"}]
+
+    @cached_property
+    def fastapi_root_middlewares(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The middleware of the whole API server, made on access like the app."""
+        from hf2triton.refusals import ShortRefusals
+
+        return [{"middleware": ShortRefusals, "args": [], "kwargs": {}, "name": "hf2triton"}]

@@ -30,6 +30,7 @@ STAGES = (
     "validate_generate",
     "promote_release",
     "stop_candidate",
+    "finish_run",
 )
 SEED_REQUEST = {
     "text_input": SEED_PROMPT,

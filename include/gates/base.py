@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ from include.triton.client import Client, Endpoint, NoAnswer
 
 # How far an answer may run beyond the checkpoint's, to see whether it does.
 OVERRUN = 16
-_WORD = re.compile(r"[A-Za-z]{3,}")
+# A whole word after white space: many tokenizers make one token of a mark and the letters behind it.
+_WORD = re.compile(r"(?<=\s)[A-Za-z]{3,}(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,14 @@ class Gate(ABC):
         return GateResult(gate=self.name, outcome="skip", threshold=self.to_pass, found=reason)
 
 
-def validate(trial: Trial, gates: Sequence[Gate]) -> Report:
-    """Tries every gate; a gate that fails does not keep the others from being tried."""
-    verdicts = tuple(_judge(gate, trial) for gate in gates)
+def validate(trial: Trial, gates: Sequence[Gate], told: Callable[[GateResult], None] = lambda verdict: None) -> Report:
+    """Tries every gate; a gate that fails does not keep the others from being tried. ``told`` gets each verdict."""
+    verdicts = []
+    for gate in gates:
+        verdicts.append(_judge(gate, trial))
+        told(verdicts[-1])
     quality = trial.reference.quality if trial.reference else None
-    return Report(verdicts=verdicts, endpoint=trial.client.endpoint, quality=quality, answers=_answers(trial))
+    return Report(verdicts=tuple(verdicts), endpoint=trial.client.endpoint, quality=quality, answers=_answers(trial))
 
 
 def _judge(gate: Gate, trial: Trial) -> GateResult:

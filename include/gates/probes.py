@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,35 +100,38 @@ class BadWord(Gate, name="bad_word", threshold="the answer does not hold the bad
 class Deterministic(
     Gate,
     name="deterministic",
-    threshold="one answer at top_k 1 alone, equal first tokens beside {company} others >= {min_share:g}",
+    threshold="two of {alone} answers at top_k 1 alone are the same, equal first tokens beside {company} others "
+    ">= {min_share:g}",
 ):
-    """The most probable answer, with a seed, is the same each time, and much the same in company.
+    """The most probable answer, with a seed, is the same again, and much the same in company.
 
-    Alone not a letter may differ. Beside others a GPU picks other kernels for another batch size, and an answer may
-    part from itself at a near tie; an engine that mixes up its requests parts at once. ``min_share`` is the mean
-    share of equal first tokens in company (1 on the CPU with precision exact, 0.66 with fast).
+    A GPU picks other kernels for another batch size, and for a prompt that it has in its cache: an answer may part
+    from itself at a near tie. Alone only the first one may; an engine that draws its tokens gives another each time.
+    In company an engine that mixes up its requests parts at once. ``min_share`` is the mean share of equal first
+    tokens there (1 on the CPU with precision exact, 0.66 with fast).
     """
 
+    alone: int = 3
     company: int = 4
     min_share: float = 0.5
 
     def judge(self, trial: Trial) -> GateResult:
-        """Asks the same twice alone, then among others."""
+        """Asks the same alone, then among others."""
         prompt = trial.talking_point
-        alone, again = (_seeded(trial, prompt) for _ in range(2))
+        answers = [_seeded(trial, prompt) for _ in range(self.alone)]
+        ((usual, count),) = Counter(reversed(answers)).most_common(1)
         asked = [prompt, *(other for other in (SEED_PROMPT, *trial.prompts) if other != prompt)]
         prompts = [asked[number % len(asked)] for number in range(2 * self.company)]
         with ThreadPoolExecutor(self.company) as pool:
-            answers = list(pool.map(lambda text: _seeded(trial, text), prompts))
-        together = [answer for text, answer in zip(prompts, answers, strict=True) if text == prompt]
-        share = fmean(_equal_share(trial, alone, answer) for answer in together)
-        good = alone == again and share >= self.min_share
-        different = sorted({again, *together} - {alone})
+            beside = list(pool.map(lambda text: _seeded(trial, text), prompts))
+        together = [answer for text, answer in zip(prompts, beside, strict=True) if text == prompt]
+        share = fmean(_equal_share(trial, usual, answer) for answer in together)
+        different = sorted({*answers, *together} - {usual})
         return self.verdict(
-            good,
-            f"{'the same' if alone == again else 'different answers'} alone, equal share in company {share:.2f}",
+            count > 1 and share >= self.min_share,
+            f"{count} of {self.alone} the same alone, equal share in company {share:.2f}",
             measured={"equal_share_in_company": share},
-            samples=tuple(_sample(prompt, other, alone, "first answer") for other in different),
+            samples=tuple(_sample(prompt, other, usual, "usual answer") for other in different),
         )
 
 

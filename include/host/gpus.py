@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 from include.errors import HostError
 
-FIELDS = ("index", "uuid", "name", "compute_cap", "driver_version", "memory.total", "memory.used")
+FIELDS = (
+    *("index", "uuid", "name", "compute_cap", "driver_version", "memory.total", "memory.used"),
+    "mig.mode.current",
+)
 NVIDIA_SMI = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
 
 _ONE_LINE = 200
+_WHOLE = "stages and servers take whole GPUs, because an instance has a part of the memory and of the bandwidth"
 # nvidia-smi's texts for a value that a GPU does not have: [N/A], [Not Supported], [Unknown Error] ...
 _UNKNOWN = "["
 
@@ -40,7 +44,10 @@ _SMI_FAILURES = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. ``sm`` is the compute capability as one number (8.9 is 89), memory is in MiB; None is unknown."""
+    """One GPU. ``sm`` is the compute capability as one number (8.9 is 89), memory is in MiB; None is unknown.
+
+    ``mig``: it is divided into instances, and does not compute as a whole.
+    """
 
     index: int
     uuid: str
@@ -49,6 +56,7 @@ class Gpu:
     driver: str
     memory_total_mib: int | None
     memory_used_mib: int | None
+    mig: bool = False
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.name})"
@@ -70,15 +78,20 @@ class Kernels:
 
 
 def parse(output: str) -> list[Gpu]:
-    """The GPUs in the output of `NVIDIA_SMI`.
+    """The GPUs in the output of `NVIDIA_SMI`, with whatever else was printed around them.
 
     Raises:
         HostError: there is no GPU, or the output is an error of nvidia-smi.
     """
-    rows = [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if row]
-    if not rows or any(len(row) < len(FIELDS) for row in rows):
+    rows = [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if _is_gpu(row)]
+    if not rows:
         raise smi_failure(output)
     return [_gpu(row) for row in rows]
+
+
+def _is_gpu(row: list[str]) -> bool:
+    """True for a GPU's row: drivers and images may print other lines around them."""
+    return len(row) >= len(FIELDS) and row[0].isdecimal() and row[1].startswith("GPU-")
 
 
 def smi_failure(output: str) -> HostError:
@@ -96,12 +109,15 @@ def alike(gpus: Sequence[Gpu], kernels: Kernels) -> list[Gpu]:
     Raises:
         HostError: no GPU has a supported architecture.
     """
-    supported = [gpu for gpu in gpus if gpu.sm is not None and kernels.min_sm <= gpu.sm <= kernels.max_sm]
+    fitting = [gpu for gpu in gpus if gpu.sm is not None and kernels.min_sm <= gpu.sm <= kernels.max_sm]
+    supported = [gpu for gpu in fitting if not gpu.mig]
     if not supported:
         raise HostError(
-            "; ".join(_why_unsupported(gpu, kernels) for gpu in gpus),
+            "; ".join(_why_unsupported(gpu, kernels) for gpu in fitting or gpus),
             where=kernels.name,
-            fix=kernels.fix,
+            fix=f"turn MIG off, as root on the host: `nvidia-smi -i {fitting[0].index} -mig 0`; {_WHOLE}"
+            if fitting
+            else kernels.fix,
         )
     ((name, _),) = Counter(gpu.name for gpu in supported).most_common(1)
     return [gpu for gpu in supported if gpu.name == name]
@@ -165,7 +181,7 @@ def wait_until_idle(
 
 def _gpu(row: list[str]) -> Gpu:
     """Parses one row. A name that contains a comma fills several fields, so the others are counted from the ends."""
-    index, uuid, *name, capability, driver, total, used = (field.strip() for field in row)
+    index, uuid, *name, capability, driver, total, used, mig = (field.strip() for field in row)
     return Gpu(
         index=int(index),
         uuid=uuid,
@@ -174,6 +190,7 @@ def _gpu(row: list[str]) -> Gpu:
         driver=driver,
         memory_total_mib=_number(total),
         memory_used_mib=_number(used),
+        mig=mig == "Enabled",
     )
 
 
@@ -202,6 +219,8 @@ def _version(text: str) -> tuple[int, ...]:
 def _why_unsupported(gpu: Gpu, kernels: Kernels) -> str:
     if gpu.sm is None:
         return f"{gpu} does not tell its compute capability"
+    if gpu.mig:
+        return f"{gpu} is in MIG mode"
     reason = kernels.too_new if gpu.sm > kernels.max_sm else kernels.too_old
     return f"{gpu} is SM {gpu.sm}: upstream's kernels are for SM {kernels.min_sm} to {kernels.max_sm}, {reason}"
 

@@ -284,7 +284,14 @@ class LiveAddress:
         if not (note := self.suspended(name)) or not note.run:
             self._suspensions.record(name, run)
         self._log(f"release {live.name} is stopped to make room: {name} refuses requests until the next promotion")
+        self._refuse(name)
         self._servers.stop(live)
+
+    def _refuse(self, name: str) -> None:
+        """Refuses new requests to a name, and waits for those in flight: its server is about to be stopped."""
+        if self._proxy.is_running() and (served := self._proxy.served().get(name)):
+            self._proxy.point_to(name, served.model_copy(update={"upstream": None}))
+            self._do(Step.DRAIN, name)
 
     def _resume(self, name: str) -> None:
         if (suspended := self.suspended(name)) and suspended.run == self._context.run_id:

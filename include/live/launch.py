@@ -37,7 +37,7 @@ def launch(context: Context, plan: ServerPlan, record_path: Path, *, checked: Pa
         plan,
         record_path,
         timeout_s=context.settings.launch_timeout_s,
-        log=context.log,
+        log=context.progress,
         log_path=context.settings.log_directory / f"{record_path.stem}.log",
         gpus=leased_gpus(context, plan),
     )

@@ -1,21 +1,26 @@
-"""The tokens that end an answer, by a model's ``generation_config.json``, as transformers writes it."""
+"""The tokens that end an answer, and those that none may have, by a ``generation_config.json`` of transformers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from include.model.files import GENERATION_FILE, bad_file, read_object
 
 _TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 
 
-class _Generation(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
+class _Ends(BaseModel):
     eos_token_id: _TokenId | list[_TokenId] | None = None
+
+
+class _Suppressed(BaseModel):
+    suppress_tokens: list[_TokenId] | None = None
+
+
+_M = TypeVar("_M", bound=BaseModel)
 
 
 def end_ids(folder: Path) -> tuple[int, ...]:
@@ -24,13 +29,27 @@ def end_ids(folder: Path) -> tuple[int, ...]:
     Raises:
         UserError: the file is damaged, or an id is no whole number.
     """
-    file = folder / GENERATION_FILE
-    if not file.exists():
-        return ()
-    try:
-        named = _Generation.model_validate(read_object(file)).eos_token_id
-    except ValidationError as error:
-        raise bad_file(file, "eos_token_id must be the id of a token, or a list of ids") from error
+    named = _read(folder, _Ends).eos_token_id
     if named is None:
         return ()
     return tuple(dict.fromkeys(named if isinstance(named, list) else [named]))
+
+
+def suppressed_ids(folder: Path) -> tuple[int, ...]:
+    """The ids that no answer may have: in a checkpoint, those below its ``vocab_size`` that stand for no token.
+
+    Raises:
+        UserError: as `end_ids`.
+    """
+    return tuple(_read(folder, _Suppressed).suppress_tokens or ())
+
+
+def _read(folder: Path, fields: type[_M]) -> _M:
+    file = folder / GENERATION_FILE
+    if not file.exists():
+        return fields()
+    try:
+        return fields.model_validate(read_object(file))
+    except ValidationError as error:
+        field = error.errors()[0]["loc"][0]
+        raise bad_file(file, f"{field} must be the id of a token, or a list of ids") from error

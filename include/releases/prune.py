@@ -5,8 +5,8 @@ It removes only what it has found by listing the store, and never by what a reco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -35,12 +35,26 @@ class Removed(Frozen):
     bytes: int
 
 
+class Kept(Frozen):
+    """An artifact that stays, and the reason. ``bytes`` is its size."""
+
+    kind: Kind
+    name: str
+    bytes: int
+    why: str
+
+
 class PruneReport(Frozen):
-    """The result of pruning. ``releases`` are those that cannot be rolled back to any more."""
+    """The result of pruning. ``releases`` are those that cannot be rolled back to any more.
+
+    ``store_bytes`` is the size of all artifacts before it, half-made ones included.
+    """
 
     dry_run: bool
     removed: tuple[Removed, ...]
     releases: tuple[str, ...]
+    kept: tuple[Kept, ...]
+    store_bytes: int
 
     @property
     def freed_bytes(self) -> int:
@@ -72,18 +86,27 @@ class Pruner:
         self._check_lists()
         if not dry_run:
             self._empty_trash()
-        removed = tuple(one for path in self._doomed() if (one := self._remove(path, dry_run)))
+        store_bytes = sum(_size(self.store.root / kind) for kind in KINDS)
+        reasons = self._reasons()
+        kept = tuple(self._keep(path, why) for path, why in reasons.items())
+        removed = tuple(one for path in self._doomed(reasons) if (one := self._remove(path, dry_run)))
         gone = {one.name for one in removed if one.kind is Kind.REPOSITORY}
         names = tuple(release.name for release in releases if release.repository in gone)
-        return PruneReport(dry_run=dry_run, removed=removed, releases=names)
+        return PruneReport(dry_run=dry_run, removed=removed, releases=names, kept=kept, store_bytes=store_bytes)
 
     def kept_releases(self) -> list[Release]:
         """The releases whose artifacts stay."""
-        kept = [*self.releases.lives().values(), *map(self.releases.previous, self.releases.names())]
-        for model in self.releases.models():
-            last = self.releases.all(model)[-self.keep_last :] if self.keep_last else []
-            kept += [self.releases.current(model), *last]
-        return [release for release in kept if release]
+        return [release for release, _ in self._kept_releases()]
+
+    def _kept_releases(self) -> list[tuple[Release, str]]:
+        """The releases whose artifacts stay, each with the reason."""
+        releases = self.releases
+        kept: list[tuple[Release | None, str]] = [(release, "live") for release in releases.lives().values()]
+        kept += [(releases.previous(name), f"the previous one of {name}") for name in releases.names()]
+        for model in releases.models():
+            last = releases.all(model)[-self.keep_last :] if self.keep_last else []
+            kept += [(releases.current(model), "current"), *((one, f"of the last {self.keep_last}") for one in last)]
+        return [(release, why) for release, why in kept if release]
 
     def _check_lists(self) -> None:
         """Raises the damage if a whole list of releases is missing: what these need cannot be known."""
@@ -124,31 +147,39 @@ class Pruner:
         kinds = [kind for kind in KINDS if not (self.store.root / kind).is_symlink()]
         return {artifact.path: artifact for kind in kinds for artifact in self.store.all(kind, note)}
 
-    def _doomed(self) -> Iterator[Path]:
-        kept = self._with_what_they_are_made_from(self._roots())
+    def _keep(self, path: Path, why: str) -> Kept:
+        kept = Kept(kind=self._artifacts[path].manifest.kind, name=path.name, bytes=_size(path), why=why)
+        self.log(f"kept {kept.kind}/{kept.name}, {kept.bytes / 1e6:.1f} MB: {why}")
+        return kept
+
+    def _doomed(self, kept: Collection[Path]) -> Iterator[Path]:
         yield from (path for path in self._artifacts if path not in kept)
         for kind in KINDS:
             directory = self.store.root / kind
             partials = [] if directory.is_symlink() else sorted(directory.glob(f"*{PARTIAL}*"))
             yield from (path for path in partials if self._is_old(_touched(path)))
 
-    def _roots(self) -> set[Path]:
-        """Artifacts that are needed for themselves."""
-        released = {
-            self.store.root / kind / name
-            for release in self.kept_releases()
-            for kind, name in (*release.chain.items(), (Kind.REPOSITORY, release.repository))
-        }
-        artifacts, texts = self._artifacts, self._texts_of_damage()
-        return {
-            path
-            for path, artifact in artifacts.items()
-            if path in released
-            or path in self.served
-            or self.pins.held_by(artifact.manifest.kind, path.name)
-            or not self._is_old(artifact.manifest.created_at)
-            or any(artifact.name in text or artifact.content in text for text in texts)
-        }
+    def _reasons(self) -> dict[Path, str]:
+        """The artifacts that stay, each with the reason: needed for itself, or for another that is made from it."""
+        released: dict[Path, str] = {}
+        for release, why in self._kept_releases():
+            for kind, name in (*release.chain.items(), (Kind.REPOSITORY, release.repository)):
+                released.setdefault(self.store.root / kind / name, f"release {release.name} is {why}")
+        texts = self._texts_of_damage()
+        found = {path: released.get(path) or self._own_reason(path, texts) for path in self._artifacts}
+        return self._with_what_they_are_made_from({path: why for path, why in found.items() if why})
+
+    def _own_reason(self, path: Path, texts: list[str]) -> str:
+        """The reason to keep an artifact that no release needs; empty if there is none."""
+        artifact = self._artifacts[path]
+        if path in self.served:
+            return "a server runs on it"
+        if user := self.pins.held_by(artifact.manifest.kind, path.name):
+            return f"needed by {user}"
+        if not self._is_old(artifact.manifest.created_at):
+            return f"younger than {self.keep_for / timedelta(days=1):g} days"
+        damaged = any(artifact.name in text or artifact.content in text for text in texts)
+        return "a damaged record may name it" if damaged else ""
 
     def _texts_of_damage(self) -> list[str]:
         """What is left of damaged records, and what lies beside them: an artifact that they name may be needed."""
@@ -157,14 +188,18 @@ class Pruner:
         files = [file for directory in directories for file in directory.glob("*.json")]
         return [_text(path) for path in {*files, *damaged}]
 
-    def _with_what_they_are_made_from(self, roots: set[Path]) -> set[Path]:
+    def _with_what_they_are_made_from(self, roots: dict[Path, str]) -> dict[Path, str]:
         """The roots and all artifacts that they were made from, as manifests name them by name or by content."""
-        kept: set[Path] = set()
+        kept: dict[Path, str] = {}
         new = roots
         while new:
             kept |= new
-            named = {value for path in new for value in _strings(self._artifacts[path].manifest.inputs)}
-            new = {p for p, a in self._artifacts.items() if {a.name, a.content} & named} - kept
+            makers = {value: path for path in new for value in _strings(self._artifacts[path].manifest.inputs)}
+            new = {
+                path: f"{maker.parent.name}/{maker.name[:12]} is made from it"
+                for path, artifact in self._artifacts.items()
+                if path not in kept and (maker := makers.get(artifact.name) or makers.get(artifact.content))
+            }
         return kept
 
     def _is_old(self, when: datetime) -> bool:
@@ -210,6 +245,15 @@ def _bytes(path: Path) -> int:
     """The disk space that deleting a directory frees. A file that has another name elsewhere frees none."""
     files = (file.lstat() for file in path.rglob("*") if not file.is_dir())
     return sum(file.st_size for file in files if file.st_nlink == 1)
+
+
+def _size(path: Path) -> int:
+    """The size of all files below a directory; those that vanish meanwhile count nothing."""
+    total = 0
+    for file in path.rglob("*"):
+        with suppress(OSError):
+            total += 0 if file.is_dir() else file.lstat().st_size
+    return total
 
 
 def _touched(path: Path) -> datetime:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from include.report.files import HTML_FILE, JSON_FILE, compose, find_by_run, read, record_history, record_run, write
 from include.report.model import ReleaseReport, Scores, Stage, Subject, Supply
+from include.report.pace import Pace, paces
 from include.report.sbom import SBOM_FILE, write_sbom
 
 __all__ = [
     "HTML_FILE",
     "JSON_FILE",
     "SBOM_FILE",
+    "Pace",
     "ReleaseReport",
     "Scores",
     "Stage",
@@ -20,6 +22,7 @@ __all__ = [
     "Supply",
     "compose",
     "find_by_run",
+    "paces",
     "read",
     "record_history",
     "record_run",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -27,12 +27,16 @@ from include.report.charts import Axis, speed_plots
 from include.report.files import read
 from include.report.model import ReleaseReport
 from include.report.models import Card, Comparison, Line
+from include.report.pace import Pace
+from include.report.runs import Run
 from include.requests.presets import Preset
 from include.requests.release import SEED_PROMPT
+from include.stages.progress import about
 from include.triton.servers import ServerRecord
 
 STATIC = Path(__file__).parent / "static"
 """The scripts of the pages."""
+_BADGES = {"success": "pass", "failed": "fail", "upstream_failed": "fail", "running": "live"}
 _ORDER = {"fail": 0, "pass": 1, "skip": 2}
 
 
@@ -99,6 +103,23 @@ def render_presets(presets: Sequence[Preset], root: str = "") -> str:
     """The presets, each with its conf to copy."""
     models = {preset.title: [p for p in presets if p.title == preset.title] for preset in presets}
     return _environment().get_template("presets.html.jinja").render(models=models, changed=_changed, root=root)
+
+
+def render_run(run: Run, paces: Mapping[str, Pace], now: datetime, *, has_report: bool, root: str = "") -> str:
+    """A run: its tasks with how far they are, and the errors of those that failed."""
+    elapsed = (now - run.began).total_seconds() if run.began else None
+    template = _environment().get_template("run.html.jinja")
+    return template.render(
+        run=run,
+        paces=paces,
+        now=now,
+        elapsed=elapsed,
+        left=run.left(paces, now),
+        about=about,
+        badges=_BADGES,
+        has_report=has_report,
+        root=root,
+    )
 
 
 def render_message(title: str, text: str, root: str = "") -> str:

@@ -22,13 +22,17 @@ from include.requests.release import ReleaseRequest
 
 @dataclass(frozen=True)
 class Preset:
-    """A request with a name. ``licence``: the terms of its model, and the need for a Hub token."""
+    """A request with a name. ``licence``: the terms of its model, and the need for a Hub token.
+
+    ``runs`` says where it was run; empty: nowhere, its limits are computed.
+    """
 
     name: str
     title: str
     device: str
     licence: str
     request: ReleaseRequest
+    runs: str = ""
 
     @property
     def conf(self) -> dict[str, Any]:
@@ -111,5 +115,12 @@ PRESETS = (
         streaming=False,
     ),
     # The form's defaults are for this model.
-    Preset("smollm2-135m-cpu", "SmolLM2 135M Instruct", "CPU", "Apache 2.0. Not gated.", ReleaseRequest()),
+    Preset(
+        "smollm2-135m-cpu",
+        "SmolLM2 135M Instruct",
+        "CPU",
+        "Apache 2.0. Not gated.",
+        ReleaseRequest(),
+        runs="in CI, with fewer calibration tokens",
+    ),
 )

@@ -90,6 +90,12 @@ _model, _quantization, _engine, _serving, _gates, _promotion = (
 )
 
 
+_FOLLOWS_TARGET = {"type": ["integer", "null"], "default": None}
+_BY_TARGET = {"openvino": {"calib_size": 32, "calib_seq_len": 128}}
+_ON_GPUS = {"calib_size": 128, "calib_seq_len": 512}
+"""The values of fields that are left empty: a CPU calibrates with less, because it takes so long."""
+
+
 class ReleaseRequest(Form):
     """One run of `release_awq_engine`. Lengths are in tokens."""
 
@@ -125,10 +131,20 @@ class ReleaseRequest(Form):
         64,
     )
     calib_size: int = _quantization(
-        "Calibration samples", "Samples of text that AWQ looks at; 128 is usual on a GPU.", 32, ge=1, le=1024
+        "Calibration samples",
+        "Samples of text that AWQ looks at. Empty: 32 on the CPU, 128 on a GPU.",
+        32,
+        ge=1,
+        le=1024,
+        extra=_FOLLOWS_TARGET,
     )
     calib_seq_len: int = _quantization(
-        "Calibration length", "Tokens in each sample; 512 is usual on a GPU.", 128, ge=16, le=8192
+        "Calibration length",
+        "Tokens in each sample. Empty: 128 on the CPU, 512 on a GPU.",
+        128,
+        ge=16,
+        le=8192,
+        extra=_FOLLOWS_TARGET,
     )
     calib_data: str = _quantization(
         "Calibration data",
@@ -282,6 +298,14 @@ class ReleaseRequest(Form):
         extra={"former": list(FORMER_SWAPS)},
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_target(cls, fields: object) -> object:
+        if not isinstance(fields, dict):
+            return fields
+        defaults = _BY_TARGET.get(str(fields.get("target", "openvino")), _ON_GPUS)
+        return {**fields, **{name: value for name, value in defaults.items() if fields.get(name) is None}}
+
     @field_validator("served_name", mode="before")
     @classmethod
     def _or_empty(cls, value: object) -> object:
@@ -323,6 +347,11 @@ class ReleaseRequest(Form):
                 "has decided; use swap blue_green, or let the gates decide"
             )
         return self
+
+    @property
+    def title(self) -> str:
+        """What the run makes, in a few words for people."""
+        return f"{PurePosixPath(self.model).name} int4 g{self.awq_group_size}"
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from include.files import Log
 from include.runners.job import Command, FindTarget, StageJob, inherited
 from include.settings import PROJECT
 from include.stages.common import FAILURE_FILE
+from include.stages.progress import TOOL
 
 LAST_LINES = 15
 STOP_GRACE_S = 10
@@ -127,7 +128,7 @@ def failure(argv: tuple[str, ...], code: int, out: Path | None, tail: list[str])
 
 
 def _last(tail: list[str]) -> str:
-    return "\n".join(tail)
+    return "\n".join(line.removeprefix(TOOL) for line in tail)
 
 
 def _lines(stream: IO[str] | None) -> Iterator[str]:

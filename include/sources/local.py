@@ -25,6 +25,7 @@ from include.sources.files import (
     require_disk,
     shards_of,
 )
+from include.sources.progress import progress
 
 _ACCESS = "give the user that runs the Airflow worker read access to the directory and its files"
 _FIXES = {errno.EACCES: _ACCESS, errno.EPERM: _ACCESS, errno.EIO: "check the disk that it is on"}
@@ -119,8 +120,9 @@ def fetch(source: ModelSource, into: Path, *, log: Log) -> None:
     started = time.monotonic()
     wanted = [item.file for item in check_files(into, source.files)]
     require_disk(into, sum(file.size for file in wanted))
-    for file in wanted:
-        _copy(Path(source.id) / file.path, into / file.path)
+    with progress(into, sum(file.size for file in wanted), log):
+        for file in wanted:
+            _copy(Path(source.id) / file.path, into / file.path)
     if bad := check_files(into, wanted):
         first, expected, got = bad[0]
         raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from include.files import Log
 from include.sources.files import megabytes
+from include.stages.progress import about
 
 EVERY_S = 5.0
 
@@ -32,12 +33,14 @@ def progress(directory: Path, total: int, log: Log) -> Iterator[None]:
 
 
 def _watch(directory: Path, before: int, total: int, log: Log, over: threading.Event) -> None:
-    then, done = time.monotonic(), 0
+    began = then = time.monotonic()
+    done = 0
     while not over.wait(EVERY_S):
         now, last = time.monotonic(), done
         done = min(max(_bytes_in(directory) - before, 0), total)
         rate = max(done - last, 0) / (now - then)
-        log(f"{megabytes(done)} of {megabytes(total)}, {rate / 1e6:.1f} MB/s")
+        left = f", about {about((total - done) / (done / (now - began)))} left" if done else ""
+        log(f"{megabytes(done)} of {megabytes(total)}, {rate / 1e6:.1f} MB/s{left}")
         then = now
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 from include.errors import PipelineError, UserError
+from include.stages.progress import EVERY_S, TOOL, Step
 
 REPORT_FILE = "stage.json"
 FAILURE_FILE = "failure.json"
@@ -43,6 +47,61 @@ def read_json(path: Path, failure: type[PipelineError] = UserError) -> dict[str,
 
 
 @dataclass
+class _Part:
+    name: str
+    told: float = field(default_factory=time.monotonic)
+
+
+_part: ContextVar[_Part | None] = ContextVar("part", default=None)
+
+
+def tell(what: str, share: float) -> None:
+    """Logs how far the running part is, at most every `EVERY_S` seconds. ``share`` is from 0 to 1."""
+    part = _part.get()
+    if part and time.monotonic() - part.told >= EVERY_S:
+        part.told = time.monotonic()
+        log.info("%s", Step(part.name, what, share))
+
+
+class _Tools(io.TextIOBase):
+    """Standard output as the libraries of a stage see it: each line is marked as a tool's."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._rest = out, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = re.split(r"\r?\n|\r", self._rest + text)
+        for line in filter(str.strip, lines):
+            self._out.write(f"{TOOL}{line.rstrip()}\n")
+        self._out.flush()
+        return len(text)
+
+    def fileno(self) -> int:
+        return self._out.fileno()
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self._out.buffer
+
+
+@contextmanager
+def _tools_apart() -> Iterator[None]:
+    """Marks what libraries print, log and warn of in the block; this project's lines and uncaught errors stay bare."""
+    own = logging.StreamHandler(sys.stdout)
+    log.handlers, log.propagate = [own], False
+    log.setLevel(logging.INFO)
+    tools = _Tools(sys.stdout)
+    logging.basicConfig(stream=tools, level=logging.INFO, format="%(name)s: %(message)s", force=True)
+    logging.captureWarnings(True)
+    with redirect_stdout(tools), redirect_stderr(tools):
+        try:
+            yield
+        finally:
+            tools.write("\n")
+            logging.captureWarnings(False)
+
+
+@dataclass
 class StageReport:
     """The record of one stage run: seconds of each part, versions, results, peak memory in bytes."""
 
@@ -54,12 +113,16 @@ class StageReport:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Times the block as ``name`` and logs when it starts and ends."""
-        log.info("%s ...", name)
+        """Times the block as ``name`` and logs when it starts and ends; in it, `tell` logs how far it is."""
+        log.info("%s", Step(name))
         start = time.perf_counter()
-        yield
+        token = _part.set(_Part(name))
+        try:
+            yield
+        finally:
+            _part.reset(token)
         self.timings_s[name] = round(time.perf_counter() - start, 3)
-        log.info("%s done in %.1f s", name, self.timings_s[name])
+        log.info("%s", Step(name, share=1, seconds=self.timings_s[name]))
 
     def write(self, out: Path) -> None:
         """Writes ``stage.json`` into ``out``; the runner moves it into the artifact's manifest."""
@@ -74,10 +137,10 @@ def run_stage(main: Callable[[StageReport], None], out: Path) -> int:
 
     A `PipelineError` is written to ``failure.json`` so that the caller can raise the same class again.
     """
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
     report = StageReport()
     try:
-        main(report)
+        with _tools_apart():
+            main(report)
     except PipelineError as error:
         (out / FAILURE_FILE).write_text(json.dumps(error.to_dict()))
         log.error("%s: %s", type(error).__name__, error)

@@ -17,7 +17,7 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import ToolError
-from include.stages.common import read_json
+from include.stages.common import read_json, tell
 
 SAMPLES = 8
 SAMPLE_TOKENS = 512
@@ -89,12 +89,13 @@ class HeldOut:
         return int(self.blocks[:, 1:].numel())
 
 
-def perplexity(logits: Callable[[torch.Tensor], torch.Tensor], blocks: torch.Tensor) -> float:
+def perplexity(logits: Callable[[torch.Tensor], torch.Tensor], blocks: torch.Tensor, share: float = 1) -> float:
     """exp of the mean negative log likelihood of every token but the first of each block.
 
     Args:
         logits: maps token ids [1, length] to logits [length, vocabulary].
         blocks: int64 [samples, length].
+        share: of the running part of the stage that this is.
 
     Raises:
         ToolError: a sample's likelihood is not a number; no sample is left out.
@@ -109,4 +110,5 @@ def perplexity(logits: Callable[[torch.Tensor], torch.Tensor], blocks: torch.Ten
                 fix="use dtype bfloat16 if the model was trained in it",
             )
         losses.append(loss)
+        tell(f"sample {number + 1} of {len(blocks)}", share * (number + 1) / len(blocks))
     return math.exp(sum(losses) / len(losses))

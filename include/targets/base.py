@@ -107,6 +107,10 @@ class Target(StageTarget, Protocol):
     ) -> dict[str, dict[str, str]]:
         """Model name -> variable -> value for the templates."""
 
+    def connect(self, repository: Path) -> None:
+        """Connects the target's own models with those of the templates in an assembled ``repository``."""
+        return
+
     def local_path(self, path: str) -> Path:
         """The place on this host of a path that a repository names."""
         return Path(path)

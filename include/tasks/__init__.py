@@ -85,6 +85,7 @@ class LiveRelease(Frozen):
     gates: dict[str, Outcome]
     scores: Scores
     report: str
+    report_url: str | None
     repository: str
     downtime_s: float
     contract: Comparison | None = None
@@ -100,12 +101,13 @@ class LiveRelease(Frozen):
             name=release.served_name,
             aliases=release.aliases,
             default=release.served_name == context.releases.default_name(),
-            endpoint=f"{url}{path_of('generate', release.served_name)}",
+            endpoint=f"{context.settings.public_url or url}{path_of('generate', release.served_name)}",
             new=release.promoted_by == context.run_id,
             passed=found.passed if found else None,
             gates=found.outcomes if found else {},
             scores=found.scores if found else Scores(),
             report=str(directory / report.HTML_FILE),
+            report_url=f"{context.web_url}/hf2triton/reports/{release.name}/{report.HTML_FILE}" if found else None,
             repository=release.repository,
             downtime_s=release.promotions[-1].downtime_s if release.promotions else 0,
             contract=release.contract,

@@ -22,6 +22,8 @@ from include.requests.release import ReleaseRequest
 from include.tasks import contracts
 from include.triton.servers import ServerRecord
 
+NOT_REQUIRED = "neither the request nor the deployment requires an approval"
+
 
 class Question(Frozen):
     """The question to people: subject, Markdown body, people who may answer (all if empty), and the time for it."""
@@ -34,8 +36,8 @@ class Question(Frozen):
 
 def question(
     context: Context, question_id: str, release: ReleaseId, candidate: ServerRecord | None, params: Mapping[str, Any]
-) -> Question | None:
-    """The question about a run's candidate; None if there is nothing to ask.
+) -> Question | str:
+    """The question about a run's candidate, or the reason for asking nobody.
 
     Raises:
         UserError: the release would break clients, and the deployment refuses that.
@@ -50,18 +52,19 @@ def question(
 
 def ask(
     context: Context, question_id: str, release: Release, rule: Rule, where: str, *, hours: float
-) -> Question | None:
-    """Records the question, and returns it; None if no approval is required, or the release has one, or is live.
+) -> Question | str:
+    """Records the question, and returns it; or the reason for asking nobody.
 
     Raises:
         UserError: the release was rejected or pruned: nobody needs to be asked.
     """
     releases = context.releases
-    if not rule.required or releases.state(release) == "live":
-        return None
+    if not rule.required:
+        return NOT_REQUIRED
+    if releases.state(release) == "live":
+        return f"release {release.name} is live already"
     if approval := rule.approval(releases, release):
-        context.log(f"release {release.name} is {approval}")
-        return None
+        return f"release {release.name} is {approval}"
     content = releases.content(release)
     if release.verdict == "rejected" or content is None:
         last = release.approvals[-1] if release.approvals else "see its report"
@@ -96,8 +99,10 @@ def _names(releases: ReleaseStore, release: Release) -> str:
     return f"It replaces **{other.source}**, release {other.name}, which has this name now.\n\n" if other else ""
 
 
-def answer(context: Context, question_id: str, given: Answer) -> None:
-    """Records the answer in the release and its report. After a no the release is rejected, unless it has been live.
+def answer(context: Context, question_id: str, given: Answer) -> str:
+    """Records the answer in the release and its report, and says what the release is now.
+
+    After a no it is rejected, unless it has been live.
 
     Raises:
         UserError: the user may not approve this release; nothing is recorded.
@@ -107,7 +112,9 @@ def answer(context: Context, question_id: str, given: Answer) -> None:
         _check_may_approve(context, asked, given)
     decided = context.releases.record_answer(question_id, given)
     report.record_history(context.releases.path(decided), decided)
-    context.log(f"release {decided.name} is {given.line}")
+    told = f"release {decided.name} is {given.line}"
+    context.log(told)
+    return told
 
 
 def rule_of(context: Context, request: ReleaseRequest | None = None) -> Rule:

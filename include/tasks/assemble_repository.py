@@ -33,6 +33,7 @@ def run(context: Context, checked: Checked, checkpoint: ArtifactRef, engine: Art
     with context.store.claim(Kind.REPOSITORY, inputs, log=context.log) as claim:
         if not claim.hit:
             repository.assemble(target.templates(), values, claim.partial, target.overlay())
+            target.connect(claim.partial)
             repository.check(claim.partial, path_map=target.local_path)
             context.signatures.sign(claim.name, claim.partial)
             claim.commit()

@@ -31,6 +31,7 @@ def run(context: Context) -> list[LiveRelease]:
     lives = context.releases.lives().values()
     if not lives:
         context.log("nothing is live")
+    context.tell(f"{len(lives)} live, all answer" if lives else "nothing is live")
     return [LiveRelease.of(release, live.url, context) for release in lives]
 
 

@@ -35,6 +35,8 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
         LiveAddress(context).suspend(checked.request.name)
     target = context.target(checked.request.target)
     plan = partial(target.server, path)
+    if pace := report.paces(context.releases, checked.request).get("launch_triton"):
+        context.progress(str(pace))
     record = launch_on_free_ports(context, plan, context.candidate_record, checked.request.candidate_http_port)
     context.log(f"candidate answers on {record.url}, log {record.log}")
     return record

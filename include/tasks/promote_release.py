@@ -39,7 +39,9 @@ def go_live(context: Context, release: Release, swap: Swap, rule: Rule, candidat
     live = LiveAddress(context)
     promoted = live.promote(release, swap=swap, candidate=candidate, rule=rule)
     report.record_history(context.releases.path(promoted), promoted)
-    return LiveRelease.of(promoted, live.url, context)
+    made = LiveRelease.of(promoted, live.url, context)
+    context.tell(f"release {made.release}, {'promoted' if made.new else 'live already'}")
+    return made
 
 
 def event(context: Context, made: LiveRelease) -> dict[str, Any]:

@@ -30,5 +30,8 @@ def run(context: Context, params: Mapping[str, Any]) -> PruneReport:
         ).prune(dry_run=request.dry_run)
     for name in report.releases:
         context.log(f"release {name} {'would be' if report.dry_run else 'is'} pruned: no rollback to it any more")
-    context.log(f"{'would free' if report.dry_run else 'freed'} {report.freed_bytes / 1e6:.1f} MB")
+    freed = f"{'would free' if report.dry_run else 'freed'} {report.freed_bytes / 1e6:.1f} MB"
+    freed += f" of {report.store_bytes / 1e6:.1f} MB of artifacts"
+    context.log(freed)
+    context.tell(freed)
     return report

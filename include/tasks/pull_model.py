@@ -38,7 +38,7 @@ def _pull(context: Context, kind: Kind, slug: str, source: ModelSource | Dataset
                     claim.partial,
                     token=context.token,
                     endpoint=context.settings.hub_endpoint,
-                    log=context.log,
+                    log=context.progress,
                 )
             except PipelineError as error:
                 if not error.retry:

@@ -26,21 +26,26 @@ def run(context: Context, due: DueEntry, params: Mapping[str, Any]) -> Trigger |
         raise UserError(due.problem, where=f"catalogue {context.settings.catalogue}", fix="correct the entry")
     memory = FollowState(context)
     if busy := memory.busy(due.entry):
-        context.log(f"{due.name}: busy: run {busy} of {due.entry.model} is not over; looked at again when next due")
+        _say(context, f"{due.name}: busy: run {busy} of {due.entry.model} is not over; looked at again when next due")
         return None
     wanted = fingerprint(context, due.entry)
     if held := _held(due.entry, wanted):
-        context.log(f"{due.name}: held: {held}")
+        _say(context, f"{due.name}: held: {held}")
         return None
     last = memory.last(due.entry)
     why = _why(wanted, last)
     if last and not why:
-        context.log(f"{due.name}: unchanged since run {last.run_id} ({context.run_state(last.run_id) or 'deleted'})")
+        _say(context, f"{due.name}: unchanged since run {last.run_id} ({context.run_state(last.run_id) or 'deleted'})")
         if not CatalogueCheck.parse(dict(params)).force:
             return None
     run_id = memory.ask(due.entry, wanted)
-    context.log(f"{due.name}: {why or 'forced'}; starting run {run_id}")
+    _say(context, f"{due.name}: {why or 'forced'}; starting run {run_id}")
     return Trigger(run_id=run_id, conf=wanted.request.model_dump(mode="json"), why=f"{due.name}: {why or 'forced'}")
+
+
+def _say(context: Context, outcome: str) -> None:
+    context.log(outcome)
+    context.tell(outcome)
 
 
 def _why(wanted: Desired, last: LastRun | None) -> str:

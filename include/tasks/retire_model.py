@@ -32,5 +32,6 @@ def run(context: Context, params: Mapping[str, Any]) -> Retired:
     release = LiveAddress(context).retire(request.name, by=context.find_requester() or "")
     releases = context.releases
     report.record_history(releases.path(release), releases.get(release.model, release.number))
+    context.tell(f"release {release.number} is off the air")
     context.log(f"rollback_release with name {request.name} brings it back")
     return Retired(name=request.name, model=release.model, release=release.number, default=releases.default_name())

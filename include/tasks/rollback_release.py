@@ -12,7 +12,7 @@ from include.releases.rule import Rule
 from include.requests.operations import RollbackRequest
 from include.requests.release import ReleaseRequest
 from include.tasks import LiveRelease, contracts
-from include.tasks.approve_release import Question, ask, rule_of
+from include.tasks.approve_release import NOT_REQUIRED, Question, ask, rule_of
 from include.tasks.promote_release import go_live
 
 
@@ -31,11 +31,11 @@ def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
     return go_live(context, chosen, request.swap, Rule.of(context.settings))
 
 
-def question(context: Context, question_id: str, params: Mapping[str, Any]) -> Question | None:
-    """The question of task ``approve_release`` about the release to go back to; None if there is nothing to ask."""
+def question(context: Context, question_id: str, params: Mapping[str, Any]) -> Question | str:
+    """The question of task ``approve_release`` about the release to go back to, or the reason for asking nobody."""
     rule = rule_of(context)
     if not rule.required:
-        return None
+        return NOT_REQUIRED
     chosen = contracts.record(context, _choose(context, RollbackRequest.parse(dict(params))))
     live = context.releases.live(chosen.served_name)
     where = f"It is a rollback. Live now: {f'release {live.name}' if live else 'nothing'}.\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from include import report
 from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure
-from include.gates import Client, Endpoint, NoAnswer, Trial, gates_for, read_reference, validate
+from include.gates import Client, Endpoint, GateResult, NoAnswer, Trial, gates_for, read_reference, validate
 from include.host.ports import reachable
 from include.releases.ids import ReleaseId
 from include.releases.records import Release
@@ -55,12 +57,12 @@ def _judge(
 ) -> None:
     path = context.releases.path(release)
     context.log(f"release {release.name}: the gates ask its candidate at {candidate.url}")
+    if pace := report.paces(context.releases, checked.request).get("validate_generate"):
+        context.progress(str(pace))
     with Client.open(_endpoint(candidate)) as client:
         trial = _trial(context, checked, client, checkpoint, release)
-        verdicts = validate(trial, gates_for(checked.request))
+        verdicts = validate(trial, gates := gates_for(checked.request), _teller(context, len(gates)))
         run = _run_on(context, checked, client)
-    for verdict in verdicts.verdicts:
-        context.log(f"{verdict.rating or verdict.outcome:<6} {verdict.gate:<14} {' '.join(verdict.found.split())}")
     supply = _supply(context, checked, release, path)
     replaced = context.releases.replaced_model(release)
     report.write(path, report.compose(verdicts, release, context.store, run, report.read(path), supply, replaced))
@@ -71,6 +73,17 @@ def _judge(
             where=f"release {release.name}, {path / report.HTML_FILE}",
             fix="compare the answers in the report; calibrate with more or closer data, or a smaller group size",
         )
+
+
+def _teller(context: Context, gates: int) -> Callable[[GateResult], None]:
+    """Tells each verdict as it comes."""
+    count = itertools.count(1)
+
+    def tell(verdict: GateResult) -> None:
+        context.log(f"{verdict.rating or verdict.outcome:<6} {verdict.gate:<14} {' '.join(verdict.found.split())}")
+        context.publish(f"gate {next(count)} of {gates}: {verdict.gate} {verdict.outcome}")
+
+    return tell
 
 
 def _supply(context: Context, checked: Checked, release: Release, path: Path) -> report.Supply:

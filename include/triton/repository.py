@@ -52,8 +52,8 @@ def assemble(templates: Path, values: Mapping[str, Values], into: Path, overlay:
     """Writes the models that ``values`` names (model -> variable -> value) from ``templates`` into ``into``.
 
     A model without variables has an empty mapping; a model that is not in ``values`` is left out. Files of ``overlay``,
-    which has folders of models, too, are added to those of the templates or replace them. Git and artifact
-    stores may drop empty folders, so a missing version folder is created here.
+    which has folders of models, too, are added to those of the templates or replace them; a model may stand there
+    alone. Git and artifact stores may drop empty folders, so a missing version folder is created here.
 
     Raises:
         ToolError: a model has no template, exists already, or its values do not match its variables.
@@ -61,6 +61,8 @@ def assemble(templates: Path, values: Mapping[str, Values], into: Path, overlay:
     """
     for name, model_values in values.items():
         source, model = templates / name, into / name
+        if overlay and (overlay / name / CONFIG_FILE).is_file():
+            source = overlay / name
         if not (source / CONFIG_FILE).is_file():
             raise ToolError(f"no template for model {name}", where=str(source))
         if model.exists():

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LABEL_SERVER = "hf2triton.server"
 POLL_S = 0.25
+_TELL_S = 15.0
 _ERROR_LINES = 25
 _HARMLESS = ("NVML", "DCGM", "CUDA driver version")  # messages of every server on a host without a GPU
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the shared memory of the kernel
@@ -150,7 +151,7 @@ def launch(
         try:
             record = backend.start(plan.hardened(), record, record_path)
             log(f"started {Path(plan.argv[0]).name}, {record}, log {record.log}")
-            _wait_until_ready(record, backend, timeout_s)
+            _wait_until_ready(record, backend, timeout_s, log)
             backend.collect_log(record)
             backend.keep_across_restarts(record)
         except BaseException:
@@ -238,13 +239,17 @@ def _is_ready(record: ServerRecord, backend: Backend) -> bool:
     return answer.status_code == httpx.codes.OK and backend.is_up(record, record.ports.http)
 
 
-def _wait_until_ready(record: ServerRecord, backend: Backend, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait_until_ready(record: ServerRecord, backend: Backend, timeout_s: float, log: Log) -> None:
+    began = told = time.monotonic()
+    deadline = began + timeout_s
     while not _is_ready(record, backend):
         if why := backend.why_gone(record):
             raise _failure(f"the server died as it started: {why}", record, backend)
         if time.monotonic() > deadline:
             raise _failure(f"the server was not ready within {timeout_s:g} s", record, backend)
+        if time.monotonic() - told >= _TELL_S:
+            told = time.monotonic()
+            log(f"not ready yet after {told - began:.0f} s; it may take {timeout_s:.0f} s")
         time.sleep(POLL_S)
 
 

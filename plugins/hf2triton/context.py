@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 RELEASE_DAG = "release_awq_engine"
+OUTCOME = "outcome"
+"""The XCom in which a task tells what came of its run, in a few words."""
+PROGRESS = "progress"
+"""The XCom in which a task tells how far it is."""
+ERROR = "error"
+"""The XCom with the message of a task that failed."""
 
 
 def task_context(context: Context, log: Log) -> TaskContext:
@@ -43,7 +49,15 @@ def task_context(context: Context, log: Log) -> TaskContext:
         find_run=partial(_find_run, context),
         find_requester=lambda: context["dag_run"].triggering_user_name,
         find_users=find_users,
+        tell=lambda outcome: keep(context, OUTCOME, without_secrets(outcome, secrets)),
+        web_url=str(conf.get("api", "base_url", fallback="")).rstrip("/"),
+        publish=lambda progress: keep(context, PROGRESS, without_secrets(progress, secrets)),
     )
+
+
+def keep(context: Context, key: str, text: str) -> None:
+    """Keeps a text with the task's instance, for the run's note and page."""
+    context["ti"].xcom_push(key=key, value=text)
 
 
 def _run_state(ti: RuntimeTaskInstanceProtocol, run_id: str) -> str | None:

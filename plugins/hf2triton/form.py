@@ -9,17 +9,22 @@ from airflow.sdk import Param
 
 from include.requests.release import Form, ReleaseRequest
 
+OPEN_SECTION = "Run Parameters"
+"""The one section that Airflow 3.3's form opens, which knows it by this name."""
 _DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 
 
 def request_params(request: type[Form] = ReleaseRequest) -> dict[str, Param]:
     """One `Param` for each field of a request, in its order and sections."""
-    schema = request.model_json_schema()
-    return {name: _param(field) for name, field in schema["properties"].items()}
+    fields = request.model_json_schema()["properties"]
+    first = next(iter(fields.values()))["section"]
+    return {name: _param(field, is_open=field["section"] == first) for name, field in fields.items()}
 
 
-def _param(field: dict[str, Any]) -> Param:
+def _param(field: dict[str, Any], *, is_open: bool) -> Param:
     rules: dict[str, Any] = {name: value for name, value in field.items() if name not in {"default", "description"}}
+    if is_open:
+        rules["section"] = OPEN_SECTION
     if former := rules.pop("former", None):
         # Draft 7 ignores keys beside $ref: the form offers the current values, and a run may still use former ones.
         taken = {"enum": [*rules["enum"], *former]}

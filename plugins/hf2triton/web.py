@@ -11,6 +11,7 @@ import mimetypes
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -23,10 +24,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
+from hf2triton import runs
 from hf2triton.context import RELEASE_DAG
 from hf2triton.links import root_path
 from include import reading, report
-from include.errors import PipelineError
+from include.errors import PipelineError, UserError
 from include.live.last_answer import LastAnswer
 from include.live.playground import LIVE, Question, Server, answer, candidates, server_of
 from include.live.proxy import proxy_of
@@ -42,10 +44,12 @@ from include.report.page import (
     render_models,
     render_presets,
     render_releases,
+    render_run,
 )
 from include.report.served import Served, Snapshot
 from include.requests.names import LONGEST
 from include.requests.presets import PRESETS
+from include.requests.release import ReleaseRequest
 from include.settings import settings
 
 # Pages contain text from models and users. All of it is escaped; a script in a page would still not run.
@@ -163,13 +167,38 @@ def release_report(model: Model, number: Number, name: ReportFile) -> Response:
 
 
 @app.get("/runs/{dag_id}/{run_id}")
+def run_page(dag_id: str, run_id: str) -> Response:
+    """Redirects to the report of a run; without one, or after another failure, shows the run."""
+    found, known = _report_of(dag_id, run_id), runs.find(dag_id, run_id)
+    if known is None or (found and not known[0].failed_beside_its_gates):
+        return _to_report(found, "../../reports")
+    run, conf = known
+    paces = _paces(conf) if dag_id == RELEASE_DAG else {}
+    return _site(render_run(run, paces, datetime.now(UTC), has_report=found is not None, root=root_path()))
+
+
+@app.get("/runs/{dag_id}/{run_id}/report")
 def run_report(dag_id: str, run_id: str) -> Response:
     """Redirects to the report of the release that a run has validated last, or asked about."""
-    found = report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else _asked_about(dag_id, run_id)
+    return _to_report(_report_of(dag_id, run_id), "../../../reports")
+
+
+def _report_of(dag_id: str, run_id: str) -> Path | None:
+    return report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else _asked_about(dag_id, run_id)
+
+
+def _to_report(found: Path | None, reports: str) -> Response:
     if found is None:
-        text = "No release report belongs to this run: it has not come as far as its gates, or it makes no release."
+        text = "Airflow does not know this run, and no release report belongs to it."
         return HTMLResponse(render_message("No report", text), status.HTTP_404_NOT_FOUND, _HEADERS)
-    return RedirectResponse(f"../../reports/{found.relative_to(_root())}/{report.HTML_FILE}")
+    return RedirectResponse(f"{reports}/{found.relative_to(_root())}/{report.HTML_FILE}")
+
+
+def _paces(conf: dict[str, Any]) -> dict[str, report.Pace]:
+    try:
+        return report.paces(ReleaseStore(_root()), ReleaseRequest.parse(conf))
+    except UserError:
+        return {}
 
 
 def _asked_about(dag_id: str, run_id: str) -> Path | None:
@@ -184,7 +213,7 @@ def _root() -> Path:
 
 def _served() -> Served:
     releases, proxy = Snapshot(_root(), settings().default_model), proxy_of(settings())
-    return Served(releases, _answers, proxy.url, candidates(settings(), releases), proxy.curl)
+    return Served(releases, _answers, settings().public_url or proxy.url, candidates(settings(), releases), proxy.curl)
 
 
 def _answers(name: str) -> bool:

@@ -14,6 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 
 from hf2triton.assets import LIVE_RELEASE, OUTAGE
+from include.report.runs import ORDER
 from include.requests.operations import CatalogueCheck, PruneRequest, RollbackRequest
 from include.requests.release import Form, ReleaseRequest
 from include.settings import settings
@@ -43,20 +44,8 @@ def test_the_dag_ids_are_exactly_these(bag: DagBag) -> None:
 
 def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
     dag = bag.dags["release_awq_engine"]
-    stages = [
-        "check_request",
-        "pull_model",
-        "calibrate_awq",
-        "build_engine",
-        "assemble_repository",
-        "launch_triton",
-        "validate_generate",
-        "approve_release",
-        "promote_release",
-        "stop_candidate",
-    ]
-    assert [t.task_id for t in dag.topological_sort()] == stages
-    for before, after in itertools.pairwise(stages):
+    assert [t.task_id for t in dag.topological_sort()] == [*ORDER]
+    for before, after in itertools.pairwise(ORDER):
         assert after in dag.get_task(before).downstream_task_ids
 
 
@@ -72,13 +61,29 @@ def test_a_dag_comes_back_from_airflows_database_with_all_its_tasks(bag: DagBag,
 
 def test_all_that_touches_the_gpu_host_runs_there(bag: DagBag) -> None:
     tasks = bag.dags["release_awq_engine"].tasks
-    assert {t.task_id for t in tasks if t.queue != "gpu"} == {"pull_model", "approve_release"}
+    assert {t.task_id for t in tasks if t.queue != "gpu"} == {"pull_model", "approve_release", "finish_run"}
 
 
 def test_the_candidate_is_stopped_however_the_run_ends(bag: DagBag) -> None:
     stop = bag.dags["release_awq_engine"].get_task("stop_candidate")
     assert stop.is_teardown
     assert not stop.on_failure_fail_dagrun
+
+
+def test_a_cancelled_run_can_fail_by_its_last_teardown_and_any_other_by_its_promotion(bag: DagBag) -> None:
+    dag = bag.dags["release_awq_engine"]
+    finish = dag.get_task("finish_run")
+    assert (finish.is_teardown, finish.on_failure_fail_dagrun) == (True, True)
+    # Airflow judges by these: a task before such a teardown would not count.
+    assert "finish_run" not in dag.get_task("promote_release").downstream_task_ids
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_a_dag_says_in_lists_what_it_does(bag: DagBag, dag_id: str) -> None:
+    dag = bag.dags[dag_id]
+    assert dag.dag_display_name != dag_id
+    assert dag.description.endswith(".")
+    assert len(dag.tags) > 1
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,10 @@ class Airflow:
         self.http.patch(self._task(run), json={"new_state": "success"}).raise_for_status()
         return self.wait_for_the_end(run)
 
+    def note(self, run: str) -> str:
+        """The run's note."""
+        return str(self.http.get(f"/api/v2/dags/{DAG}/dagRuns/{run}").raise_for_status().json()["note"])
+
     def clear(self, run: str) -> None:
         """Has the approval and all that follows run again."""
         chosen = {"dag_run_id": run, "task_ids": ["approve_release"], "include_downstream": True, "only_failed": False}
@@ -153,6 +157,7 @@ def test_cleared_it_asks_again_and_a_yes_makes_the_release_live(
     airflow.wait_for_the_question(first)
     states = airflow.decide(first, "Approve", "tried by hand")
     assert states["promote_release"] == "success"
+    assert airflow.note(first) == "approval int4 g64 -> release 1, promoted"
     (asked,) = releases.get(SLUG, 1).approvals
     assert asked.answer
     assert (asked.answer.approved, asked.answer.by, asked.answer.comment) == (True, USER, "tried by hand")
@@ -167,8 +172,11 @@ def test_a_no_rejects_the_release_and_keeps_who_and_why_and_leaves_the_live_one_
     airflow.wait_for_the_question(run)
     assert answers(live)
     states = airflow.decide(run, "Reject", "too slow")
-    assert states["promote_release"] == "skipped"
+    assert (states["approve_release"], states["promote_release"]) == ("failed", "upstream_failed")
     assert states["stop_candidate"] == "success"
+    assert airflow.api.run_state(DAG, run) == "failed"
+    assert f"release {SLUG}/2 is rejected by {USER}" in airflow.note(run)
+    assert "too slow" in airflow.note(run)
     assert [state_of(releases, number) for number in (1, 2)] == ["live", "rejected"]
     assert answers(live)
     assert not list((deployment.settings.artifacts / "servers").glob("candidate-*.json"))

@@ -53,6 +53,7 @@ FORM = {
 METRICS = (PROJECT / "docs" / "deploy.md").read_text().split("## Metrics")[1]
 # The stand-in has no receiver for what Airflow sends.
 QUERIES = re.findall(r"^\| `(.*nv_.+?)` \|", METRICS, re.MULTILINE)
+ALERTS = set(re.findall(r"- alert: (\w+)", (PROJECT / "include" / "deploy" / "monitoring" / "alerts.yaml").read_text()))
 
 
 browser = web.browser  # the fixture
@@ -321,6 +322,15 @@ def test_prometheus_has_what_the_page_asks_it_for(stack: Stack, interrupted: str
         return list(answer.raise_for_status().json()["data"]["result"])
 
     assert wait_for(found, query)
+
+
+def test_prometheus_evaluates_the_alert_rules(stack: Stack, interrupted: str) -> None:
+    def healthy() -> set[str]:
+        answer = httpx.get(f"{stack.prometheus}/api/v1/rules", trust_env=False).raise_for_status().json()
+        rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
+        return {rule["name"] for rule in rules if rule["health"] == "ok"}
+
+    assert wait_for(lambda: healthy() == ALERTS, "the rules")
 
 
 def test_down_and_up_again_keeps_the_runs(stack: Stack, interrupted: str) -> None:

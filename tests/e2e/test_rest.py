@@ -229,6 +229,8 @@ def test_a_cancelled_run_leaves_nothing(
     client: Client, cancelled: str, deployment: Deployment, live_answers: Callable[[], bool]
 ) -> None:
     assert client.wait(cancelled) == "failed"
+    run = airflow.DagRunApi(client.api).get_dag_run(DAG, cancelled)
+    assert run.note == "rest int4 g64 -> cancelled in calibrate_awq: nothing went live"
     assert client.result(cancelled) is None
     store = deployment.settings.artifacts
     # until the next heartbeat of the task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from include.settings import PROJECT, Settings
 
@@ -21,3 +22,18 @@ def test_each_setting_stands_in_the_docs_with_its_default(name: str) -> None:
 def test_a_setting_is_read_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable(name), "1234")
     assert getattr(Settings(), name) == 1234
+
+
+@pytest.mark.parametrize(
+    ("given", "url"), [("https://a.example/x/", "https://a.example/x"), ("http://a:8", "http://a:8")]
+)
+def test_a_public_url_is_one(given: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF2TRITON_PUBLIC_URL", given)
+    assert Settings().public_url == url
+
+
+@pytest.mark.parametrize("given", ["models.example.org", "https://", "ftp://a", "https://a/?b"])
+def test_a_public_url_that_is_none_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF2TRITON_PUBLIC_URL", given)
+    with pytest.raises(ValidationError, match="public_url"):
+        Settings()

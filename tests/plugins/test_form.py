@@ -6,7 +6,7 @@ import pytest
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.definitions.param import SerializedParam
 
-from hf2triton.form import request_params
+from hf2triton.form import OPEN_SECTION, request_params
 from include.requests.operations import RollbackRequest
 from include.requests.release import Form, ReleaseRequest
 
@@ -79,3 +79,19 @@ def test_the_form_offers_the_swaps_of_today_and_a_run_may_bring_a_former_one(req
         assert SerializedParam(value, **param.schema).resolve(raises=True) == value  # what the REST API asks
     with pytest.raises(ParamValidationError):
         param.resolve("both")
+
+
+@pytest.mark.parametrize("request_", [ReleaseRequest, RollbackRequest])
+def test_the_first_section_is_the_one_that_the_form_opens(request_: type[Form]) -> None:
+    sections = list(dict.fromkeys(param.schema["section"] for param in request_params(request_).values()))
+    assert sections[0] == OPEN_SECTION
+    assert request_.model_json_schema()["properties"][next(iter(request_.model_fields))]["section"] not in sections
+
+
+@pytest.mark.parametrize(("target", "size", "length"), [("openvino", 32, 128), ("vllm", 128, 512)])
+def test_what_is_left_empty_follows_the_target(target: str, size: int, length: int) -> None:
+    left = {name: request_params()[name].resolve(None) for name in ("calib_size", "calib_seq_len")}
+    for given in ({}, left):
+        request = ReleaseRequest.parse({"target": target, **given})
+        assert (request.calib_size, request.calib_seq_len) == (size, length)
+    assert ReleaseRequest.parse({"target": target, "calib_size": 7}).calib_size == 7

@@ -7,8 +7,11 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -25,6 +28,7 @@ from include.live.proxy import Proxy
 from include.releases.approval import Approval
 from include.releases.records import Release, ReleaseStore
 from include.report.page import STATIC
+from include.report.runs import Run, Task
 from include.requests.presets import PRESETS
 from include.settings import settings
 from tests.support.report import report as example
@@ -71,7 +75,15 @@ def visitor(release: Release) -> TestClient:
 
 
 @pytest.fixture
-def user(visitor: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Run, dict[str, Any]]]:
+    """The runs that Airflow's database has, by id."""
+    there: dict[str, tuple[Run, dict[str, Any]]] = {}
+    monkeypatch.setattr(web.runs, "find", lambda dag, run: there.get(run))
+    return there
+
+
+@pytest.fixture
+def user(visitor: TestClient, known: object, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     """Someone who may see the runs of the DAG."""
     (permission,) = (dependency.dependency for dependency in web.app.router.dependencies)
     monkeypatch.setitem(web.app.dependency_overrides, permission, lambda: None)
@@ -147,6 +159,47 @@ def test_a_run_leads_to_the_report_of_its_release(user: TestClient) -> None:
     answer = user.get("/hf2triton/runs/release_awq_engine/manual__1", follow_redirects=True)
     assert answer.url.path == "/hf2triton/reports/org--model/1/report.html"
     assert answer.status_code == 200
+
+
+def a_run(state: str, **tasks: Task) -> Run:
+    began = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    return Run("release_awq_engine", "manual__9", state, "name int4 g64", began, None, tasks)
+
+
+def test_a_run_that_works_shows_its_tasks_and_how_far_they_are(
+    user: TestClient, known: dict[str, tuple[Run, dict[str, Any]]]
+) -> None:
+    working = Task("calibrate_awq", "running", datetime.now(UTC), progress="search: layer 3 of 30 (10.0 %), about 40 s")
+    known["manual__9"] = a_run("running", calibrate_awq=working), {"model": "org/model"}
+    answer = user.get("/hf2triton/runs/release_awq_engine/manual__9")
+    assert answer.status_code == 200
+    for text in ("name int4 g64", "search: layer 3 of 30", "promote_release", 'http-equiv="refresh"'):
+        assert text in answer.text
+
+
+@pytest.mark.parametrize(("run", "links"), [("manual__1", True), ("manual__9", False)], ids=["judged", "not judged"])
+def test_a_run_that_failed_beside_its_gates_shows_the_error(
+    user: TestClient, known: dict[str, tuple[Run, dict[str, Any]]], run: str, links: bool
+) -> None:
+    failed = Task("promote_release", "failed", error="port 8000 is taken <by> another program\n  do: free it")
+    known[run] = replace(a_run("failed", promote_release=failed), id=run), {}
+    page = user.get(f"/hf2triton/runs/release_awq_engine/{run}").text
+    assert "port 8000 is taken &lt;by&gt; another program" in page
+    assert "refresh" not in page
+    assert (f"runs/release_awq_engine/{run}/report" in page) == links
+
+
+def test_a_run_whose_gates_failed_leads_to_its_report(
+    user: TestClient, known: dict[str, tuple[Run, dict[str, Any]]]
+) -> None:
+    known["manual__1"] = a_run("failed", validate_generate=Task("validate_generate", "failed", error="gate")), {}
+    answer = user.get("/hf2triton/runs/release_awq_engine/manual__1")
+    assert answer.headers["Location"].endswith("/reports/org--model/1/report.html")
+
+
+def test_the_report_of_a_run_has_an_address_of_its_own(user: TestClient) -> None:
+    answer = user.get("/hf2triton/runs/release_awq_engine/manual__1/report", follow_redirects=True)
+    assert answer.url.path == "/hf2triton/reports/org--model/1/report.html"
 
 
 @pytest.mark.parametrize("run", ["release_awq_engine/manual__2", "prune_artifacts/manual__1"])

@@ -101,10 +101,11 @@ class Deployment:
         launch(context, plan, context.candidate_record)
         return context.candidate_record
 
-    def answer(self, name: str = "ensemble") -> str:
+    def answer(self, name: str = "ensemble", **asked: object) -> str:
         """What clients get at the live address, under a name."""
         url = f"{self.live().url}/v2/models/{name}/generate"
-        response = httpx.post(url, json={"text_input": "x", "max_tokens": 1}, trust_env=False, timeout=20)
+        body = {"text_input": "x", "max_tokens": 1, **asked}
+        response = httpx.post(url, json=body, trust_env=False, timeout=20)
         return response.json()["text_output"] if response.is_success else f"HTTP {response.status_code}"
 
     def serving(self) -> list[str]:

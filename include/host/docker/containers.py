@@ -35,13 +35,14 @@ class ContainerSpec(BaseModel):
 
     It reads the host paths ``reads``, and writes only ``out`` and ``caches``. ``gpus`` are device ids. ``ports`` are
     published on ``address`` under the same numbers. ``build`` is the command that builds an image that no registry
-    has. ``user`` is ``uid:gid``; None is the caller, or nobody if the caller is root. ``log_options`` are those of
-    the engine's ``json-file`` log.
+    has. ``entrypoint`` stands for the image's own. ``user`` is ``uid:gid``; None is the caller, or nobody if the caller
+    is root. ``log_options`` are those of the engine's ``json-file`` log.
     """
 
     model_config = ConfigDict(frozen=True)
     image: str
     argv: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
     out: Path | None = None
     reads: tuple[Path, ...] = ()
     caches: tuple[Path, ...] = ()
@@ -155,6 +156,7 @@ class Containers:
             created = self._client.create_container(
                 spec.image,
                 list(spec.argv),
+                entrypoint=None if spec.entrypoint is None else list(spec.entrypoint),
                 user=user,
                 # The user has no entry in the image's /etc/passwd, so getpass and HOME need these variables.
                 environment={"HOME": "/tmp", "USER": "hf2triton", **spec.env},  # noqa: S108 - in the container

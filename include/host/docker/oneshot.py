@@ -46,6 +46,8 @@ class DockerImage(Containers):
     def run(self, argv: Sequence[str], *, gpus: bool = False) -> Finished:
         """Runs a command in a temporary container without a network. ``gpus`` gives it all GPUs.
 
+        The image's own entrypoint is left out: NVIDIA's prints pages of text before the command's output.
+
         Raises:
             HostError: the container could not be started, e.g. without an NVIDIA runtime.
         """
@@ -79,7 +81,8 @@ class DockerImage(Containers):
     @contextmanager
     def _container(self, argv: tuple[str, ...], gpus: tuple[str, ...] = ()) -> Iterator[str]:
         """A container that is created but not started, and removed at the end of the block."""
-        container = self.create(ContainerSpec(image=self.name, argv=argv, labels={LABEL: "true"}, gpus=gpus))
+        spec = ContainerSpec(image=self.name, entrypoint=argv[:1], argv=argv[1:], labels={LABEL: "true"}, gpus=gpus)
+        container = self.create(spec)
         try:
             yield container
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +15,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from include.files import Log
-from include.live.api.answers import Answer, Piece, together
+from include.live.api.answers import Piece, together
 from include.live.api.engine import Engine
 from include.live.api.failures import ApiError
-from include.live.api.models import LiveModel
-from include.live.api.replies import DONE, Kind, Reply, described, event
+from include.live.api.metrics import CONTENT_TYPE, Metrics, Stopwatch
+from include.live.api.replies import DONE, Reply, described, event
 from include.live.api.requests import Asked, ChatRequest, CompletionRequest, parse
 from include.live.api.served import Models
 from include.live.proxy.routes import RELEASE_HEADER
@@ -35,6 +36,7 @@ class _HungUp(Exception):
 def app(models: Path, socket: Path, log: Log = print) -> FastAPI:
     """The service for the live models in a file, whose engines are behind a socket."""
     live = Models(models, log)
+    metrics = Metrics()
     engines: list[Engine] = []
 
     @asynccontextmanager
@@ -44,7 +46,11 @@ def app(models: Path, socket: Path, log: Log = print) -> FastAPI:
         await engines.pop().close()
 
     service = FastAPI(lifespan=running, openapi_url=None, redirect_slashes=False)
-    service.exception_handlers |= {ApiError: _failed, HTTPException: _unknown, _HungUp: _gone}
+    service.exception_handlers |= {ApiError: partial(_failed, metrics), HTTPException: _unknown, _HungUp: _gone}
+
+    @service.get("/metrics")
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @service.get("/v1/models")
     async def list_models() -> dict[str, Any]:
@@ -56,33 +62,37 @@ def app(models: Path, socket: Path, log: Log = print) -> FastAPI:
 
     @service.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
+        watch = Stopwatch(metrics)
         asked = parse(await request.body(), ChatRequest)
         served = await live.served(asked.model)
         answers = await _while_connected(request, served.chat(asked))
-        return await _reply("chat", request, asked, served.model, answers, engines[0])
+        reply = Reply("chat", served.model, sum(len(answer.job.prompt) for answer in answers))
+        return await _answer(request, asked, reply, together(answers, engines[0], served.model), watch)
 
     @service.post("/v1/completions")
     async def completion(request: Request) -> Response:
+        watch = Stopwatch(metrics)
         asked = parse(await request.body(), CompletionRequest)
         served = await live.served(asked.model)
         answers = await _while_connected(request, served.completion(asked))
-        return await _reply("completion", request, asked, served.model, answers, engines[0])
+        reply = Reply("completion", served.model, sum(len(answer.job.prompt) for answer in answers))
+        return await _answer(request, asked, reply, together(answers, engines[0], served.model), watch)
 
     return service
 
 
-async def _reply(
-    kind: Kind, request: Request, asked: Asked, model: LiveModel, answers: list[Answer], engine: Engine
+async def _answer(
+    request: Request, asked: Asked, reply: Reply, pieces: AsyncGenerator[Piece, None], watch: Stopwatch
 ) -> Response:
-    reply = Reply(kind, model, sum(len(answer.job.prompt) for answer in answers))
-    headers = {RELEASE_HEADER: model.release}
-    pieces = together(answers, engine, model)
+    headers = {RELEASE_HEADER: reply.model.release}
     if not asked.stream:
         found = await _while_connected(request, _all(pieces))
+        watch.end(reply, found)
         return JSONResponse(reply.whole(found), headers=headers)
     # With the first piece the engine has accepted the request: before that it can still be refused by a status.
     first = await _while_connected(request, anext(pieces))
-    events = _events(reply, first, pieces, asked)
+    watch.first_token(reply)
+    events = _events(reply, first, pieces, asked, watch)
     return StreamingResponse(events, media_type="text/event-stream", headers=headers | {"cache-control": "no-cache"})
 
 
@@ -92,7 +102,7 @@ async def _all(pieces: AsyncGenerator[Piece, None]) -> list[Piece]:
 
 
 async def _events(
-    reply: Reply, first: Piece, pieces: AsyncGenerator[Piece, None], asked: Asked
+    reply: Reply, first: Piece, pieces: AsyncGenerator[Piece, None], asked: Asked, watch: Stopwatch
 ) -> AsyncGenerator[str, None]:
     last: dict[int, Piece] = {}
     extra: dict[str, Any] = {"usage": None} if asked.includes_usage else {}
@@ -108,7 +118,10 @@ async def _events(
                 yield event(reply.usage(last.values()))
             yield DONE
         except ApiError as error:
+            watch.failed(error)
             yield event(error.body())
+        finally:
+            watch.end(reply, last.values())
 
 
 async def _after(first: Piece, pieces: AsyncGenerator[Piece, None]) -> AsyncIterator[Piece]:
@@ -137,9 +150,10 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _failed(_: Request, error: Exception) -> Response:
+async def _failed(metrics: Metrics, _: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
+    metrics.failed(error.status)
     return JSONResponse(error.body(), error.status)
 
 

@@ -34,7 +34,7 @@ class Reply:
         """The answer at once."""
         indices = sorted({piece.index for piece in pieces})
         choices = [self._choice([piece for piece in pieces if piece.index == index]) for index in indices]
-        return {**self._head(0), "choices": choices, "usage": self._usage(pieces)}
+        return {**self._head(0), "choices": choices, "usage": self.usage_of(pieces)}
 
     def begin(self) -> dict[str, Any]:
         """The first chunk of a chat's stream: who speaks."""
@@ -51,7 +51,7 @@ class Reply:
 
     def usage(self, pieces: Iterable[Piece]) -> dict[str, Any]:
         """The chunk after the last, if a stream is to have its usage."""
-        return {**self._head(1), "choices": [], "usage": self._usage(pieces)}
+        return {**self._head(1), "choices": [], "usage": self.usage_of(pieces)}
 
     def _choice(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         text, last = "".join(piece.text for piece in pieces), pieces[-1]
@@ -75,7 +75,8 @@ class Reply:
             "system_fingerprint": self.model.release,
         }
 
-    def _usage(self, pieces: Iterable[Piece]) -> dict[str, int]:
+    def usage_of(self, pieces: Iterable[Piece]) -> dict[str, int]:
+        """The tokens of prompt and answer; each choice counts by its latest piece."""
         counts = {piece.index: piece.tokens for piece in pieces}
         answered = sum(counts.values())
         return {

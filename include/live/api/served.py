@@ -62,9 +62,19 @@ class Served:
 
     async def _prompt(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, list):
+            self._check_ids(prompt)
             return prompt
         self._check_size(len(prompt), "prompt")
         return await asyncio.to_thread(self._vocabulary.encode_prompt, prompt)
+
+    def _check_ids(self, prompt: list[int]) -> None:
+        wrong = self._vocabulary.first_unknown(prompt)
+        if wrong is not None:
+            raise invalid(
+                f"prompt: {wrong} is no token of model {self.model.name}, whose vocabulary has "
+                f"{self._vocabulary.size} tokens",
+                "prompt",
+            )
 
     def _template(self, request: ChatRequest) -> ChatTemplate:
         wanted = "tool_use" if request.offered and "tool_use" in self._templates else "default"

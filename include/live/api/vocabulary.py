@@ -45,6 +45,7 @@ class Vocabulary:
         wrong = [token for token in control if self._encode(self._names[token], special=False) != [ids[token]]]
         if wrong:
             raise HostError(f"the tokenizer's tokens {wrong[:3]} cannot be told from text", where=str(folder))
+        self._ids = frozenset(self._tokenizer.get_vocab().values())
         self._mark = f"\ue002{nonce}\ue003"
         self._special, self._control = _Tokens(special), _Tokens(control)
         self._contents = {name: content for content, name in self._names.items()}
@@ -55,6 +56,15 @@ class Vocabulary:
         """The id of a token by its own name."""
         found: int | None = self._tokenizer.token_to_id(self._names.get(token, token))
         return found
+
+    @property
+    def size(self) -> int:
+        """The number of its tokens."""
+        return len(self._ids)
+
+    def first_unknown(self, ids: Sequence[int]) -> int | None:
+        """The first of ``ids`` that stands for no token; a model has weights for more ids than it has tokens."""
+        return next((one for one in ids if one not in self._ids), None)
 
     def marked(self, value: Any, *, trusted: bool) -> Any:  # noqa: ANN401 - any JSON
         """A client's values for a template, with marks in what looks like a control token.

@@ -129,20 +129,19 @@ def published(files: Files) -> Routing | None:
 
 
 def list_targets(files: Files, routing: Routing, scheme: str, address: str, port: int) -> None:
-    """Writes the list of what Prometheus can scrape, in the format of its ``file_sd_configs``, if it has changed."""
+    """Writes the list of what Prometheus can scrape, in the format of its ``file_sd_configs``, if it has changed.
+
+    It is each live server, and the service of the OpenAI API, whose metrics say the model and the release themselves.
+    """
     target = http_url(address, port).removeprefix("http://")
-    targets = [
-        {
-            "targets": [target],
-            "labels": {
-                "__scheme__": scheme,
-                "__metrics_path__": f"/metrics/{name}",
-                "model": name,
-                "release": served.release,
-            },
-        }
-        for name, served in routing.served().items()
-    ]
+
+    def group(path: str, labels: dict[str, str]) -> dict[str, Any]:
+        return {"targets": [target], "labels": {"__scheme__": scheme, "__metrics_path__": path, **labels}}
+
+    served = routing.served()
+    targets = [group(f"/metrics/{name}", {"model": name, "release": one.release}) for name, one in served.items()]
+    if targets:
+        targets.append(group(routes.API_METRICS, {"job": "openai_api"}))
     text = json.dumps(targets, indent=1)
     with suppress(OSError, ValueError):
         if reading.read_text(files.targets, Limit.RECORD) == text:

@@ -31,6 +31,9 @@ PARTS = RESERVED
 API = "api"
 """The cluster of the OpenAI API's service."""
 
+API_METRICS = "/api/metrics"
+"""The path of the service's metrics; those of a server have its name after theirs."""
+
 _ABOUT_API = r"/v1/models(/[A-Za-z0-9_.-]+)?"
 _ASK_API = "/v1/(chat/)?completions"
 _ABOUT_SERVER = "/v2(/health/(live|ready))?"
@@ -184,6 +187,8 @@ def _metrics(targets: list[_Target], default: _Target | None) -> Iterator[dict[s
     bare = _regex("/metrics", "GET")
     yield default.to("metrics", bare, about=True) if default else _no_default(bare)
     yield _unknown({"prefix": "/metrics/"}, targets)
+    route = {"cluster": API, "prefix_rewrite": "/metrics", "priority": "HIGH", "timeout": "0s", **_RETRIED}
+    yield {"match": _regex(API_METRICS, "GET"), "route": route}
 
 
 _TABLES = {"http": _http, "grpc": _grpc, "metrics": _metrics}

@@ -77,11 +77,14 @@ function confirmed(button) {
   document.getElementById("confirm-title").textContent = button.dataset.title;
   document.getElementById("confirm-text").textContent = button.dataset.text;
   document.getElementById("confirm-dag").textContent = button.dataset.dag;
-  document.getElementById("confirm-conf").textContent = JSON.stringify(JSON.parse(button.dataset.conf), null, 2);
+  const params = document.getElementById("confirm-conf");
+  params.value = JSON.stringify(JSON.parse(button.dataset.conf), null, 2);
+  params.readOnly = !button.dataset.editable;
+  document.getElementById("confirm-params").open = !params.readOnly;
   dialog.returnValue = "cancel";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "start"), { once: true });
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "start" && params.value), { once: true });
   });
 }
 
@@ -110,14 +113,23 @@ async function follow(dag, run, place) {
   say(place, state, "Run ", runLink(dag, run), ` of ${dag}: ${state}.${advice}`);
 }
 
+function parsed(params) {
+  try {
+    return JSON.parse(params);
+  } catch (error) {
+    throw new Refusal(`The params are not JSON: ${error.message}`);
+  }
+}
+
 async function act(button) {
-  if (!(await confirmed(button))) return;
+  const params = await confirmed(button);
+  if (!params) return;
   const place = button.closest(".card").querySelector(".outcome");
   button.disabled = true;
   say(place, "queued", "Starting the run…");
   try {
-    const { dag, conf } = button.dataset;
-    await follow(dag, await start(dag, JSON.parse(conf)), place);
+    const { dag } = button.dataset;
+    await follow(dag, await start(dag, parsed(params)), place);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     say(place, "failed", error.message);

@@ -12,7 +12,7 @@ import openvino_genai as genai
 import torch  # noqa: TID253
 
 from include.errors import ToolError, UserError
-from include.stages.common import has_native_bfloat16
+from include.stages.common import has_native_bfloat16, tell
 
 TOLERANCE = 0.005
 EXACT = "exact"
@@ -79,5 +79,6 @@ def engine_perplexity(folder: Path, blocks: torch.Tensor, properties: dict[str, 
             pipeline.step()
         # The first token has no likelihood, and the last is the one new token.
         (output,) = handle.read_all()
+        tell(f"sample {number + 1} of {len(blocks)}", (number + 1) / len(blocks))
         losses.append(-np.mean(output.generated_log_probs[1 : len(block)]))
     return math.exp(np.mean(losses))

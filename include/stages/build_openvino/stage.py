@@ -16,11 +16,13 @@ import torch  # noqa: TID253
 
 from include.errors import UserError
 from include.model.files import CONFIG_FILE, GENERATION_FILE
+from include.model.generation import suppressed_ids
 from include.stages.build_openvino.graph import IR_FILE, export_graph, insert_int4, verify_ints
 from include.stages.build_openvino.proof import Proof, engine_perplexity, plugin_config
 from include.stages.checkpoint import Checkpoint
 from include.stages.common import StageReport, log
 from include.stages.quality import HeldOut, perplexity
+from include.stages.vocabulary import silenced
 
 TARGET = "openvino"
 
@@ -38,10 +40,11 @@ def build(checkpoint_dir: Path, out: Path, precision: str, report: StageReport) 
         raise UserError(f"the checkpoint has no {GENERATION_FILE}", where=str(checkpoint_dir))
     with report.part("dequantize"):
         model = checkpoint.model(torch.float32)
-    with report.part("measure torch"):
+    missing = suppressed_ids(checkpoint_dir)
+    with report.part("measure torch"), silenced(model, missing):
         expected = _torch_perplexity(model, held_out)
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as scratch:
-        with report.part("export graph"):
+        with report.part("export graph"), silenced(model, missing):
             graph = export_graph(model, Path(scratch))
         del model
         with report.part("insert int4"):

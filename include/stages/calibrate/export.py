@@ -72,7 +72,7 @@ def _write(model: Any, source: SourceModel, dtype: torch.dtype, tp_size: int, ou
     from modelopt.torch.export import torch_to_tensorrt_llm_checkpoint
 
     row = ARCHITECTURES[source.config.architecture]
-    with torch.no_grad(), _two_norms(model, row) as norms:
+    with torch.no_grad(), _unpadded(), _two_norms(model, row) as norms:
         ranks = torch_to_tensorrt_llm_checkpoint(model, row.decoder_type, dtype, inference_tensor_parallel=tp_size)
         for config, weights, _ in ranks:
             verify_rotary(source.config, config)
@@ -124,13 +124,30 @@ def _add_norms(
             weights.setdefault(f"transformer.layers.{index}.{row.tensors.norms[name]}.weight", weight)
 
 
+@contextmanager
+def _unpadded() -> Iterator[None]:
+    """Within it ModelOpt leaves the vocabulary as it is.
+
+    For an output layer in int4, which ours is not, it would pad it to a multiple of 64, and TensorRT-LLM would take
+    the padding for tokens.
+    """
+    from modelopt.torch.export import model_config_export as exporter
+
+    pad, exporter.pad_embedding_lm_head = exporter.pad_embedding_lm_head, lambda config: None
+    try:
+        yield
+    finally:
+        exporter.pad_embedding_lm_head = pad
+
+
 def _complete(config: dict[str, Any], model: Any, row: Architecture, hf_fields: Mapping[str, Any]) -> None:  # noqa: ANN401
     """Adds the fields of TensorRT-LLM's own config classes, which ModelOpt writes only if that is installed."""
     attention, mlp = model.get_decoder().layers[0].self_attn, model.get_decoder().layers[0].mlp
     config["quantization"].setdefault("exclude_modules", [])
-    config.setdefault("attn_bias", attention.q_proj.bias is not None)
-    config.setdefault("mlp_bias", mlp.up_proj.bias is not None)
-    config.update(row.checkpoint_fields({"head_dim": config["head_size"], **hf_fields}))
+    # Where tensorrt_llm is installed, its class has filled in a mlp_bias of its own, which is False.
+    config["attn_bias"] = attention.q_proj.bias is not None
+    config["mlp_bias"] = mlp.up_proj.bias is not None
+    config.update(row.checkpoint_fields({**hf_fields, "head_dim": config["head_size"]}))
 
 
 def verify_finite(weights: Mapping[str, torch.Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError
-from include.stages.common import log
+from include.stages.common import log, tell
 from include.stages.formats.int4_awq import awq_config
 
 _NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
@@ -25,13 +25,44 @@ def quantize(model: Any, blocks: torch.Tensor, group_size: int, batch_size: int)
     device = model.get_input_embeddings().weight.device
     batches = blocks.to(device).split(batch_size)
     decoder = model.get_decoder()
+    told = _Told(len(decoder.layers), len(batches))
+    hooks = [layer.register_forward_hook(told.layer) for layer in decoder.layers]
 
     def forward(_: object) -> None:
+        told.next_pass()
         with torch.no_grad():
             for batch in batches:
                 decoder(batch, use_cache=False)
 
-    mtq.quantize(model, awq_config(group_size), forward)
+    try:
+        mtq.quantize(model, awq_config(group_size), forward)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+_PASSES = (("activations", 1), ("alpha search", 12))
+"""ModelOpt's passes through the network, with the forwards of each layer: one as it is, and 11 alphas."""
+
+
+class _Told:
+    """Tells how far the search is, from the forwards of the decoder's layers."""
+
+    def __init__(self, layers: int, batches: int) -> None:
+        self._layers, self._batches = layers, batches
+        self._pass, self._done = -1, 0
+
+    def next_pass(self) -> None:
+        self._pass, self._done = min(self._pass + 1, len(_PASSES) - 1), 0
+
+    def layer(self, *_: object) -> None:
+        self._done += 1
+        name, cost = _PASSES[self._pass]
+        batch, layer = divmod(self._done - 1, self._layers)
+        of_batch = f" of batch {batch + 1} of {self._batches}" if self._batches > 1 else ""
+        before = sum(cost for _, cost in _PASSES[: self._pass])
+        share = before + cost * min(self._done / (self._layers * self._batches), 1)
+        tell(f"{name}, layer {layer + 1} of {self._layers}{of_batch}", share / sum(cost for _, cost in _PASSES))
 
 
 def compile_extension() -> None:

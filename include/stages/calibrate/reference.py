@@ -9,6 +9,7 @@ from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
+from include.stages.common import tell
 from include.stages.quality import HeldOut, perplexity
 
 REFERENCE_FILE = "reference.json"
@@ -40,20 +41,29 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user's text, and the token ids that the model is fed: of the text, or of the text in the chat template."""
+    """A user's text, and the token ids that the model is fed: of the text, or of the text in the chat template.
+
+    ``turn``: what the model is fed is a turn in its template, whose answer ends.
+    """
 
     text: str
     chat: bool
     ids: list[int]
+    turn: bool = False
 
 
 def prompts(tokenizer: Any, held_out: HeldOut) -> list[Prompt]:  # noqa: ANN401
-    """The question and texts to go on with as they are, and again in the model's chat template if it has one."""
+    """The question and texts to go on with as they are, and again in the model's chat template if it has one.
+
+    For endpoints that apply no template there is also the question's turn as a text.
+    """
     texts = (QUESTION, *COMPLETIONS, *_contexts(tokenizer, held_out))
     raw = [Prompt(text, False, tokenizer(text)["input_ids"]) for text in texts]
     if not tokenizer.chat_template:
         return raw
-    return raw + [Prompt(text, True, _chat_ids(tokenizer, text)) for text in texts]
+    turn = _turn(tokenizer, QUESTION)
+    raw.append(Prompt(turn, False, tokenizer(turn)["input_ids"], turn=True))
+    return raw + [Prompt(text, True, _chat_ids(tokenizer, text), turn=True) for text in texts]
 
 
 def _contexts(tokenizer: Any, held_out: HeldOut) -> list[str]:  # noqa: ANN401
@@ -64,24 +74,43 @@ def _contexts(tokenizer: Any, held_out: HeldOut) -> list[str]:  # noqa: ANN401
 
 
 def _chat_ids(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
-    messages = [{"role": "user", "content": text}]
-    ids: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
+    ids: list[int] = tokenizer.apply_chat_template(_messages(text), tokenize=True, add_generation_prompt=True)
     return ids
+
+
+def _turn(tokenizer: Any, text: str) -> str:  # noqa: ANN401
+    """The text in the template, without the BOS token that the tokenizer itself begins a text with."""
+    turn: str = tokenizer.apply_chat_template(_messages(text), tokenize=False, add_generation_prompt=True)
+    bos = tokenizer.bos_token
+    return turn.removeprefix(bos) if bos and tokenizer.bos_token_id in tokenizer("")["input_ids"] else turn
+
+
+def _messages(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
 
 
 def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # noqa: ANN401
     """Perplexity and greedy answers of ``model``, which stays on its device."""
     device = model.get_input_embeddings().weight.device
     with torch.no_grad():
-        score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks)
+        score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks, 0.5)
         asked = prompts(tokenizer, held_out)
+        tell(f"greedy answers to {len(asked)} prompts", 0.5)
         answers = _greedy(model, tokenizer, asked, NEW_TOKENS)
-        question = next((place for place, prompt in enumerate(asked) if prompt.chat), None)
-        if question is not None and not any(answer.ended for answer in answers):
-            # Without an answer that ends, nothing would show an endpoint that does not stop.
-            limit = min(LONG_ANSWER, model.config.max_position_embeddings - len(asked[question].ids))
-            answers[question] = _greedy(model, tokenizer, [asked[question]], limit)[0]
+        for place in _without_an_end(asked, answers):
+            limit = min(LONG_ANSWER, model.config.max_position_embeddings - len(asked[place].ids))
+            answers[place] = _greedy(model, tokenizer, [asked[place]], limit)[0]
         return Measurement(score, answers)
+
+
+def _without_an_end(asked: list[Prompt], answers: list[Answer]) -> list[int]:
+    """The place of the first turn in each form, chat or raw, in which no answer has ended.
+
+    An endpoint is asked in one of the forms; without an answer that ends, nothing would show one that does not stop.
+    """
+    ended = {prompt.chat for prompt, answer in zip(asked, answers, strict=True) if answer.ended}
+    turns = {prompt.chat: place for place, prompt in reversed(list(enumerate(asked))) if prompt.turn}
+    return [place for chat, place in turns.items() if chat not in ended]
 
 
 def _greedy(model: Any, tokenizer: Any, asked: list[Prompt], new_tokens: int) -> list[Answer]:  # noqa: ANN401

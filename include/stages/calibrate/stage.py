@@ -10,6 +10,7 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
+from include.model import generation
 from include.model.weights import check_tensors
 from include.stages.calibrate import data, memory
 from include.stages.calibrate.export import export
@@ -27,6 +28,7 @@ from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint, DeviceMap
 from include.stages.common import StageReport, log
 from include.stages.quality import HeldOut
+from include.stages.vocabulary import Vocabulary, silenced
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Inputs:
 
     source: SourceModel
     tokenizer: Any
+    vocabulary: Vocabulary
     blocks: torch.Tensor
     held_out: HeldOut
 
@@ -67,7 +70,7 @@ def _calibrate(options: Options, report: StageReport) -> None:
     with report.part("measure after"):
         after = _measure_checkpoint(options, inputs, devices)
     inputs.held_out.save(options.out)
-    inputs.tokenizer.save_pretrained(options.out / "tokenizer")
+    _save_tokenizer(inputs.tokenizer, options.out)
     write_reference(options.out, inputs.tokenizer, inputs.held_out, before, after)
     _describe(options, report, inputs.source)
     report.results |= {"perplexity_before": before.perplexity, "perplexity_after": after.perplexity}
@@ -84,7 +87,8 @@ def check(options: Options) -> Inputs:
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
     held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
     _check_vocabulary(source, tokenizer, blocks, held_out)
-    return Inputs(source, tokenizer, blocks, held_out)
+    vocabulary = Vocabulary.of(tokenizer, source.config.vocab_size, generation.end_ids(source.folder))
+    return Inputs(source, tokenizer, vocabulary, blocks, held_out)
 
 
 def _check_vocabulary(source: SourceModel, tokenizer: Any, blocks: torch.Tensor, held_out: HeldOut) -> None:  # noqa: ANN401
@@ -102,18 +106,18 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
     """Everything that needs the source model in memory, which is free again afterwards; returns its device map, too."""
     dtype = compute_dtype(options.device, options.dtype)
     batch = _prepare(options, report, inputs.source, dtype.itemsize)
-    slot = Slot(lambda: load_model(inputs.source, options.device, dtype))
+    slot = Slot(lambda: inputs.vocabulary.cut(load_model(inputs.source, options.device, dtype)))
     with report.part("load"):
         slot.model()
     with report.part("measure before"):
-        before = measure(slot.model(), inputs.tokenizer, inputs.held_out)
+        before = _measure(slot.model(), inputs)
     with report.part("search"):
         batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch)
     with report.part("export"):
         if options.smoothing == "foldable":
             make_foldable(slot.model(), inputs.source.config)
         export(slot.model(), inputs.source, options.dtype, options.tp_size, options.out)
-        _write_generation_config(slot.model(), inputs.tokenizer, options.out)
+        _write_generation_config(slot.model(), inputs, options.out)
     devices = dict(slot.model().hf_device_map)
     slot.release()
     report.results |= {
@@ -147,16 +151,31 @@ def _measure_checkpoint(options: Options, inputs: Inputs, devices: DeviceMap) ->
     model = Checkpoint(options.out).model(dtype, devices)
     # Else it would have the end token that transformers' configuration of its architecture defaults to.
     model.generation_config = GenerationConfig.from_pretrained(options.out)
-    return measure(model, inputs.tokenizer, inputs.held_out)
+    return _measure(model, inputs)
 
 
-def _write_generation_config(model: Any, tokenizer: Any, out: Path) -> None:  # noqa: ANN401
-    """The tokens that end an answer: config.json of a TensorRT-LLM checkpoint does not hold them."""
+def _measure(model: Any, inputs: Inputs) -> Measurement:  # noqa: ANN401
+    with silenced(model, inputs.vocabulary.missing):
+        return measure(model, inputs.tokenizer, inputs.held_out)
+
+
+def _write_generation_config(model: Any, inputs: Inputs, out: Path) -> None:  # noqa: ANN401
+    """The tokens that end an answer, and those that none may have: a TensorRT-LLM checkpoint does not hold them."""
     from transformers import GenerationConfig
 
     GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=end_ids(model, tokenizer) or None
+        bos_token_id=inputs.tokenizer.bos_token_id,
+        eos_token_id=end_ids(model, inputs.tokenizer) or None,
+        suppress_tokens=list(inputs.vocabulary.missing) or None,
     ).save_pretrained(out)
+
+
+def _save_tokenizer(tokenizer: Any, out: Path) -> None:  # noqa: ANN401
+    """The tokenizer, which names an end token if the checkpoint has one: NVIDIA's preprocessing needs it."""
+    if tokenizer.eos_token is None:
+        named = tokenizer.convert_ids_to_tokens(list(generation.end_ids(out)))
+        tokenizer.eos_token = next(filter(None, named), None)
+    tokenizer.save_pretrained(out / "tokenizer")
 
 
 def _describe(options: Options, report: StageReport, source: SourceModel) -> None:

@@ -18,6 +18,7 @@ from include.host.docker.oneshot import DockerImage
 from include.host.docker.registry import FindLogin, no_login
 from include.host.gpus import Gpu
 from include.model.config import ModelConfig
+from include.model.generation import end_ids
 from include.requests.release import ReleaseRequest
 from include.runners.job import Command
 from include.settings import Settings
@@ -88,11 +89,19 @@ class TensorRTLLMTarget(Target):
         self.devices(request, shared)
 
     def check_fits(self, request: ReleaseRequest, config: ModelConfig, shared: Collection[str] = ()) -> None:
-        """Raises `HostError` if a stage needs more memory than the idle GPUs have, as `estimates` has it."""
+        """Checks that upstream's layers fit the model's, and that its stages fit the idle GPUs.
+
+        Raises:
+            UserError: the model's dimensions cannot be shared as asked.
+            HostError: a stage needs more memory than there is, as `estimates` has it.
+        """
+        engines.check_dimensions(request, config)
         estimates.check_fits(estimates.estimate(config, request), self.devices(request, shared))
 
     def check_tokenizer(self, request: ReleaseRequest, folder: Path) -> None:
-        """Raises `UserError` if pieces of a streamed answer would lose the spaces between them."""
+        """Raises `UserError` for a tokenizer that NVIDIA's models or engines cannot serve as the request asks."""
+        engines.check_vocabulary(folder)
+        engines.check_end(folder)
         if request.streaming:
             engines.check_pieces(folder)
 
@@ -175,6 +184,14 @@ class TensorRTLLMTarget(Target):
             self._docker.copy_out(self.image.tools.templates, copy)
         return copy
 
+    def overlay(self) -> Path:
+        """The model that adds end tokens, for the models that have several."""
+        return Path(__file__).parent / "repository"
+
+    def connect(self, repository: Path) -> None:
+        """Lets that model stand between NVIDIA's preprocessing and the engine."""
+        templates.connect(repository)
+
     def repository_values(
         self, request: ReleaseRequest, config: ModelConfig, checkpoint: Path, engine: Path
     ) -> dict[str, dict[str, str]]:
@@ -182,7 +199,14 @@ class TensorRTLLMTarget(Target):
         tokenizer = checkpoint / "tokenizer"
         engines.check_tokenizer(tokenizer)
         engines.check_ranks(self._check_engine(engine), engine, request.tp_size)
-        return templates.values(request, self._own, tokenizer=tokenizer, engine=engine, templates=self.templates())
+        return templates.values(
+            request,
+            self._own,
+            tokenizer=tokenizer,
+            engine=engine,
+            templates=self.templates(),
+            ends=end_ids(checkpoint),
+        )
 
     def local_path(self, path: str) -> Path:
         """The path itself if it is in the store, which is the same in the container; the rest is the image's."""

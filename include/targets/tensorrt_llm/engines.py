@@ -8,7 +8,10 @@ from pathlib import Path
 
 from include.artifacts.store import MANIFEST_FILE, Manifest
 from include.errors import HostError, ToolError, UserError
-from include.model.files import TOKENIZER_FILE
+from include.model.config import ModelConfig
+from include.model.files import CONFIG_FILE, TOKENIZER_FILE, read_object
+from include.model.generation import end_ids
+from include.model.tokenizer import TokenizerFacts
 from include.requests.release import ReleaseRequest
 from include.stages.build_tensorrt_llm.outputs import Engine, read_engine
 from include.targets.tensorrt_llm.image import ImageFacts
@@ -17,6 +20,7 @@ from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 GROUP_SIZES = (128, 64)
 """Upstream's groupwise kernels have no others ("Only group size 64 and 128 supported for fine grained kernels")."""
 
+_LEAST_MULTIPLE = 64
 _PIECES = "One, two and three."
 
 MODULE = "include.stages.build_tensorrt_llm"
@@ -30,6 +34,36 @@ def check_request(request: ReleaseRequest) -> None:
             where="field awq_group_size",
             fix="use 128, or 64 if 128 does not divide the model's dimensions",
         )
+
+
+def check_dimensions(request: ReleaseRequest, config: ModelConfig) -> None:
+    """Raises `UserError`, with sizes that fit, unless upstream's int4 layers hold the checkpoint's weights unpadded.
+
+    Each layer is padded to a multiple of the group (64 at least) times the ranks, in its inputs and its outputs, and
+    then does not load weights that are not.
+    """
+    wrong = _unfit(config, request.awq_group_size, request.tp_size)
+    if not wrong:
+        return
+    sizes = ((group, tp) for tp in range(request.tp_size, 0, -1) for group in GROUP_SIZES)
+    fits = next((size for size in sizes if config.heads % size[1] == 0 and not _unfit(config, *size)), None)
+    raise UserError(
+        f"TensorRT-LLM cannot share groups of {request.awq_group_size} among {request.tp_size} ranks: "
+        f"{', '.join(wrong)}",
+        where="fields awq_group_size and tp_size",
+        fix=f"use awq_group_size {fits[0]} with tp_size {fits[1]}" if fits else "choose target vllm or openvino",
+    )
+
+
+def _unfit(config: ModelConfig, group: int, tp: int) -> list[str]:
+    multiple = max(_LEAST_MULTIPLE, group) * tp
+    widths = {
+        "hidden size": config.hidden_size,
+        "query, key and value": (config.heads + 2 * config.kv_heads) * config.head_dim,
+        "attention output": config.heads * config.head_dim,
+        "MLP": config.intermediate_size,
+    }
+    return [f"{name} {width} is no multiple of {multiple}" for name, width in widths.items() if width % multiple]
 
 
 def build_options(request: ReleaseRequest, settings: TensorRTLLMSettings) -> dict[str, str]:
@@ -95,6 +129,39 @@ def check_tokenizer(directory: Path) -> None:
             f"the tokenizer brings its own code ({', '.join(code)}), which Triton would run",
             where=str(directory),
             fix="use a model whose tokenizer is part of transformers",
+        )
+
+
+def check_vocabulary(directory: Path) -> None:
+    """Raises `UserError` if ids below the tokenizer's last one stand for no token.
+
+    TensorRT-LLM takes all ids below ``vocab_size`` for tokens: those beyond the last are no part of a checkpoint, but
+    nothing keeps an engine from drawing one in between.
+    """
+    path = directory / TOKENIZER_FILE
+    if not path.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    ids = set(Tokenizer.from_file(str(path)).get_vocab().values())
+    gaps = [one for one in range(max(ids, default=0)) if one not in ids]
+    if gaps:
+        raise UserError(
+            f"{len(gaps)} ids of the vocabulary stand for no token, {gaps[0]} for instance: TensorRT-LLM's engines "
+            "would draw them",
+            where="field target",
+            fix="choose target vllm or openvino, which keep them out of answers",
+        )
+
+
+def check_end(directory: Path) -> None:
+    """Raises `UserError` for a model without a token that ends a text: NVIDIA's preprocessing does not load then."""
+    named = read_object(directory / CONFIG_FILE).get("eos_token_id") if (directory / CONFIG_FILE).is_file() else None
+    if named is None and not TokenizerFacts.read(directory).named.get("eos_token") and not end_ids(directory):
+        raise UserError(
+            "the model names no token that ends a text, and NVIDIA's preprocessing needs one",
+            where="field model",
+            fix="set eos_token in the model's tokenizer_config.json; or choose target openvino or vllm",
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from include.host.services.process import GRACE_S
 from include.targets.tensorrt_llm.image import ImageFacts
 
 if TYPE_CHECKING:
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 ENGINE_MODEL = "tensorrt_llm"
 SHM_BYTES = 2 << 30
+_MPIRUN = (
+    "--allow-run-as-root",
+    # Else Open MPI puts each rank with all its threads, and the tokenizers' processes, on one core.
+    *("--bind-to", "none"),
+    # Else it kills ranks a second after it has asked them to end.
+    *("--mca", "odls_base_sigkill_timeout", str(round(GRACE_S))),
+)
 ULIMITS: Mapping[str, int] = MappingProxyType({"memlock": -1, "stack": 67_108_864})
 
 
@@ -25,7 +33,7 @@ def server_argv(image: ImageFacts, repository: Path, ports: Ports, *, ranks: int
     """The server's argument list: tritonserver for one rank, else mpirun with as many."""
     if ranks == 1:
         return _rank(image, repository, ports, 0)
-    argv = [image.mpirun(), "--allow-run-as-root"]
+    argv = [image.mpirun(), *_MPIRUN]
     for rank in range(ranks):
         separator = [":"] if rank else []
         argv += [*separator, "-n", "1", *_rank(image, repository, ports, rank)]

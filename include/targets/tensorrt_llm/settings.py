@@ -24,10 +24,10 @@ class TensorRTLLMSettings(BaseSettings):
         description='Accepted digests of the image, a JSON list: ["sha256:..."]. Empty: any. Manifests record it.',
     )
     min_driver: str = Field(
-        default="590.44.01",
+        default="580.65.06",
         pattern=r"^\d+(\.\d+)*$",
-        description="Oldest NVIDIA driver. On a data-center GPU the image's CUDA compatibility package may accept an "
-        "older branch: NVIDIA's release notes of the image say which.",
+        description="Oldest NVIDIA driver: CUDA 13.0's, which runs all of CUDA 13. On a data-center GPU the image's "
+        "CUDA compatibility package may accept an older branch: NVIDIA's release notes of the image say which.",
     )
     busy_mib: int = Field(default=1024, ge=0, description="A GPU with more memory in use than this is taken.")
     network: Literal["bridge", "host"] = Field(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from include.errors import ToolError
 from include.requests.release import ReleaseRequest
+from include.targets.tensorrt_llm.server import ENGINE_MODEL
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
+from include.triton.repository import CONFIG_FILE, read
 
 MODELS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")
 """``tensorrt_llm_bls`` is left out: nothing calls it, and one model that does not load fails the server."""
@@ -22,8 +24,20 @@ _VARIABLE = re.compile(r'("?)\$\{(\w+)\}')
 _MAX_TOKENIZERS = 4
 
 
+END_TOKENS = "end_tokens"
+"""Our own model, for models with several end tokens: NVIDIA's preprocessing sends the engine one."""
+
+_STOP_WORDS, _END_ID, _BOTH = "STOP_WORDS_IDS", "END_ID", "STOP_WORDS_AND_ENDS"
+
+
 def values(
-    request: ReleaseRequest, settings: TensorRTLLMSettings, *, tokenizer: Path, engine: Path, templates: Path
+    request: ReleaseRequest,
+    settings: TensorRTLLMSettings,
+    *,
+    tokenizer: Path,
+    engine: Path,
+    templates: Path,
+    ends: Sequence[int] = (),
 ) -> dict[str, dict[str, str]]:
     """Model -> variable -> value, for exactly the variables that the templates have.
 
@@ -31,7 +45,39 @@ def values(
         ToolError: a template has a bare variable that is not known here.
     """
     known = _values(request, settings, tokenizer, engine)
-    return {model: _fit(templates / model / "config.pbtxt", known[model]) for model in MODELS}
+    filled = {model: _fit(templates / model / CONFIG_FILE, known[model]) for model in MODELS}
+    if len(ends) > 1:
+        batch = {"triton_max_batch_size": str(request.max_batch_size)}
+        filled[END_TOKENS] = {**batch, "end_ids": " ".join(map(str, ends))}
+    return filled
+
+
+def connect(repository: Path) -> None:
+    """Puts `END_TOKENS`, if the repository has it, between the ensemble's preprocessing and its engine.
+
+    Raises:
+        ToolError: the ensemble gives its engine no stop words or no end token.
+    """
+    if not (repository / END_TOKENS).is_dir():
+        return
+    from google.protobuf import text_format
+
+    path = repository / "ensemble" / CONFIG_FILE
+    config = read(repository)["ensemble"]
+    steps = config.ensemble_scheduling.step
+    engine = next((step for step in steps if step.model_name == ENGINE_MODEL), None)
+    if engine is None or not {"stop_words_list", "end_id"} <= set(engine.input_map):
+        raise ToolError(
+            "the ensemble gives its engine no stop_words_list or no end_id: answers would end at one of the model's "
+            "end tokens only",
+            where=str(path),
+            fix="use the pinned image: unset HF2TRITON_TRTLLM_IMAGE",
+        )
+    added = steps.add(model_name=END_TOKENS, model_version=-1)
+    added.input_map[_STOP_WORDS] = engine.input_map["stop_words_list"]
+    added.input_map[_END_ID] = engine.input_map["end_id"]
+    added.output_map[_BOTH] = engine.input_map["stop_words_list"] = f"_{_BOTH}"
+    path.write_text(text_format.MessageToString(config))
 
 
 def variables(text: str) -> dict[str, bool]:

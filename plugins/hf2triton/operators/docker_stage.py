@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
     from include.context import Context as TaskContext
+    from include.files import Log
 
 
 class DockerStageOperator(StageOperator, DockerOperator):
@@ -37,7 +38,7 @@ class DockerStageOperator(StageOperator, DockerOperator):
         # The target decides the image, and the target is a param of the run.
         super().__init__(image="", mount_tmp_dir=False, **kwargs)
 
-    def make_runner(self, task: TaskContext, context: Context) -> ContainerRunner:
+    def make_runner(self, task: TaskContext, context: Context, log: Log) -> ContainerRunner:
         """The runner of one attempt; the labels of its containers name the attempt."""
         ti = context["ti"]
         owner = {
@@ -47,14 +48,14 @@ class DockerStageOperator(StageOperator, DockerOperator):
             labels.LABEL_MAP_INDEX: str(ti.map_index),
             labels.LABEL_ATTEMPT: str(ti.try_number),
         }
-        containers = self.containers()
+        containers = self.containers(log)
         in_use = partial(gpus_in_use, containers, task.settings.artifacts)
         lease_dir = task.settings.gpu_lease_dir
-        return ContainerRunner(containers, task.store, task.target, in_use, lease_dir, owner, self.log.info)
+        return ContainerRunner(containers, task.store, task.target, in_use, lease_dir, owner, log)
 
-    def containers(self) -> StageContainers:
+    def containers(self, log: Log | None = None) -> StageContainers:
         """The containers of the engine; connects when it is first needed."""
-        return StageContainers(self._connect, self.log.info, registry_login)
+        return StageContainers(self._connect, log or self.log.info, registry_login)
 
     def _connect(self) -> APIClient:
         from docker.errors import DockerException

@@ -10,6 +10,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk.exceptions import AirflowSkipException
 
 from hf2triton.context import RELEASE_DAG
+from hf2triton.operators.failures import message_first
 from hf2triton.operators.task import TaskOperator, call_task
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ class RebuildOperator(TriggerDagRunOperator):
         self.call = call
         self.due = due
 
+    @message_first
     def execute(self, context: Context) -> None:
         """Starts the run if there is one; its note names the changes."""
         start = call_task(self.call, {"due": self.due}, context, self.log.info)
         if start is None:
-            raise AirflowSkipException("nothing to start")
+            raise AirflowSkipException("nothing to start, for the reason in the line above")
         self.trigger_run_id, self.conf, self.note = start.run_id, start.conf, start.why[:_NOTE_CHARACTERS]
         super().execute(context)
 

@@ -10,8 +10,10 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from hf2triton.links import ReportLink, report_url
+from hf2triton.operators.failures import message_first
 from hf2triton.operators.task import TaskOperator, call_task
-from include.errors import UserError
+from include.errors import GateFailure, UserError
+from include.tasks.approve_release import Question
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -26,11 +28,12 @@ class ReleaseOperator(TaskOperator):
 
 
 class ReleaseApprovalOperator(ApprovalOperator):
-    """An operator that asks a person. ``question`` returns the question, or None: then the task skips itself.
+    """An operator that asks a person. ``question`` returns the question, or the reason to ask nobody: then it skips.
 
-    ``answer`` is called with the answer, which may have a comment. Waiting occupies no worker. A missing answer in time
-    is a rejection. After a rejection the downstream tasks are skipped, teardowns are not. Question and answer are known
-    by the id of the task instance, which is the same when the task resumes, and a new one after the task was cleared.
+    ``answer`` is called with the answer, which may have a comment, and says what became of the release. Waiting takes
+    up no worker. A missing answer in time is a rejection. After a rejection the task fails, so that its run does not
+    look like one that released something; teardowns still run. Question and answer are known by the id of the task
+    instance, which is the same when the task resumes, and a new one after the task was cleared.
     """
 
     template_fields = ("inputs",)
@@ -40,7 +43,7 @@ class ReleaseApprovalOperator(ApprovalOperator):
         self,
         *,
         question: Callable[..., Any],
-        answer: Callable[..., None],
+        answer: Callable[..., str],
         inputs: Mapping[str, Any] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
@@ -51,14 +54,13 @@ class ReleaseApprovalOperator(ApprovalOperator):
         self.answer = answer
         self.inputs = dict(inputs or {})
 
+    @message_first
     def execute(self, context: Context) -> None:
         """Asks the question, and waits for the answer."""
         asked = {**self.inputs, "question_id": str(context["ti"].id)}
         question = call_task(self.question, asked, _of_the_run(context), self.log.info)
-        if question is None:
-            raise AirflowSkipException(
-                "nothing to ask: no approval is required, or the release is approved or live already"
-            )
+        if not isinstance(question, Question):
+            raise AirflowSkipException(f"nobody is asked: {question}")
         self.subject = question.subject
         self.body = f"{question.body}\n[Release report]({report_url(self.dag_id, context['run_id'])})\n"
         self.assigned_users = [{"id": user, "name": user} for user in question.approvers]
@@ -69,11 +71,16 @@ class ReleaseApprovalOperator(ApprovalOperator):
         self.log.info("asked: %s; no answer in %g h is a no", who, hours)
         super().execute(context)
 
+    @message_first
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ANN401
         """Handles the answer, which Airflow's API server gives with the user who was logged in."""
         if "error" not in event:
-            answered = {"question_id": str(context["ti"].id), "given": _answer(event)}
-            call_task(self.answer, answered, context, self.log.info)
+            given = _answer(event)
+            answered = {"question_id": str(context["ti"].id), "given": given}
+            told = call_task(self.answer, answered, context, self.log.info)
+            if not given["approved"]:
+                fix = "trigger a new run, with other settings or another model; clearing this task cannot undo a no"
+                raise GateFailure(told, fix=fix)
         return super().execute_complete(context, event)
 
 

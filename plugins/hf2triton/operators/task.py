@@ -10,10 +10,12 @@ from airflow.sdk import AssetAlias, BaseOperator
 from pydantic import TypeAdapter, validate_call
 
 from hf2triton.context import task_context
+from hf2triton.operators.failures import message_first
 from include.files import disk_errors
 from include.redaction import call_redacted, own_secrets
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Asset, Context
 
     from include.files import Log
@@ -29,6 +31,9 @@ class TaskOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("inputs",)
+
+    told: Any = None
+    """The result of the last attempt, as JSON."""
 
     def __init__(
         self,
@@ -47,15 +52,22 @@ class TaskOperator(BaseOperator):
         self.inputs = dict(inputs or {})
         self.events = dict(events or {})
 
+    @message_first
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Runs the task; the result is its XCom."""
         result = call_task(self.call, self.inputs, context, self.log.info)
         self.describe(result, context)
-        told = TypeAdapter(type(result)).dump_python(result, mode="json")
+        told = self.told = TypeAdapter(type(result)).dump_python(result, mode="json")
         if self.news and self.alias:
             for extra in told:
                 context["outlet_events"][self.alias].add(self.news, extra=extra)
         return told
+
+    def get_openlineage_facets_on_complete(self, _: object) -> OperatorLineage[Any, Any]:
+        """What the task read and made; Airflow's OpenLineage provider asks, where it is switched on."""
+        from hf2triton.lineage import lineage_of
+
+        return lineage_of(self.inputs, self.told)
 
     def describe(self, made: Any, context: Context) -> None:  # noqa: ANN401
         """Gives the events of the task's assets their ``extra``."""

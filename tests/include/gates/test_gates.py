@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -211,6 +213,32 @@ def test_near_tie_in_company_is_no_fault(judge: Judge) -> None:
     verdict = _verdict(judge("a near tie in company", (Deterministic(),)), "deterministic")
     assert verdict.outcome == "pass"
     assert 0.5 < verdict.measured["equal_share_in_company"] < 1
+
+
+def test_a_first_answer_that_parts_at_a_near_tie_is_no_fault(judge: Judge, model: StandIn) -> None:
+    """The next ones read the prompt from the cache, with other kernels."""
+    model.numbers = itertools.count()
+    verdict = _verdict(judge("reads its cache", (Deterministic(),)), "deterministic")
+    assert verdict.outcome == "pass"
+    assert verdict.found.startswith("2 of 3 the same alone")
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        pytest.param("a résumé of nine", "nine", id="part of a word"),
+        pytest.param('he said "The end', "said", id="after a mark"),
+        pytest.param('one ("two three', "three", id="behind a mark"),
+        pytest.param("one two2 three_four five", "five", id="with a digit"),
+        pytest.param("one café caf\u00e9s", None, id="none"),
+    ],
+)
+def test_whole_words_are_probed(answer: str, word: str | None, known: dict[str, Any]) -> None:
+    """Others are not the tokens that a stop word or a banned word has."""
+    client = create_autospec(Client, instance=True)
+    client.text.return_value = answer
+    found = Trial(client, **known | {"reference": None}).wordy
+    assert (found[2][0] if found else None) == word
 
 
 def test_endpoint_that_refuses_bad_words_is_not_asked_to_honour_them(judge: Judge) -> None:

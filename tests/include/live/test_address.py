@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ from include.live.proxy.envoy import ProxyRecord
 from include.releases.records import Release
 from include.requests.release import Swap
 from tests.support.live import NAME, Deployment
+from tests.support.wait import wait_for
 
 RUN = "manual__1"
 
@@ -152,6 +154,20 @@ def test_recreate_in_a_run(deployment: Deployment, first: Release) -> None:
     assert promoted.promotions[0].downtime_s > 0
     assert deployment.live().suspended(NAME) is None
     assert deployment.answer() == "deux"
+
+
+def test_recreate_lets_requests_in_flight_end_and_refuses_new_ones(deployment: Deployment, first: Release) -> None:
+    """A server under mpirun ends its requests as soon as it is asked to end, and so does the stand-in."""
+    deployment.context(RUN).store.get("repositories", first.repository)
+    active = deployment.live()._proxy._admin.active
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(deployment.answer, takes_s=5)
+        wait_for(lambda: sum(active().values()), "the request to be in flight")
+        away = pool.submit(deployment.live(RUN).suspend, NAME)
+        wait_for(lambda: deployment.answer() == "HTTP 503", "new requests to be refused")
+        assert slow.result() == "un"
+        away.result()
+    assert deployment.serving() == []
 
 
 def test_recreate_that_fails_brings_the_old_one_back_with_the_run(deployment: Deployment, first: Release) -> None:

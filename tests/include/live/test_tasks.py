@@ -56,6 +56,16 @@ def test_promoting_returns_what_a_client_needs(deployment: Deployment, first: Re
     )
 
 
+def test_a_remote_client_gets_urls_that_it_can_use(deployment: Deployment, first: Release) -> None:
+    report.write(deployment.releases.path(first), example())
+    context = deployment.context(RUN)
+    public = context.settings.model_copy(update={"public_url": "https://models.example.org"})
+    remote = replace(context, settings=public, web_url="https://airflow.example.org/air")
+    told = promote_release.run(remote, ReleaseId(model=first.model, number=first.number), ReleaseRequest().model_dump())
+    assert told.endpoint == f"https://models.example.org/v2/models/{NAME}/generate"
+    assert told.report_url == f"https://airflow.example.org/air/hf2triton/reports/{first.name}/report.html"
+
+
 def test_a_run_whose_release_is_live_already_says_so(deployment: Deployment, first: Release) -> None:
     ref = ReleaseId(model=first.model, number=first.number)
     assert not promote_release.run(deployment.context(RUN), ref, ReleaseRequest().model_dump()).new

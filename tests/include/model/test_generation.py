@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from include.errors import UserError
-from include.model.generation import end_ids
+from include.model.generation import end_ids, suppressed_ids
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,14 @@ def test_refuses_what_is_no_token_id(tmp_path: Path, named: Any) -> None:
     with pytest.raises(UserError, match="eos_token_id must be the id of a token") as refused:
         end_ids(tmp_path)
     assert str(tmp_path) in str(refused.value)
+
+
+@pytest.mark.parametrize(("named", "ids"), [([300, 301], (300, 301)), ([], ()), (None, ())])
+def test_reads_the_tokens_that_no_answer_has(tmp_path: Path, named: Any, ids: tuple[int, ...]) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "suppress_tokens": named}))
+    assert suppressed_ids(tmp_path) == ids
+
+
+def test_what_a_model_suppresses_does_not_keep_its_end_tokens_from_being_read(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "suppress_tokens": [-1]}))
+    assert end_ids(tmp_path) == (1,)

@@ -231,3 +231,21 @@ def test_hard_links_are_not_counted_as_freed(scene: Scene) -> None:
     os.link(path / "data", scene.root / "elsewhere")
     (removed,) = scene.prune().removed
     assert 0 < removed.bytes < SIZE
+
+
+def test_what_stays_is_told_with_the_reason_and_with_the_size_of_all(scene: Scene) -> None:
+    live, last = scene.release("org--a", "1"), scene.release("org--a", "2")
+    scene.promote(live)
+    young, running = scene.artifact("engines", id="young", old=False), scene.artifact("repositories", id="running")
+    before = sum(path.lstat().st_size for path in scene.root.glob("*/*/*") if path.parent.parent.name in CHAIN)
+    report = scene.prune(served=frozenset({scene.root / "repositories" / running}))
+    why = {(one.kind, one.name): one.why for one in report.kept}
+    assert why["repositories", live.repository] == "release org--a/1 is live"
+    assert why["repositories", last.repository] == "release org--a/2 is of the last 1"
+    assert why["engines", young] == "younger than 7 days"
+    assert why["repositories", running] == "a server runs on it"
+    checkpoint = scene.store.get("checkpoints", live.chain["checkpoints"])
+    (model,) = [name for kind, name in why if kind == "models"]
+    assert why["models", model] == f"checkpoints/{checkpoint.name[:12]} is made from it"
+    assert report.store_bytes == before
+    assert any(line.startswith(f"kept models/{model}") for line in scene.log)

@@ -196,3 +196,9 @@ def test_the_time_since_a_promotion_is_told_in_two_units(span: timedelta, said: 
 def test_an_uptime_is_never_rounded_up_to_the_whole(down_s: int, said: str) -> None:
     outage = Outage(since=WHEN, until=WHEN + timedelta(seconds=down_s), cause="c")
     assert f"Uptime {said} of" in Page(render_models([card(line(1, "live", outages=(outage,)))], [])).text
+
+
+def test_a_click_on_a_preset_releases_with_all_its_values() -> None:
+    html = render_presets(PRESETS)
+    assert buttons(html) == [("release_awq_engine", preset.conf) for preset in PRESETS]
+    assert html.count("not run yet") == sum(not preset.runs for preset in PRESETS) > 0

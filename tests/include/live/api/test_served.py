@@ -179,6 +179,10 @@ def test_a_prompt_is_taken_as_it_is(folder: Path) -> None:
     assert asyncio.run(ask([[5], [6, 7]])) == [[5], [6, 7]]
     with pytest.raises(ApiError, match="no tokens"):
         asyncio.run(ask([[]]))
+    size = own.get_vocab_size()
+    with pytest.raises(ApiError, match=f"{size} is no token of model m, whose vocabulary has {size} tokens") as refused:
+        asyncio.run(ask([[5], [6, size, 7]]))
+    assert (refused.value.status, refused.value.param) == (400, "prompt")
 
 
 def test_models_come_and_go_without_a_restart(folder: Path, tmp_path: Path) -> None:

@@ -373,7 +373,10 @@ def test_what_envoy_does_not_take_is_taken_back(proxy: Proxy, three: Upstream, m
 
 
 def targets(root: Path) -> list[dict]:
-    return json.loads((root / "servers" / "prometheus" / "live.json").read_text())
+    """The targets of servers; the last of all is the service's."""
+    found = json.loads((root / "servers" / "prometheus" / "live.json").read_text())
+    assert [one["labels"].get("job") for one in found] == [*[None] * (len(found) - 1), "openai_api"]
+    return found[:-1]
 
 
 def test_prometheus_finds_all_that_is_served(proxy: Proxy, root: Path, three: Upstream) -> None:

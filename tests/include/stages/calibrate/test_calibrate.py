@@ -88,8 +88,10 @@ def _check_reference(reference: dict[str, Any], out: Path, prompt: str) -> None:
         assert len(continuation["before_ids"]) > 0
     cut = [c for c in reference["continuations"] if not c["after_ended"]]
     assert {len(c["after_ids"]) for c in cut} <= {32, 256 - len(chat["prompt_ids"])}
-    contexts = [c["prompt"] for c in reference["continuations"] if not c["chat"]][3:]
+    *contexts, turn = [c["prompt"] for c in reference["continuations"] if not c["chat"]][3:]
     samples = [tokenizer.decode(block, skip_special_tokens=True) for block in held_out.blocks[:4]]
+    # The question's turn as a text, to which the tokenizer adds the BOS token.
+    assert turn == f"[{prompt}]"
     assert [sample.startswith(context) for context, sample in zip(contexts, samples, strict=True)] == [True] * 4
 
 
@@ -139,6 +141,30 @@ def test_each_end_token_of_the_generation_config_ends_an_answer(llama: Path, run
     assert any(continuation["after_ended"] for continuation in continuations)
     assert 2 not in {token for continuation in continuations for token in continuation["after_ids"]}
     assert end_ids(out) == (2, 257, 300)
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["raw", "chat"])
+def test_in_each_form_an_answer_that_should_end_is_long_enough_to(llama: Path, run: Run, chat: bool) -> None:
+    """An endpoint is asked in one form only. This model never ends an answer."""
+    tensors = tiny.weights(llama)
+    tensors["lm_head.weight"][257] = 0
+    save_file(tensors, llama / "model.safetensors", metadata={"format": "pt"})
+    continuations = [c for c in _json(run(llama)[1] / "reference.json")["continuations"] if c["chat"] is chat]
+    lengths = [len(one["after_ids"]) for one in continuations]
+    assert sorted(lengths)[:-1] == [32] * (len(lengths) - 1)
+    assert max(lengths) == 256 - len(continuations[lengths.index(max(lengths))]["prompt_ids"])
+
+
+def test_a_tokenizer_without_an_end_token_gets_the_checkpoints(llama: Path, run: Run) -> None:
+    """NVIDIA's preprocessing does not load without one."""
+    path = llama / "tokenizer_config.json"
+    fields = _json(path)
+    del fields["eos_token"]
+    path.write_text(json.dumps(fields))
+    (llama / "special_tokens_map.json").unlink(missing_ok=True)
+    out = run(llama)[1]
+    assert end_ids(out) == (257,)
+    assert AutoTokenizer.from_pretrained(out / "tokenizer").eos_token_id == 257
 
 
 def _no_safetensors(model: Path) -> None:

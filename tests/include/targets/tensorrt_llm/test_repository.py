@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from contextlib import nullcontext
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tritonclient.grpc import model_config_pb2  # noqa: TID253
 
 from include.errors import ToolError, UserError
+from include.model.config import ModelConfig
 from include.releases.contract import Contract
 from include.requests.release import ReleaseRequest
 from include.settings import Settings
@@ -20,6 +23,7 @@ from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 from include.triton import repository
 
 TEMPLATES = Path(__file__).parents[3] / "fixtures" / "tensorrt_llm" / "templates"
+OVERLAY = Path(templates.__file__).parent / "repository"
 SETTINGS = TensorRTLLMSettings()
 BARE = {
     "ensemble": {"triton_max_batch_size", "logits_datatype"},
@@ -54,7 +58,9 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def values(store: Path, settings: TensorRTLLMSettings = SETTINGS, **fields: object) -> dict[str, dict[str, str]]:
+def values(
+    store: Path, settings: TensorRTLLMSettings = SETTINGS, ends: tuple[int, ...] = (), **fields: object
+) -> dict[str, dict[str, str]]:
     request = ReleaseRequest.parse({"target": "tensorrt_llm", **fields})
     return templates.values(
         request,
@@ -62,6 +68,7 @@ def values(store: Path, settings: TensorRTLLMSettings = SETTINGS, **fields: obje
         tokenizer=store / "checkpoint" / "tokenizer",
         engine=store / "engine",
         templates=TEMPLATES,
+        ends=ends,
     )
 
 
@@ -203,6 +210,7 @@ def write_tokenizer(folder: Path, *, sentencepiece: bool) -> None:
     tokenizer.decoder = dropping if sentencepiece else decoders.ByteLevel()
     tokenizer.train_from_iterator(["One, two and three."] * 3, trainers.BpeTrainer(vocab_size=300))
     tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "e"}')
 
 
 @pytest.mark.parametrize(
@@ -215,6 +223,68 @@ def test_streaming_is_refused_where_pieces_would_lose_their_spaces(
     target = TensorRTLLMTarget(Settings(artifacts=tmp_path / "store", runner="docker"))
     with pytest.raises(UserError, match="field streaming") if refused else nullcontext():
         target.check_tokenizer(ReleaseRequest(target="tensorrt_llm", streaming=streaming), tmp_path)
+
+
+SMALL = {
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2,
+    "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 256, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "group", "tp", "words"),
+    [
+        pytest.param({}, 128, 1, None, id="one rank"),
+        pytest.param({}, 128, 4, None, id="four ranks"),
+        pytest.param(
+            {"head_dim": 72},
+            128,
+            4,
+            "value 1728 is no multiple of 512, .* 1152 is no multiple of 512(?s:.*)awq_group_size 64 with tp_size 1",
+            id="narrow heads",
+        ),
+        pytest.param({"hidden_size": 576, "head_dim": 64}, 64, 2, "hidden size 576 .* 128", id="hidden size by ranks"),
+        pytest.param({"hidden_size": 576, "head_dim": 64}, 64, 1, None, id="hidden size"),
+        pytest.param({"intermediate_size": 4128}, 64, 1, "MLP 4128(?s:.*)target vllm or openvino", id="nothing fits"),
+    ],
+)
+def test_dimensions_are_shared_as_upstream_asserts_it(
+    changes: dict[str, int], group: int, tp: int, words: str | None
+) -> None:
+    config = ModelConfig.parse(json.dumps(SMALL | changes), where="org/model")
+    request = ReleaseRequest(target="tensorrt_llm", awq_group_size=group, tp_size=tp)
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        engines.check_dimensions(request, config)
+
+
+def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, sentencepiece=False)
+    path = tmp_path / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    last = max(fields["model"]["vocab"].items(), key=itemgetter(1))
+    fields["model"]["vocab"][last[0]] = last[1] + 8
+    path.write_text(json.dumps(fields))
+    target = TensorRTLLMTarget(Settings(artifacts=tmp_path / "store", runner="docker"))
+    with pytest.raises(UserError, match=f"8 ids .* no token, {last[1]} for instance") as refused:
+        target.check_tokenizer(ReleaseRequest(target="tensorrt_llm"), tmp_path)
+    assert "vllm or openvino" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "refused"),
+    [
+        pytest.param("tokenizer_config.json", {}, True, id="nowhere"),
+        pytest.param("tokenizer_config.json", {"eos_token": "e"}, False, id="tokenizer"),
+        pytest.param("generation_config.json", {"eos_token_id": [1, 2]}, False, id="generation config"),
+        pytest.param("config.json", {"eos_token_id": 2}, False, id="config"),
+    ],
+)
+def test_a_model_without_an_end_token_is_refused(
+    tmp_path: Path, file: str, fields: dict[str, object], refused: bool
+) -> None:
+    (tmp_path / file).write_text(json.dumps(fields))
+    with pytest.raises(UserError, match="no token that ends a text") if refused else nullcontext():
+        engines.check_end(tmp_path)
 
 
 def test_a_model_without_a_tokenizer_json_is_left_to_the_gate(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ VERSIONS = {
     "torch": "2.9.0",
     "python": "3.12.3",
 }
-GPUS = "\n".join(f"{n}, GPU-{n}, NVIDIA L40S, 8.9, 590.44.01, 46068, 3" for n in range(2))
+GPUS = "\n".join(f"{n}, GPU-{n}, NVIDIA L40S, 8.9, 590.44.01, 46068, 3, Disabled" for n in range(2))
 BUSY = GPUS.replace("46068, 3", "46068, 40000", 1)
 
 
@@ -236,7 +236,9 @@ def ranks_of(argv: tuple[str, ...], tp: int) -> list[list[str]]:
     if tp == 1:
         return [list(argv)]
     assert argv[:2] == ("/opt/mpirun", "--allow-run-as-root")
-    ranks = [list(part) for is_colon, part in itertools.groupby(argv[2:], lambda word: word == ":") if not is_colon]
+    assert argv[2:4] == ("--bind-to", "none"), "else each rank may run on one core only"
+    assert argv[4:7] == ("--mca", "odls_base_sigkill_timeout", "45"), "a server's grace period"
+    ranks = [list(part) for is_colon, part in itertools.groupby(argv[7:], lambda word: word == ":") if not is_colon]
     assert all(rank[:2] == ["-n", "1"] for rank in ranks)
     return [rank[2:] for rank in ranks]
 

@@ -41,7 +41,7 @@ class PlayedImage:
     def __init__(self, one: Gpu = B200) -> None:
         self._line = (
             f"{one.index}, {one.uuid}, {one.name}, {(one.sm or 0) / 10}, {one.driver}, "
-            f"{one.memory_total_mib}, {one.memory_used_mib}"
+            f"{one.memory_total_mib}, {one.memory_used_mib}, Disabled"
         )
 
     def ensure(self) -> ImageId:

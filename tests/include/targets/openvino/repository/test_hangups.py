@@ -23,9 +23,26 @@ def test_a_connection_that_its_client_closes_is_lacking(family: socket.AddressFa
         server.close()
 
 
-def test_a_connection_that_nobody_could_see_says_nothing() -> None:
-    assert not Connections().lacks("203.0.113.9:5 192.0.2.1:80")
-    assert not Connections().lacks("")
+@pytest.mark.parametrize("name", ["", "203.0.113.9:5 192.0.2.1:80", "a client", "192.0.2.1:80 :80", "::1 [::1]:x"])
+def test_a_connection_that_nobody_could_see_says_nothing(name: str) -> None:
+    assert not Connections().lacks(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a client", "192.0.2.1:99999 192.0.2.1:-1", "[fe80::1]:5 [fe80::2]:80", "[::1]:5 127.0.0.1:80:90 x"]
+)
+def test_what_names_no_connection_says_nothing_where_others_are_told_apart(name: str) -> None:
+    connections = Connections()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        server, _ = listener.accept()
+        with server:
+            assert not connections.lacks(_named(client.getsockname(), server.getsockname()))
+            assert connections.lacks(_named(("127.0.0.1", 1), server.getsockname()))
+            assert not connections.lacks(name)
+
+
+def _named(*ends: tuple[str, int]) -> str:
+    return " ".join(f"{address}:{port}" for address, port in ends)
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,13 @@ def test_the_models_end_tokens_end_an_answer_unless_the_request_names_another(
 
 
 @pytest.mark.usefixtures("vllm")
+def test_no_answer_has_an_id_without_a_token() -> None:
+    config = options.Options(max_tokens=8).generation_config(missing=frozenset({300}))
+    assert config.given["logit_bias"] == {300: -1e4}
+    assert given()["logit_bias"] is None
+
+
+@pytest.mark.usefixtures("vllm")
 @pytest.mark.parametrize(
     "asked",
     [{"top_p": 1.5}, {"top_k": -1}, {"min_tokens": -1}, {"temperature": math.nan}, {"presence_penalty": math.inf}],

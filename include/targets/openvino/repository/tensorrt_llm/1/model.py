@@ -109,6 +109,8 @@ class TritonPythonModel:
         engine_dir = Path(values["gpt_model_path"])
         engine_config = EngineConfig.read(engine_dir)
         self._vocab_size = engine_config.vocab_size
+        # Those of its ids that stand for no token.
+        self._missing = frozenset(_suppressed(engine_dir))
         self._compiler = load_compiler(tokenizer, self._vocab_size)
         pipeline = load_pipeline(engine_dir, tokenizer, engine_config, Capacity.of(values))
         self._engine = Engine(pipeline, int(values["max_queue_size"]), on_failure=_stop_server)
@@ -119,6 +121,7 @@ class TritonPythonModel:
             inputs = Inputs.of(request)
             hangups = self._hangups if self._streams(inputs) else None
             gone = partial(self._connections.lacks, connection_of(request.parameters()))
+            gone()  # a first look, while the client most likely waits: only what was seen is missed
             reply = Reply(request.get_response_sender(), _wishes(inputs, self._decoupled), gone, hangups)
             try:
                 inputs.check_neutral()
@@ -160,7 +163,7 @@ class TritonPythonModel:
         excluded = self._streams(inputs) or inputs.flag("exclude_input_in_output", self._exclude_input)
         shown = () if excluded else prompt
         words = self._bad_words(inputs, row, options)
-        config = options.generation_config(words, self._vocab_size, self._end_ids)
+        config = options.generation_config(words, self._vocab_size, self._end_ids, self._missing)
         answer = reply.answer(len(prompt), Transcript(self._decoder, stop, shown))
         return Task(prompt, config, answer)
 
@@ -168,8 +171,14 @@ class TritonPythonModel:
         """Refuses what would make the pipeline fail or answer from garbage."""
         if inputs.flag("streaming", default=False) and not self._decoupled:
             raise InvalidRequest("streaming needs a repository with decoupled_mode true")
-        if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
-            raise InvalidRequest(f"input_ids must be 1 or more ids from 0 to {self._vocab_size - 1}")
+        if not prompt:
+            raise InvalidRequest("input_ids has no tokens")
+        wrong = next((one for one in prompt if not 0 <= one < self._vocab_size or one in self._missing), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"input_ids: {wrong} is no token of this model, whose vocabulary has the ids 0 to "
+                f"{self._vocab_size - 1}{f', {len(self._missing)} of which are no tokens' if self._missing else ''}"
+            )
         if len(prompt) + options.max_tokens > self._max_seq_len:
             raise InvalidRequest(
                 f"{len(prompt)} prompt tokens and {options.max_tokens} new ones exceed max_seq_len {self._max_seq_len}"
@@ -185,13 +194,18 @@ class TritonPythonModel:
         return words
 
 
+def _suppressed(engine_dir: Path) -> list[int]:
+    """The ids that no answer may have, and that no prompt should; releases of earlier versions name none."""
+    path = engine_dir / "generation_config.json"
+    named: list[int] | None = json.loads(path.read_text()).get("suppress_tokens") if path.is_file() else None
+    return named or []
+
+
 def _wishes(inputs: Inputs, decoupled: bool) -> Wishes:
-    return Wishes(
-        one_each=decoupled,
-        num_input_tokens=inputs.flag("return_num_input_tokens", default=False),
-        num_output_tokens=inputs.flag("return_num_output_tokens", default=False),
-        pad_id=inputs.value("pad_id", 0) or 0,
-    )
+    counts = ("num_input_tokens", "num_output_tokens")
+    unwanted = {name for name in counts if not inputs.flag(f"return_{name}", default=False)}
+    outputs = frozenset(inputs.request.requested_output_names()) - unwanted
+    return Wishes(one_each=decoupled, outputs=outputs, pad_id=inputs.value("pad_id", 0) or 0)
 
 
 def _stop_server() -> None:

@@ -45,11 +45,16 @@ class Options:
         return bool(self.top_k) or bool(self.top_p)
 
     def generation_config(
-        self, bad_words: Collection[str] = (), vocab_size: int = 1000, end_ids: frozenset[int] = frozenset()
+        self,
+        bad_words: Collection[str] = (),
+        vocab_size: int = 1000,
+        end_ids: frozenset[int] = frozenset(),
+        missing: Collection[int] = (),
     ) -> genai.GenerationConfig:
         """GenAI's form; raises `InvalidRequest` for values outside GenAI's limits, and words beyond `max_states`.
 
-        ``end_ids`` are the model's own end tokens: each ends an answer unless ``end_id`` is none of them.
+        ``end_ids`` are the model's own end tokens: each ends an answer unless ``end_id`` is none of them. ``missing``
+        are the ids that stand for no token; the graph itself keeps them out of answers.
         """
         self._check()
         config = genai.GenerationConfig()

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +16,18 @@ from engine import EngineFailure
 from hangups import Hangups
 from text import Piece, Transcript
 
-_CANCEL_CHECK_S = 0.1
+_CANCEL_CHECK_S = 0.25
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the responses of a request are to hold; ``one_each``: each answer has responses of its own, as upstream's.
+    """The outputs that the responses of a request are to have; ``one_each``: each answer has responses of its own.
 
-    Only a decoupled model may send more than one response to a request.
+    That is upstream's way, but only a decoupled model may send more than one response to a request.
     """
 
     one_each: bool
-    num_input_tokens: bool
-    num_output_tokens: bool
+    outputs: frozenset[str]
     pad_id: int
 
 
@@ -52,6 +53,7 @@ class Reply:
         self._over = False
         self._sending = threading.Lock()
         self._asked_at = 0.0
+        self._asking = False
 
     @property
     def streams(self) -> bool:
@@ -64,10 +66,13 @@ class Reply:
         return self._answers[-1]
 
     def cancelled(self) -> bool:
-        """Whether the client has gone; asks Triton ten times a second at most, for each question is a round trip."""
+        """Whether the client has gone; asks four times a second at most, for each question is a round trip.
+
+        So does postprocessing, with a piece that has the stream's number.
+        """
         now = time.monotonic()
         if not self._over and now - self._asked_at > _CANCEL_CHECK_S:
-            self._asked_at = now
+            self._asked_at, self._asking = now, True
             hung_up = self._hangups and self._hangups.hung_up(self._stream)
             if hung_up or self._disconnected() or self._sender.is_cancelled():
                 tokens = sum(answer.transcript.length for answer in self._answers)
@@ -109,26 +114,25 @@ class Reply:
 
     def _send(self, pieces: Sequence[tuple[Answer, Piece]], *, final: bool) -> None:
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
-        self._sender.send(pb_utils.InferenceResponse(self._tensors(pieces)), flags=flags)
+        stream, self._asking = self._stream if self._asking else 0, False
+        self._sender.send(pb_utils.InferenceResponse(self._tensors(pieces, stream)), flags=flags)
 
-    def _tensors(self, sent: Sequence[tuple[Answer, Piece]]) -> list[pb_utils.Tensor]:
-        column = _Column(len(sent))
+    def _tensors(self, sent: Sequence[tuple[Answer, Piece]], stream: int) -> list[pb_utils.Tensor]:
+        """The outputs that are wished for: each costs time with every token."""
+        pad, column = self._wishes.pad_id, partial(_column, len(sent))
         answers, pieces = [answer for answer, _ in sent], [piece for _, piece in sent]
-        ids = _padded([piece.ids for piece in pieces], self._wishes.pad_id)
-        tensors = [
-            pb_utils.Tensor("output_ids", ids[:, np.newaxis, :]),
-            column.tensor("sequence_length", [len(piece.ids) for piece in pieces]),
-            pb_utils.Tensor("context_ids", _padded([piece.context for piece in pieces], self._wishes.pad_id)),
-            column.tensor("overhang", [piece.overhang for piece in pieces]),
-            pb_utils.Tensor("stream_number", np.full((len(pieces), 1), self._stream, np.int64)),
-            column.tensor("batch_index", [answer.row for answer in answers]),
-            column.tensor("sequence_index", [0] * len(pieces)),
-        ]
-        if self._wishes.num_input_tokens:
-            tensors.append(column.tensor("num_input_tokens", [answer.prompt_len for answer in answers]))
-        if self._wishes.num_output_tokens:
-            tensors.append(column.tensor("num_output_tokens", [piece.length for piece in pieces]))
-        return tensors
+        outputs: dict[str, Callable[[], npt.NDArray[Any]]] = {
+            "output_ids": lambda: _padded([piece.ids for piece in pieces], pad)[:, np.newaxis, :],
+            "sequence_length": lambda: column([len(piece.ids) for piece in pieces]),
+            "context_ids": lambda: _padded([piece.context for piece in pieces], pad),
+            "overhang": lambda: column([piece.overhang for piece in pieces]),
+            "stream_number": lambda: column([stream] * len(pieces), np.int64),
+            "batch_index": lambda: column([answer.row for answer in answers]),
+            "sequence_index": lambda: column([0] * len(pieces)),
+            "num_input_tokens": lambda: column([answer.prompt_len for answer in answers]),
+            "num_output_tokens": lambda: column([piece.length for piece in pieces]),
+        }
+        return [pb_utils.Tensor(name, values()) for name, values in outputs.items() if name in self._wishes.outputs]
 
 
 @dataclass
@@ -175,14 +179,9 @@ class Answer:
         self.reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
 
 
-@dataclass(frozen=True)
-class _Column:
+def _column(rows: int, values: Sequence[int], kind: type[np.integer[Any]] = np.int32) -> npt.NDArray[Any]:
     """One number a row, as Triton's [rows, 1] tensors."""
-
-    rows: int
-
-    def tensor(self, name: str, values: Sequence[int]) -> pb_utils.Tensor:
-        return pb_utils.Tensor(name, np.array(values, np.int32).reshape(self.rows, 1))
+    return np.array(values, kind).reshape(rows, 1)
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> npt.NDArray[np.int32]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _NOT_NEGATIVE = ("max_tokens", "min_tokens", "top_k", "top_p", "temperature", "seed")
+_NEVER = -1e4
+"""Added to a logit, it leaves the token no probability."""
 _NUMBERS = ("top_p", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
@@ -41,11 +43,16 @@ class Options:
         return bool(self.top_k) or bool(self.top_p)
 
     def generation_config(
-        self, bad_words: Collection[str] = (), vocab_size: int = 1000, end_ids: frozenset[int] = frozenset()
+        self,
+        bad_words: Collection[str] = (),
+        vocab_size: int = 1000,
+        end_ids: frozenset[int] = frozenset(),
+        missing: Collection[int] = (),
     ) -> Any:  # noqa: ANN401
         """vLLM's ``SamplingParams``; raises `InvalidRequest` for values outside vLLM's limits.
 
-        ``end_ids`` are the model's own end tokens: each ends an answer unless ``end_id`` is none of them.
+        ``end_ids`` are the model's own end tokens: each ends an answer unless ``end_id`` is none of them. ``missing``
+        are the ids that stand for no token, which no answer may have.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -56,6 +63,7 @@ class Options:
                 **self._lengths(end_ids),
                 **self._sampling(),
                 bad_words=list(bad_words),
+                logit_bias=dict.fromkeys(missing, _NEVER) or None,
                 detokenize=False,
                 output_kind=RequestOutputKind.DELTA,
             )
