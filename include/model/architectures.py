@@ -62,6 +62,7 @@ class Architecture:
             fields of Hugging Face's.
         fused: the layers in the model's files that are several in ``tensors``, with the names of these.
         exported_as: the class without fused layers that computes the same, which is calibrated and served instead.
+        has_local_rotary_base: layers with a window have a rotary base of their own.
         norm_offset: what is added to the weight of each norm: Gemma's are about 0.
         needs_bfloat16: its activations are beyond float16.
         qk_norm_of_all_heads: the norms of queries and keys are of all heads together, not of each head.
@@ -79,6 +80,7 @@ class Architecture:
     tensors: TensorMap = LLAMA_TENSORS
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exported_as: str = ""
+    has_local_rotary_base: bool = False
     norm_offset: int = 0
     needs_bfloat16: bool = False
     qk_norm_of_all_heads: bool = False
@@ -206,6 +208,7 @@ _ROWS = (
         decoder_type="gemma",
         checkpoint_fields=_gemma_fields,
         tensors=replace(_GEMMA_TENSORS, norms={**_GEMMA_TENSORS.norms, **_QK_NORMS}),
+        has_local_rotary_base=True,
         norm_offset=1,
         needs_bfloat16=True,
         refused={"tensorrt_llm": "TensorRT-LLM takes the windows of its layers at serving, and this target sets none"},

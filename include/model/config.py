@@ -148,7 +148,7 @@ class ModelConfig(_Shared):
             raise ValueError(
                 f"{raw.heads} attention heads cannot share {raw.num_key_value_heads} key-value heads equally"
             )
-        rotary = _rope(raw, where)
+        rotary = _rope(raw, architecture, where)
         quantized = raw.quantization_config
         return cls(
             **raw.model_dump(include=_Shared.model_fields.keys() - {"max_position_embeddings"}),
@@ -342,19 +342,13 @@ class _Rotary:
     positions: int
 
 
-def _rope(raw: _HfConfig, where: str) -> _Rotary:
+def _rope(raw: _HfConfig, architecture: Architecture, where: str) -> _Rotary:
     """transformers 5 keeps base and scaling in ``rope_parameters``, 4 at the top level.
 
     ``type`` is the older name of ``rope_type``; version 5 says "default" for no scaling. YaRN serves its factor times
     the positions that the model was trained with, whatever ``max_position_embeddings`` says.
     """
-    scaling, local = _parameters(raw)
-    if any(isinstance(value, dict) for value in scaling.values()):
-        raise UserError(
-            f"{where}: rotary settings for each kind of layer are not supported",
-            where=_WHERE,
-            fix=f"use a model with one rotary scaling for all layers: none, or one of {', '.join(ROPE_TYPES)}",
-        )
+    scaling, local = _parameters(raw, architecture.has_local_rotary_base, where)
     theta = _Base.model_validate({"rope_theta": scaling.pop("rope_theta", raw.rope_theta or 10000.0)}).rope_theta
     old = scaling.pop("type", "default")
     kind = scaling.pop("rope_type", old)
@@ -381,14 +375,20 @@ def _rope(raw: _HfConfig, where: str) -> _Rotary:
     return _Rotary(theta, local, {"rope_type": kind, **scaling}, positions)
 
 
-def _parameters(raw: _HfConfig) -> tuple[dict[str, JsonValue], float | None]:
+def _parameters(raw: _HfConfig, local: bool, where: str) -> tuple[dict[str, JsonValue], float | None]:
     """The rotary parameters, and the base of layers with a window: Gemma 3 in transformers 5 has a set for each."""
     found = dict(raw.rope_scaling or {} if raw.rope_parameters is None else raw.rope_parameters)
-    local: float | None = raw.rope_local_base_freq
-    if isinstance(windowed := found.get("sliding_attention"), dict):
-        local = _Base.model_validate(windowed).rope_theta
-    whole = found.get("full_attention")
-    return (dict(whole) if isinstance(whole, dict) else found), local
+    base = raw.rope_local_base_freq if local else None
+    whole, windowed = found.get("full_attention"), found.get("sliding_attention")
+    if local and isinstance(whole, dict) and isinstance(windowed, dict):
+        found, base = dict(whole), _Base.model_validate(windowed).rope_theta
+    if any(isinstance(value, dict) for value in found.values()):
+        raise UserError(
+            f"{where}: rotary settings for each kind of layer are not supported",
+            where=_WHERE,
+            fix=f"use a model with one rotary scaling for all layers: none, or one of {', '.join(ROPE_TYPES)}",
+        )
+    return found, base
 
 
 def _dtype(raw: _HfConfig, where: str) -> DType:

@@ -193,6 +193,9 @@ BAD_CONFIGS: dict[str, dict[str, object]] = {
     "no heads": {"num_attention_heads": 0},
     "type": {"torch_dtype": "float8_e4m3fn"},
     "quantized already": {"quantization_config": {"quant_method": "awq"}},
+    "rotary embedding for each kind of layer": {
+        "rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    },
     "rotary embedding of a part": {"partial_rotary_factor": 0.75},
     "group size": {"hidden_size": 96},
     "group size of the MLP": {"intermediate_size": 144},

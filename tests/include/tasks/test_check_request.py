@@ -14,6 +14,7 @@ import pytest
 
 from include.context import Context
 from include.errors import HostError, PipelineError, UserError
+from include.model.architectures import ARCHITECTURES
 from include.settings import Settings
 from include.stages.calibrate.source import SourceModel
 from include.tasks import Checked, check_request, room
@@ -45,6 +46,16 @@ def test_a_good_request_comes_back_with_what_was_found_out(context: Context, mod
     assert checked.config.architecture == "LlamaForCausalLM"
     assert checked.source.origin == "local"
     assert Checked.model_validate(checked.model_dump(mode="json")) == checked
+
+
+def test_an_architecture_that_the_target_cannot_serve_is_refused(
+    context: Context, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = replace(ARCHITECTURES["LlamaForCausalLM"], refused={"openvino": "it is too large a bird"})
+    monkeypatch.setattr("include.model.config.ARCHITECTURES", {row.name: row})
+    with pytest.raises(UserError, match="openvino cannot serve LlamaForCausalLM: it is too large a bird") as caught:
+        check(context, model)
+    assert caught.value.fix == "choose target tensorrt_llm or vllm"
 
 
 @pytest.mark.parametrize(
