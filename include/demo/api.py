@@ -45,10 +45,10 @@ class AirflowApi:
         """True if Airflow has parsed the DAG."""
         return any(found.dag_id == dag for found in airflow.DAGApi(self._client).get_dags(dag_id_pattern=dag).dags)
 
-    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
-        """Starts a run; returns its id. Raises `UserError` if Airflow refuses the params."""
+    def trigger(self, dag: str, conf: dict[str, Any], run: str | None = None) -> str:
+        """Starts a run, with the id ``run`` if given; returns its id. Raises `UserError` if Airflow refuses it."""
         airflow.DAGApi(self._client).patch_dag(dag, airflow.DAGPatchBody(is_paused=False))
-        body = airflow.TriggerDAGRunPostBody(logical_date=None, conf=conf)
+        body = airflow.TriggerDAGRunPostBody(dag_run_id=run, logical_date=None, conf=conf)
         try:
             return str(airflow.DagRunApi(self._client).trigger_dag_run(dag, body).dag_run_id)
         except airflow.ApiException as error:
