@@ -109,14 +109,15 @@ function say(place, state, ...content) {
 }
 
 async function follow(dag, run, place) {
-  let state = "queued";
+  let [state, note] = ["queued", ""];
   while (!OVER.includes(state)) {
     say(place, state, "Run ", runLink(dag, run), ` of ${dag}: ${state}.`);
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    state = (await ask(`/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`)).state;
+    ({ state, note } = await ask(`/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`));
   }
-  const advice = state === "success" ? " Reload the page to see what changed." : " Its failed task says why.";
-  say(place, state, "Run ", runLink(dag, run), ` of ${dag}: ${state}.${advice}`);
+  const advice = state === "success" ? " Reload the page to see what changed." : " Its failed task says more.";
+  const [told] = (note ?? "").split("\n");
+  say(place, state, "Run ", runLink(dag, run), ` of ${dag}: ${state}. ${told}${told && "."}${advice}`);
 }
 
 function parsed(params) {
