@@ -45,10 +45,11 @@ class AirflowApi:
         """True if Airflow has parsed the DAG."""
         return any(one["dag_id"] == dag for one in self._call("GET", f"/api/v2/dags?dag_id_pattern={dag}")["dags"])
 
-    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
-        """Starts a run; returns its id. Raises `UserError` if Airflow refuses the params."""
+    def trigger(self, dag: str, conf: dict[str, Any], run: str | None = None) -> str:
+        """Starts a run, with the id ``run`` if given; returns its id. Raises `UserError` if Airflow refuses it."""
         self._call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})
-        answer = self._send("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
+        body = {"dag_run_id": run, "logical_date": None, "conf": conf}
+        answer = self._send("POST", f"/api/v2/dags/{dag}/dagRuns", body)
         if answer.is_client_error:
             raise UserError(f"Airflow refused the run: {_detail(answer)}", where=dag, fix="correct the params")
         return str(self._accepted(answer)["dag_run_id"])
