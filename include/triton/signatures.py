@@ -32,6 +32,8 @@ _HASHES = re.compile(r": Expected '.*?', Actual '.*?'")
 _AGAIN = "if nobody has changed it on purpose, remove the artifact's directory and run release_awq_engine again"
 
 
+_BYTECODE = "__pycache__"
+_TRIES = 5
 _Stamps = frozenset[tuple[str, int, int, int]]
 _verified: dict[Path, _Stamps | None] = {}
 """The repositories that this process has found to be as they were signed, with the stamps of all files then."""
@@ -83,10 +85,18 @@ class Signatures:
         """
         if not self.is_signed(directory.name):
             return False
-        before = self._stamps(directory)
-        if before is None or _verified.get(directory) != before:
-            self._read(directory)
+        for left in reversed(range(_TRIES)):
+            before = self._stamps(directory)
+            if before is not None and _verified.get(directory) == before:
+                break
+            try:
+                self._read(directory)
+            except HostError as error:
+                if left and _BYTECODE in error.what:  # of another server of this repository, which starts just now
+                    continue
+                raise
             _verified[directory] = before
+            break
         return True
 
     def _stamps(self, directory: Path) -> _Stamps | None:
@@ -196,7 +206,7 @@ def _stamps(*roots: Path) -> _Stamps | None:
 
 def _drop_bytecode(directory: Path) -> None:
     """Triton's python backend writes it, and Python would take it, whoever wrote it, in place of a source."""
-    for cache in directory.rglob("__pycache__"):
+    for cache in directory.rglob(_BYTECODE):
         shutil.rmtree(cache, ignore_errors=True)
 
 
