@@ -7,6 +7,7 @@ files keeps them in the artifact store; a stage whose inputs have not changed ta
 |---|---|
 | `check_request` | checks params, model, host, ports and disk, in seconds |
 | `pull_model` | downloads one commit, verifies every file's hash |
+| `measure_original` | measures the model before quantization: its perplexity, and its answers to the tasks |
 | `calibrate_awq` | calibrates to INT4 AWQ with NVIDIA ModelOpt; makes a TensorRT-LLM checkpoint with its quality reference |
 | `build_engine` | builds the target's engine from the same int4 weights, and compares it with the checkpoint |
 | `assemble_repository` | fills and checks the ensemble's model repository |
@@ -26,6 +27,7 @@ The last lines of its log name the problem, its place and the remedy. The live r
 |---|---|
 | `check_request` | the message names the field, or the missing requirement of the host: correct it and trigger again |
 | `pull_model` | if the model is gated, accept the licence on the Hub and set the token in Connection *huggingface_default*; after a network error the task retries by itself and resumes |
+| `measure_original` | the message names the model's file, or the line of the file of tasks; if memory is short, stop what else uses the device |
 | `calibrate_awq` | if memory is short, lower *calib_size* or *calib_seq_len*; if the group size does not fit, use the proposed one |
 | `build_engine` | the error has the tool's last lines |
 | `assemble_repository` | the error names the file and the variable or path |
@@ -54,6 +56,7 @@ from include.tasks import (
     calibrate_awq,
     check_request,
     launch_triton,
+    measure_original,
     promote_release,
     pull_model,
     stop_candidate,
@@ -82,9 +85,10 @@ with DAG(
     pull = TaskOperator(task_id="pull_model", call=pull_model.run, inputs=checked)
 
     pulled = {**checked, "pulled": pull.output}
-    calibrate = Stage(
-        task_id="calibrate_awq", job=calibrate_awq.job, inputs=pulled, events={CHECKPOINT: calibrate_awq.event}, **GPU
-    )
+    measure = Stage(task_id="measure_original", job=measure_original.job, inputs=pulled, **GPU)
+    original = {"original": measure.output}
+    measured, made_of = {**pulled, **original}, {CHECKPOINT: calibrate_awq.event}
+    calibrate = Stage(task_id="calibrate_awq", job=calibrate_awq.job, inputs=measured, events=made_of, **GPU)
 
     calibrated = {**checked, "checkpoint": calibrate.output}
     build = Stage(
@@ -94,7 +98,7 @@ with DAG(
     made = {**calibrated, "engine": build.output}
     assemble = TaskOperator(task_id="assemble_repository", call=assemble_repository.run, inputs=made, **HOST)
 
-    served = {**checked, "repository": assemble.output}
+    served = {**checked, **original, "repository": assemble.output}
     launch = TaskOperator(task_id="launch_triton", call=launch_triton.run, inputs=served, **HOST, **POOL)
 
     running = {**made, **served, "candidate": launch.output}
@@ -113,4 +117,4 @@ with DAG(
     # No setup is named, so it runs however the others ended, a launch that was killed included.
     stop = ReleaseOperator(task_id="stop_candidate", call=stop_candidate.run, **HOST).as_teardown()
 
-    check >> pull >> calibrate >> build >> assemble >> launch >> validate >> approve >> promote >> stop
+    check >> pull >> measure >> calibrate >> build >> assemble >> launch >> validate >> approve >> promote >> stop

@@ -57,7 +57,7 @@ def ask(
         UserError: the release was rejected or pruned: nobody needs to be asked.
     """
     releases = context.releases
-    if not rule.required or releases.state(release) == "live":
+    if not rule.holds_for(release) or releases.state(release) == "live":
         return None
     if approval := rule.approval(releases, release):
         context.log(f"release {release.name} is {approval}")

@@ -46,6 +46,7 @@ def test_the_stages_stand_in_their_order(bag: DagBag) -> None:
     stages = [
         "check_request",
         "pull_model",
+        "measure_original",
         "calibrate_awq",
         "build_engine",
         "assemble_repository",

@@ -16,7 +16,10 @@ SMOOTHINGS = ("free", "foldable")
 
 @dataclass(frozen=True)
 class Options:
-    """One calibration. Lengths are in tokens; batch size 0 means all samples at once."""
+    """One calibration. Lengths are in tokens; batch size 0 means all samples at once.
+
+    ``original`` has the measurement before quantization; without one it is made here.
+    """
 
     model: Path
     out: Path
@@ -29,6 +32,7 @@ class Options:
     tp_size: int = 1
     batch_size: int = 0
     smoothing: str = "free"
+    original: Path | None = None
 
 
 def _at_least(low: int) -> type:
@@ -56,4 +60,5 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     add("--tp-size", type=_at_least(1), default=Options.tp_size, help="ranks of the checkpoint")
     add("--batch-size", type=_at_least(0), default=Options.batch_size, help="0: all blocks in one batch")
     add("--smoothing", choices=SMOOTHINGS, default=Options.smoothing, help="which input scales AWQ may choose")
+    add("--original", type=Path, help="directory that include.stages.calibrate.original made of the model")
     return Options(**vars(parser.parse_args(argv)))

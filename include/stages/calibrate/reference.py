@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
+from include.stages.common import read_json
 from include.stages.quality import HeldOut, perplexity
 
 REFERENCE_FILE = "reference.json"
+BEFORE_FILE = "before.json"
 NEW_TOKENS = 32
 LONG_ANSWER = 256
 """Tokens in which an instruction-tuned model has answered the question, and ended."""
@@ -37,6 +39,16 @@ class Measurement:
     perplexity: float
     answers: list[Answer]
 
+    def save(self, folder: Path) -> None:
+        """Writes ``before.json`` into ``folder``."""
+        (folder / BEFORE_FILE).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, folder: Path) -> Measurement:
+        """Reads the file of `save`."""
+        fields = read_json(folder / BEFORE_FILE)
+        return cls(fields["perplexity"], [Answer(**answer) for answer in fields["answers"]])
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -50,10 +62,15 @@ class Prompt:
 def prompts(tokenizer: Any, held_out: HeldOut) -> list[Prompt]:  # noqa: ANN401
     """The question and texts to go on with as they are, and again in the model's chat template if it has one."""
     texts = (QUESTION, *COMPLETIONS, *_contexts(tokenizer, held_out))
-    raw = [Prompt(text, False, tokenizer(text)["input_ids"]) for text in texts]
+    raw = [as_prompt(tokenizer, text, chat=False) for text in texts]
     if not tokenizer.chat_template:
         return raw
-    return raw + [Prompt(text, True, _chat_ids(tokenizer, text)) for text in texts]
+    return raw + [as_prompt(tokenizer, text, chat=True) for text in texts]
+
+
+def as_prompt(tokenizer: Any, text: str, *, chat: bool) -> Prompt:  # noqa: ANN401
+    """A user's text as the model is fed it."""
+    return Prompt(text, chat, _chat_ids(tokenizer, text) if chat else tokenizer(text)["input_ids"])
 
 
 def _contexts(tokenizer: Any, held_out: HeldOut) -> list[str]:  # noqa: ANN401
@@ -75,16 +92,16 @@ def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # no
     with torch.no_grad():
         score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks)
         asked = prompts(tokenizer, held_out)
-        answers = _greedy(model, tokenizer, asked, NEW_TOKENS)
+        answers = greedy(model, tokenizer, asked, NEW_TOKENS)
         question = next((place for place, prompt in enumerate(asked) if prompt.chat), None)
         if question is not None and not any(answer.ended for answer in answers):
             # Without an answer that ends, nothing would show an endpoint that does not stop.
             limit = min(LONG_ANSWER, model.config.max_position_embeddings - len(asked[question].ids))
-            answers[question] = _greedy(model, tokenizer, [asked[question]], limit)[0]
+            answers[question] = greedy(model, tokenizer, [asked[question]], limit)[0]
         return Measurement(score, answers)
 
 
-def _greedy(model: Any, tokenizer: Any, asked: list[Prompt], new_tokens: int) -> list[Answer]:  # noqa: ANN401
+def greedy(model: Any, tokenizer: Any, asked: list[Prompt], new_tokens: int) -> list[Answer]:  # noqa: ANN401
     """The answers of at most ``new_tokens``, all prompts in one batch."""
     encoded = [prompt.ids for prompt in asked]
     width = max(map(len, encoded))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,15 +49,22 @@ def calibrate(options: Options, report: StageReport) -> None:
         HostError: there is no GPU, or too little memory.
         ToolError: ModelOpt or the checkpoint it wrote is not as expected.
     """
-    try:
+    with within_memory(options.device):
         _calibrate(options, report)
+
+
+@contextmanager
+def within_memory(device: str) -> Iterator[None]:
+    """Makes a `HostError` of memory that runs out within the block."""
+    try:
+        yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         # The search halves its batch; exporting and measuring have nothing to halve.
         raise HostError(
             f"out of memory: {str(error).splitlines()[0]}",
-            where=f"device {options.device}",
+            where=f"device {device}",
             fix="stop what else uses the device, or use more or larger ones",
         ) from error
 
@@ -76,20 +85,27 @@ def _calibrate(options: Options, report: StageReport) -> None:
 
 def check(options: Options) -> Inputs:
     """Reads the small files and refuses a request that cannot be met; see `calibrate` for its exceptions."""
-    device_map(options.device)  # refuses a GPU that is not there
-    source = SourceModel.read(options.model)
+    source, tokenizer, held_out = check_model(options.model, options.device)
     source.config.check_calibration(options.group_size, options.calib_seq_len, options.tp_size)
-    check_tensors(source.folder, source.config)
-    tokenizer = load_tokenizer(options.model)
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
-    held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
-    _check_vocabulary(source, tokenizer, blocks, held_out)
+    check_vocabulary(source, int(blocks.max()))
     return Inputs(source, tokenizer, blocks, held_out)
 
 
-def _check_vocabulary(source: SourceModel, tokenizer: Any, blocks: torch.Tensor, held_out: HeldOut) -> None:  # noqa: ANN401
+def check_model(folder: Path, device: str) -> tuple[SourceModel, Any, HeldOut]:
+    """The model, its tokenizer and the held-out text, as far as they can be checked without weights."""
+    device_map(device)  # refuses a GPU that is not there
+    source = SourceModel.read(folder)
+    check_tensors(source.folder, source.config)
+    tokenizer = load_tokenizer(folder)
+    held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
     asked = max(max(prompt.ids) for prompt in prompts(tokenizer, held_out))
-    highest = max(asked, int(blocks.max()), int(held_out.blocks.max()))
+    check_vocabulary(source, max(asked, int(held_out.blocks.max())))
+    return source, tokenizer, held_out
+
+
+def check_vocabulary(source: SourceModel, highest: int) -> None:
+    """Raises `UserError` if the model does not know the token ``highest`` of its tokenizer."""
     if highest >= source.config.vocab_size:
         raise UserError(
             f"the tokenizer knows token {highest}, the model only {source.config.vocab_size} tokens",
@@ -106,7 +122,7 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
     with report.part("load"):
         slot.model()
     with report.part("measure before"):
-        before = measure(slot.model(), inputs.tokenizer, inputs.held_out)
+        before = _before(options) or measure(slot.model(), inputs.tokenizer, inputs.held_out)
     with report.part("search"):
         batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch)
     with report.part("export"):
@@ -123,6 +139,11 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
         "compute_dtype": str(dtype).removeprefix("torch."),
     }
     return before, devices
+
+
+def _before(options: Options) -> Measurement | None:
+    """The measurement of `include.stages.calibrate.original`, if it was made."""
+    return Measurement.load(options.original) if options.original else None
 
 
 def _prepare(options: Options, report: StageReport, source: SourceModel, element_size: int) -> int:
@@ -161,20 +182,26 @@ def _write_generation_config(model: Any, tokenizer: Any, out: Path) -> None:  # 
 
 def _describe(options: Options, report: StageReport, source: SourceModel) -> None:
     import modelopt
+
+    describe(options.device, report)
+    report.versions |= {"modelopt": modelopt.__version__}
+    report.results |= {
+        "architecture": source.config.architecture,
+        "group_size": options.group_size,
+        "smoothing": options.smoothing,
+    }
+
+
+def describe(device: str, report: StageReport) -> None:
+    """Writes versions and GPUs into the report."""
     import transformers
 
     report.versions |= {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "modelopt": modelopt.__version__,
     }
-    report.results |= {
-        "architecture": source.config.architecture,
-        "group_size": options.group_size,
-        "smoothing": options.smoothing,
-    }
-    if options.device == "cuda":
+    if device == "cuda":
         count = torch.cuda.device_count()
         report.gpu = f"{count} x {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)
         report.gpu_peak_bytes = max(torch.cuda.max_memory_allocated(i) for i in range(count))
