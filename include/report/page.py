@@ -33,7 +33,7 @@ from include.triton.servers import ServerRecord
 
 STATIC = Path(__file__).parent / "static"
 """The scripts of the pages."""
-_ORDER = {"fail": 0, "pass": 1, "skip": 2}
+_ORDER = {"fail": 0, "ask": 1, "pass": 2, "skip": 3}
 
 
 def render_report(report: ReleaseReport) -> str:
