@@ -31,6 +31,7 @@ __all__ = [
     "Reference",
     "Report",
     "Sample",
+    "Speed",
     "Trial",
     "check_tasks",
     "gates_for",

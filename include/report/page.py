@@ -24,6 +24,7 @@ from include.gates import GateResult
 from include.host import services
 from include.releases.records import ReleaseStore
 from include.report.charts import Axis, speed_plots
+from include.report.comparison import SettingsComparison
 from include.report.files import read
 from include.report.model import ReleaseReport
 from include.report.models import Card, Comparison, Line
@@ -99,6 +100,11 @@ def render_presets(presets: Sequence[Preset], root: str = "") -> str:
     """The presets, each with its conf to copy."""
     models = {preset.title: [p for p in presets if p.title == preset.title] for preset in presets}
     return _environment().get_template("presets.html.jinja").render(models=models, changed=_changed, root=root)
+
+
+def render_settings(made: SettingsComparison) -> str:
+    """Settings of one model beside each other."""
+    return _environment().get_template("settings.html.jinja").render(made=made)
 
 
 def render_message(title: str, text: str, root: str = "") -> str:

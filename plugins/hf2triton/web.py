@@ -23,7 +23,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
-from hf2triton.context import RELEASE_DAG
+from hf2triton.context import COMPARE_DAG, RELEASE_DAG
 from hf2triton.links import root_path
 from include import reading, report
 from include.errors import PipelineError
@@ -33,6 +33,7 @@ from include.live.proxy import proxy_of
 from include.reading import Limit
 from include.releases.ids import ReleaseId
 from include.releases.records import ReleaseStore
+from include.report.comparison import read_comparison
 from include.report.models import chosen
 from include.report.page import (
     STATIC,
@@ -42,6 +43,7 @@ from include.report.page import (
     render_models,
     render_presets,
     render_releases,
+    render_settings,
 )
 from include.report.served import Served, Snapshot
 from include.requests.names import LONGEST
@@ -164,7 +166,9 @@ def release_report(model: Model, number: Number, name: ReportFile) -> Response:
 
 @app.get("/runs/{dag_id}/{run_id}")
 def run_report(dag_id: str, run_id: str) -> Response:
-    """Redirects to the report of the release that a run has validated last, or asked about."""
+    """The comparison of a run's settings, or a redirect to the report of the release that it has validated last."""
+    if dag_id == COMPARE_DAG and (made := read_comparison(settings().artifacts, run_id)):
+        return HTMLResponse(render_settings(made), headers=_HEADERS)
     found = report.find_by_run(_root(), run_id) if dag_id == RELEASE_DAG else _asked_about(dag_id, run_id)
     if found is None:
         text = "No release report belongs to this run: it has not come as far as its gates, or it makes no release."

@@ -14,6 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 
 from hf2triton.assets import LIVE_RELEASE, OUTAGE
+from include.requests.comparison import CompareRequest
 from include.requests.operations import CatalogueCheck, PruneRequest, RollbackRequest
 from include.requests.release import Form, ReleaseRequest
 from include.settings import settings
@@ -22,6 +23,7 @@ AFTER = Path(__file__).parents[2] / "docs" / "after-a-release.md"
 DAGS = Path(__file__).parents[2] / "dags"
 DAG_IDS = {
     "release_awq_engine",
+    "compare_settings",
     "rollback_release",
     "retire_model",
     "prune_artifacts",
@@ -86,6 +88,7 @@ def test_the_candidate_is_stopped_however_the_run_ends(bag: DagBag) -> None:
     ("dag_id", "request_type"),
     [
         ("release_awq_engine", ReleaseRequest),
+        ("compare_settings", CompareRequest),
         ("rollback_release", RollbackRequest),
         ("prune_artifacts", PruneRequest),
         ("rebuild_on_change", CatalogueCheck),
