@@ -7,6 +7,7 @@ files keeps them in the artifact store; a stage whose inputs have not changed ta
 |---|---|
 | `check_request` | checks params, model, host, ports and disk, in seconds |
 | `pull_model` | downloads one commit, verifies every file's hash |
+| `measure_original` | measures the model before quantization: its perplexity, and its answers to the tasks |
 | `calibrate_awq` | calibrates to the format asked for, INT4 AWQ or FP8, with NVIDIA ModelOpt; makes a TensorRT-LLM checkpoint with its quality reference |
 | `build_engine` | builds the target's engine from the same quantized weights, and compares it with the checkpoint |
 | `assemble_repository` | fills and checks the ensemble's model repository |
@@ -27,6 +28,7 @@ The last lines of its log name the problem, its place and the remedy. The live r
 |---|---|
 | `check_request` | the message names the field, or the missing requirement of the host: correct it and trigger again |
 | `pull_model` | if the model is gated, accept the licence on the Hub and set the token in Connection *huggingface_default*; after a network error the task retries by itself and resumes |
+| `measure_original` | the message names the model's file, or the line of the file of tasks; if memory is short, stop what else uses the device |
 | `calibrate_awq` | if memory is short, lower *calib_size* or *calib_seq_len*; if the group size does not fit, use the proposed one |
 | `build_engine` | the error has the tool's last lines |
 | `assemble_repository` | the error names the file and the variable or path |
@@ -42,7 +44,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, chain
 
 from hf2triton.assets import CHECKPOINT, ENGINE, LIVE_RELEASE
 from hf2triton.form import request_params
@@ -57,6 +59,7 @@ from include.tasks import (
     check_request,
     finish_run,
     launch_triton,
+    measure_original,
     promote_release,
     pull_model,
     stop_candidate,
@@ -73,7 +76,7 @@ GPU: dict[str, Any] = {"queue": "gpu", **POOL}
 with DAG(
     dag_id="release_awq_engine",
     dag_display_name="Release a model: INT4 AWQ, engine, Triton",
-    description="Calibrates a model to INT4 AWQ, builds its engine, tries it behind Triton, and makes it live if it passes.",
+    description="Quantizes a model, builds its engine, tries it behind Triton, and makes it live if it passes.",
     doc_md=__doc__,
     schedule=None,
     catchup=False,
@@ -85,24 +88,21 @@ with DAG(
     checked = {"checked": check.output}
     pull = TaskOperator(task_id="pull_model", call=pull_model.run, inputs=checked)
     pulled = {**checked, "pulled": pull.output}
-    calibrate = Stage(
-        task_id="calibrate_awq", job=calibrate_awq.job, inputs=pulled, events={CHECKPOINT: calibrate_awq.event}, **GPU
-    )
-
+    measure = Stage(task_id="measure_original", job=measure_original.job, inputs=pulled, **GPU)
+    original = {"original": measure.output}
+    measured, made_of = {**pulled, **original}, {CHECKPOINT: calibrate_awq.event}
+    calibrate = Stage(task_id="calibrate_awq", job=calibrate_awq.job, inputs=measured, events=made_of, **GPU)
     calibrated = {**checked, "checkpoint": calibrate.output}
     build = Stage(
         task_id="build_engine", job=build_engine.job, inputs=calibrated, events={ENGINE: build_engine.event}, **GPU
     )
-
     made = {**calibrated, "engine": build.output}
     assemble = TaskOperator(task_id="assemble_repository", call=assemble_repository.run, inputs=made, **HOST)
 
-    served = {**checked, "repository": assemble.output}
+    served = {**checked, **original, "repository": assemble.output}
     launch = TaskOperator(task_id="launch_triton", call=launch_triton.run, inputs=served, **HOST, **POOL)
-
     running = {**made, **served, "candidate": launch.output}
     validate = ReleaseOperator(task_id="validate_generate", call=validate_generate.run, inputs=running, **HOST)
-
     proven = {"release": validate.output}
     asked = {**proven, "candidate": launch.output}
     approve = ReleaseApprovalOperator(
@@ -117,4 +117,4 @@ with DAG(
     stop = ReleaseOperator(task_id="stop_candidate", call=stop_candidate.run, **HOST).as_teardown()
     finish = TaskOperator(task_id="finish_run", call=finish_run.run).as_teardown(on_failure_fail_dagrun=True)
 
-    check >> pull >> calibrate >> build >> assemble >> launch >> validate >> approve >> promote >> stop >> finish
+    chain(check, pull, measure, calibrate, build, assemble, launch, validate, approve, promote, stop, finish)

@@ -30,7 +30,7 @@ from include.triton.signatures import Signatures
 class Context:
     """The context of one task: settings, log, and the functions that look up the Hub token and the registry's login.
 
-    ``run_state`` gives the state of a run of `release_awq_engine` in Airflow's words, None if Airflow does not know it;
+    ``run_state`` gives the state of a run that makes artifacts, in Airflow's words, None if Airflow does not know it;
     ``find_run`` gives the record of this run so far. ``find_requester`` gives the name of the user who triggered it, if
     one did; ``find_users`` the ids of the users who may answer questions, None if Airflow cannot say. ``tell`` takes a
     few words on what came of the run, for its note; ``publish`` how far the task is, for the run's page.
@@ -57,7 +57,7 @@ class Context:
         self.publish(line)
 
     def is_over(self, run_id: str) -> bool:
-        """True if a run of `release_awq_engine` is neither queued nor running; a deleted run is over, too."""
+        """True if a run that makes artifacts is neither queued nor running; a deleted run is over, too."""
         return self.run_state(run_id) not in {"queued", "running"}
 
     @property

@@ -13,6 +13,7 @@ class Kind(StrEnum):
 
     MODEL = "models"
     DATASET = "datasets"
+    ORIGINAL = "originals"
     CHECKPOINT = "checkpoints"
     ENGINE = "engines"
     REPOSITORY = "repositories"

@@ -26,6 +26,7 @@ from include.settings import Settings
 STAGES = (
     "check_request",
     "pull_model",
+    "measure_original",
     "calibrate_awq",
     "build_engine",
     "assemble_repository",

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from include.gates.answered import AnsweredTask
 from include.gates.reference import Continuation, Reference
 from include.gates.tokens import Split, special_texts, splitter
 from include.gates.verdict import GateResult, Outcome, Report, Sample
@@ -33,7 +34,11 @@ class Continued:
     def sample(self) -> Sample:
         """Both answers, side by side."""
         return Sample(
-            prompt=self.known.prompt, answer=self.text, expected=self.known.after_text, expected_from="checkpoint"
+            prompt=self.known.prompt,
+            answer=self.text,
+            expected=self.known.after_text,
+            expected_from="checkpoint",
+            original=self.known.before_text,
         )
 
 
@@ -44,7 +49,8 @@ class Trial:
     ``chat``: True if the endpoint puts prompts into the model's chat template. ``max_input_len`` and
     ``max_seq_len`` are its limits in tokens, ``repository`` the model repository that it was started on,
     ``tokenizer`` the checkpoint's tokenizer directory, ``live`` the server of the release that is live now; None
-    where not known. Answers that several gates look at are asked for once.
+    where not known. ``tasks`` are those that the original model has answered. Answers that several gates look at are
+    asked for once.
     """
 
     client: Client
@@ -57,6 +63,7 @@ class Trial:
     live: Endpoint | None = None
     max_input_len: int | None = None
     max_seq_len: int | None = None
+    tasks: tuple[AnsweredTask, ...] = ()
 
     @cached_property
     def split(self) -> Split:

@@ -19,7 +19,8 @@ class Continuation(Frozen):
     """A prompt as users send it, and the checkpoint's greedy answer.
 
     ``chat``: True if the prompt was put into the model's chat template. ``after_ended``: True if the answer ended
-    by itself; its ids and text are without the end token. If not, it was cut off.
+    by itself; its ids and text are without the end token. If not, it was cut off. ``before_text`` is the answer before
+    quantization.
     """
 
     prompt: str
@@ -28,6 +29,7 @@ class Continuation(Frozen):
     after_ids: tuple[int, ...]
     after_text: str
     after_ended: bool = False
+    before_text: str | None = None
 
 
 class Quality(Frozen):

@@ -10,7 +10,7 @@ from include.frozen import Frozen
 from include.gates.reference import Quality
 from include.triton.client import Endpoint
 
-Outcome = Literal["pass", "fail", "skip"]
+Outcome = Literal["pass", "fail", "skip", "ask"]
 _SHOWN = 160
 
 
@@ -21,6 +21,7 @@ class Sample(Frozen):
     answer: str = Field(description="What the candidate answered.")
     expected: str | None = Field(default=None, description="What it was held against, if anything.")
     expected_from: str = Field(default="", description="Whose answer that is, e.g. `checkpoint`, `gRPC`.")
+    original: str | None = Field(default=None, description="What the original model answered, where known.")
     score: float | None = Field(default=None, description="What the gate measured on this answer alone.")
     ok: bool = Field(default=True, description="Whether this answer alone is as the gate wants it.")
     note: str = Field(default="", description="One line for the reader.")
@@ -54,13 +55,13 @@ class Load(Frozen):
 
 
 class GateResult(Frozen):
-    """The result of one gate. ``skip``: the gate could not be tried here, which is no failure."""
+    """The result of one gate. ``skip``: it could not be tried here, which is no failure. ``ask``: a person decides."""
 
     gate: str
     outcome: Outcome
     threshold: str = Field(description="What it takes to pass, in words, with its numbers.")
     found: str = Field(description="What was found, in one line.")
-    rating: str = Field(default="", description="`quality`: ACCEPT, REGRESSION or ANOMALOUS.")
+    rating: str = Field(default="", description="The gate's own, of `quality` and `tasks`.")
     measured: dict[str, float] = Field(default_factory=dict, description="What was measured, by name.")
     samples: tuple[Sample, ...] = Field(default=(), description="The answers that were looked at.")
     loads: tuple[Load, ...] = Field(default=(), description="The loads that `speed` put on the servers.")
@@ -80,6 +81,11 @@ class Report(Frozen):
     def passed(self) -> bool:
         """True if no gate failed."""
         return all(verdict.outcome != "fail" for verdict in self.verdicts)
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The gates whose evidence decides nothing, so that a person has to."""
+        return tuple(verdict.gate for verdict in self.verdicts if verdict.outcome == "ask")
 
     def failures(self) -> str:
         """The failed gates and their findings, a line each."""

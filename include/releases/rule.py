@@ -36,6 +36,10 @@ class Rule:
         forced = settings.require_approval or bool(named)
         return cls(forced or (request is not None and request.require_approval), asked or named)
 
+    def holds_for(self, release: Release) -> bool:
+        """True if a person has to approve the release: by the rule, or because its gates have not decided."""
+        return self.required or release.verdict == "undecided"
+
     def approval(self, releases: ReleaseStore, release: Release) -> Approval | None:
         """The approval that lets the release go live; None if it has to be asked for."""
         decided = _decision(release)
@@ -46,7 +50,7 @@ class Rule:
 
     def check(self, releases: ReleaseStore, release: Release) -> None:
         """Raises `UserError` if the release may not go live. One that is live may stay."""
-        if not self.required or releases.state(release) == "live" or self.approval(releases, release):
+        if not self.holds_for(release) or releases.state(release) == "live" or self.approval(releases, release):
             return
         last = release.approvals[-1] if release.approvals else None
         known = str(last) if last else "nobody was asked"

@@ -17,6 +17,7 @@ JSON_FILE = "report.json"
 HTML_FILE = "report.html"
 _MAKERS = {
     Kind.MODEL: "pull_model",
+    Kind.ORIGINAL: "measure_original",
     Kind.CHECKPOINT: "calibrate_awq",
     Kind.ENGINE: "build_engine",
     Kind.REPOSITORY: "assemble_repository",

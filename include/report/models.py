@@ -202,11 +202,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of two releases to one prompt; None where it was not asked."""
+    """The answers of two releases to one prompt, and the original model's; None where it was not asked.
+
+    ``original`` is None, too, where the releases have different originals.
+    """
 
     prompt: str
     before: str | None
     after: str | None
+    original: str | None = None
 
 
 @dataclass(frozen=True)
@@ -290,7 +294,18 @@ def _figures(before: Scores, after: Scores) -> tuple[Figure, ...]:
 
 def _answers(before: ReleaseReport | None, after: ReleaseReport | None) -> tuple[Answers, ...]:
     first, second = ({one.prompt: one.answer for one in report.answers} if report else {} for report in (before, after))
-    return tuple(Answers(prompt, first.get(prompt), second.get(prompt)) for prompt in {**first, **second})
+    originals: dict[str, set[str]] = {}
+    for sample in (sample for report in (before, after) if report for sample in report.answers):
+        if sample.original is not None:
+            originals.setdefault(sample.prompt, set()).add(sample.original)
+    return tuple(
+        Answers(prompt, first.get(prompt), second.get(prompt), _only(originals.get(prompt, set())))
+        for prompt in {**first, **second}
+    )
+
+
+def _only(values: set[str]) -> str | None:
+    return next(iter(values)) if len(values) == 1 else None
 
 
 def _clients(number: int) -> str:

@@ -24,6 +24,7 @@ from include.gates import GateResult
 from include.host import services
 from include.releases.records import ReleaseStore
 from include.report.charts import Axis, speed_plots
+from include.report.comparison import SettingsComparison
 from include.report.files import read
 from include.report.model import ReleaseReport
 from include.report.models import Card, Comparison, Line
@@ -38,7 +39,7 @@ from include.triton.servers import ServerRecord
 STATIC = Path(__file__).parent / "static"
 """The scripts of the pages."""
 _BADGES = {"success": "pass", "failed": "fail", "upstream_failed": "fail", "running": "live"}
-_ORDER = {"fail": 0, "pass": 1, "skip": 2}
+_ORDER = {"fail": 0, "ask": 1, "pass": 2, "skip": 3}
 
 
 def render_report(report: ReleaseReport) -> str:
@@ -124,6 +125,11 @@ def render_run(run: Run, paces: Mapping[str, Pace], now: datetime, *, has_report
         has_report=has_report,
         root=root,
     )
+
+
+def render_settings(made: SettingsComparison) -> str:
+    """Settings of one model beside each other."""
+    return _environment().get_template("settings.html.jinja").render(made=made)
 
 
 def render_message(title: str, text: str, root: str = "") -> str:

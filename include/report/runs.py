@@ -12,6 +12,7 @@ from include.report.pace import Pace
 ORDER = (
     "check_request",
     "pull_model",
+    "measure_original",
     "calibrate_awq",
     "build_engine",
     "assemble_repository",

@@ -27,6 +27,7 @@ _END = r"$(?!\n)"
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(?:\/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?"
 PATH = r"\/[^\x00-\x1f\x7f-\x9f\u2028\u2029\\]*"
 MODEL_PATTERN = rf"^(?!.*\.\.)(?:{HUB_ID}|{PATH}){_END}"
+TASKS_PATTERN = rf"^(?!.*\.\.)(?:builtin|off|{PATH}){_END}"
 DATA_PATTERN = rf"^(?!.*\.\.)(?:builtin|{HUB_ID}|{PATH}){_END}"
 REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"
 _LONGEST_NAME = 80
@@ -240,6 +241,31 @@ class ReleaseRequest(Form):
         "By which share the perplexity may fall before it is taken for a mistake in the measurement.",
         0.02,
     )
+    task_data: str = _gates(
+        "Tasks",
+        "Tasks with known answers, which the original model and the candidate are asked: `builtin`, `off`, or the "
+        "absolute path of a `.jsonl` file on the worker, each line with `prompt`, `expected` and `judge`.",
+        "builtin",
+        pattern=TASKS_PATTERN,
+        max_length=400,
+    )
+    max_task_drop: Share = _gates(
+        "Tasks: maximum drop",
+        "Share of the tasks that quantization may turn from right to wrong, on balance. If the 95 % interval is on one "
+        "side of it, the gate passes or fails; else a person decides. With few tasks only a large limit can be "
+        "decided: 0.3 suits the 30 that are built in, 0.02 takes about a thousand.",
+        0.3,
+    )
+    max_task_relative_drop: Share = _gates(
+        "Tasks: maximum relative drop",
+        "The same as a share of the original's right answers, whatever the interval says. 1: not looked at.",
+        1,
+    )
+    task_guard_below: Share = _gates(
+        "Tasks: relative drop below",
+        "The relative drop counts only where the original's share of right answers is below this. 1: always.",
+        1,
+    )
     speed_concurrencies: list[Clients] = _gates(
         "Speed: concurrent requests",
         "How many requests at once the speed gate tries: one number a line, one load after the other.",
@@ -426,6 +452,7 @@ _A_NAME = (
 _FORMS = {
     "model": "a Hub id such as org/name, nor an absolute path",
     "calib_data": "builtin, a Hub dataset id, nor an absolute path",
+    "task_data": "builtin, off, nor an absolute path",
     "revision": "a branch, tag or commit",
 }
 

@@ -11,6 +11,7 @@ _EVERY = ("openvino", *_GPU)
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "dtype": _EVERY,
+    "quantization": _EVERY,
     "awq_group_size": _EVERY,
     "calib_size": _EVERY,
     "calib_seq_len": _EVERY,

@@ -59,7 +59,7 @@ def ask(
         UserError: the release was rejected or pruned: nobody needs to be asked.
     """
     releases = context.releases
-    if not rule.required:
+    if not rule.holds_for(release):
         return NOT_REQUIRED
     if releases.state(release) == "live":
         return f"release {release.name} is live already"

@@ -30,20 +30,25 @@ _IGNORED = {
 }
 
 
-def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
-    """The run of the calibrate program that this request needs."""
+def job(context: Context, checked: Checked, pulled: Pulled, original: ArtifactRef | None = None) -> StageJob:
+    """The run of the calibrate program that this request needs.
+
+    ``original`` has the measurement before quantization. It is in no key: all that it depends on is.
+    """
     request = checked.request
     target = context.target(request.target)
     model = pulled.model.load(context.store)
     data, data_digest = _calibration_data(context, checked, pulled.dataset)
     options = _options(request, target.calibrate_options()) | {"device": target.device}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    known = [original.load(context.store).path] if original else []
+    flags += [word for path in known for word in ("--original", str(path))]
     return StageJob(
         target=target.name,
         kind=Kind.CHECKPOINT,
         module=MODULE,
         args=("--model", str(model.path), "--calib-data", data, *flags),
-        reads=(model.path, *([Path(data)] if data.startswith("/") else [])),
+        reads=(model.path, *known, *([Path(data)] if data.startswith("/") else [])),
         inputs={
             "model": {"commit": checked.source.commit, "content": model.content},
             "calibration_data": data_digest,

@@ -11,6 +11,7 @@ from include.artifacts.store import make_directory
 from include.context import Context
 from include.errors import UserError
 from include.files import sha256_of
+from include.gates import check_tasks
 from include.host.ports import check_port_free
 from include.live.address import LiveAddress
 from include.live.api.template import check_template
@@ -46,6 +47,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     target.check_host(request, shared)
     _check_ports(context, request)
     check_calibration_file(request)
+    check_task_file(context, request)
     given = bool(request.served_name)
     context.releases.check_names(request.name, request.aliases, request.slug, given=given)
     endpoint = context.settings.hub_endpoint
@@ -151,6 +153,23 @@ def _check_calibration_text(request: ReleaseRequest, folder: Path) -> None:
     encode = read_tokenizer(folder).encode
     lengths = (len(encode(f"{text}\n\n", add_special_tokens=False).ids) for text in found)
     texts.check_length(lengths, request.calib_size, request.calib_seq_len, request.calib_data)
+
+
+def check_task_file(context: Context, request: ReleaseRequest) -> None:
+    """Raises `UserError` if the request names a file of tasks that cannot be asked or judged."""
+    if request.task_data.startswith("/"):
+        tasks = check_tasks(Path(request.task_data))
+        context.log(f"{len(tasks)} tasks of {request.task_data}")
+
+
+def task_file_digest(request: ReleaseRequest) -> str:
+    """The sha256 of the file of tasks that the request names."""
+    try:
+        return sha256_of(Path(request.task_data))
+    except OSError as error:
+        raise UserError(
+            f"{request.task_data} cannot be read: {error.strerror}", where="field task_data", fix="put the file back"
+        ) from error
 
 
 def _has_text(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from include import report
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.live.address import LiveAddress
 from include.live.launch import launch_on_free_ports
@@ -14,7 +15,9 @@ from include.triton import servers
 from include.triton.servers import ServerRecord
 
 
-def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRecord | None:
+def run(
+    context: Context, checked: Checked, repository: ArtifactRef, original: ArtifactRef | None = None
+) -> ServerRecord | None:
     """Launches the candidate; a candidate that this run left behind is stopped first.
 
     None, and nothing is touched, if the release of this repository is live and was proved for this very request.
@@ -26,7 +29,7 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
         HostError: the asked port is taken.
     """
     path = repository.load(context.store).path
-    if live := _proved(context, checked, repository):
+    if live := _proved(context, checked, repository, original):
         context.log(f"hit: release {live.name} was made of it for the same request and is live: no candidate is needed")
         return None
     if left := servers.find(context.candidate_record):
@@ -42,10 +45,14 @@ def run(context: Context, checked: Checked, repository: ArtifactRef) -> ServerRe
     return record
 
 
-def _proved(context: Context, checked: Checked, repository: ArtifactRef) -> Release | None:
-    """The live release of its name, if it is all that the request asks for, limits of the gates included."""
+def _proved(
+    context: Context, checked: Checked, repository: ArtifactRef, original: ArtifactRef | None
+) -> Release | None:
+    """The live release of its name, if it is all that the request asks for, limits and tasks of the gates included."""
     live = context.releases.live(checked.request.name)
     if live is None or live.repository != repository.name:
+        return None
+    if original and live.chain.get(Kind.ORIGINAL) != original.name:
         return None
     if not live.asks_the_same(checked.request.model_dump(mode="json")):
         return None

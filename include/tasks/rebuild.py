@@ -111,6 +111,7 @@ def fingerprint(context: Context, entry: Entry) -> Desired:
     inputs = {
         "commit": source.commit,
         "calibration_data": _calibration_data(context, request),
+        **_task_file(request),
         "settings": request.section(*_COMPARED, ignored=_IGNORED),
         "environment": target.environment(),
         "hardware": target.hardware(),
@@ -127,6 +128,10 @@ def fingerprint(context: Context, entry: Entry) -> Desired:
 def changes(wanted: Desired, last: LastRun) -> str:
     """The changes since the last run, as ``field: old -> new``; empty if there are none."""
     return "; ".join(f"{d.field}: {d.there} -> {d.here}" for d in differences(wanted.inputs, last.inputs))
+
+
+def _task_file(request: ReleaseRequest) -> dict[str, str]:
+    return {"tasks": check_request.task_file_digest(request)} if request.task_data.startswith("/") else {}
 
 
 def _calibration_data(context: Context, request: ReleaseRequest) -> str:

@@ -33,13 +33,20 @@ def run(context: Context, params: Mapping[str, Any]) -> LiveRelease:
 
 def question(context: Context, question_id: str, params: Mapping[str, Any]) -> Question | str:
     """The question of task ``approve_release`` about the release to go back to, or the reason for asking nobody."""
-    rule = rule_of(context)
-    if not rule.required:
+    rule, request = rule_of(context), RollbackRequest.parse(dict(params))
+    if not rule.required and not _is_undecided(context, request):
         return NOT_REQUIRED
-    chosen = contracts.record(context, _choose(context, RollbackRequest.parse(dict(params))))
+    chosen = contracts.record(context, _choose(context, request))
     live = context.releases.live(chosen.served_name)
     where = f"It is a rollback. Live now: {f'release {live.name}' if live else 'nothing'}.\n"
     return ask(context, question_id, chosen, rule, where, hours=ReleaseRequest().approval_timeout_h)
+
+
+def _is_undecided(context: Context, request: RollbackRequest) -> bool:
+    try:
+        return _choose(context, request).verdict == "undecided"
+    except UserError:  # the task that rolls back says it
+        return False
 
 
 def _choose(context: Context, request: RollbackRequest) -> Release:

@@ -7,11 +7,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from include import report
+from include import gates, report
 from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure
-from include.gates import Client, Endpoint, GateResult, NoAnswer, Trial, gates_for, read_reference, validate
+from include.gates import (
+    Client,
+    Endpoint,
+    GateResult,
+    NoAnswer,
+    Trial,
+    gates_for,
+    read_answered,
+    read_reference,
+    validate,
+)
 from include.host.ports import reachable
 from include.live.proxy import proxy_of
 from include.releases.ids import ReleaseId
@@ -28,6 +38,7 @@ def run(
     engine: ArtifactRef,
     repository: ArtifactRef,
     candidate: ServerRecord | None,
+    original: ArtifactRef | None = None,
 ) -> ReleaseId:
     """Judges the candidate and writes the report into its release; without a candidate, the report that is there holds.
 
@@ -38,7 +49,7 @@ def run(
         context.releases.name_of(checked.request.model),
         target=checked.request.target,
         repository=repository.name,
-        chain={ref.kind: ref.name for ref in (checkpoint, engine, repository)}
+        chain={ref.kind: ref.name for ref in (checkpoint, engine, repository, original) if ref}
         | {"model": f"{checked.source.id}@{checked.source.commit}"},
         request=checked.request.model_dump(mode="json"),
     )
@@ -48,33 +59,52 @@ def run(
         context.log(f"hit: release {release.name} has passed these gates, nothing to try")
         report.record_run(path, context.run)
     else:
-        _judge(context, checked, candidate, checkpoint, release)
+        _judge(context, checked, candidate, checkpoint, release, original)
     context.log(f"report: {path / report.HTML_FILE}")
     return release.id
 
 
 def _judge(
-    context: Context, checked: Checked, candidate: ServerRecord, checkpoint: ArtifactRef, release: Release
+    context: Context,
+    checked: Checked,
+    candidate: ServerRecord,
+    checkpoint: ArtifactRef,
+    release: Release,
+    original: ArtifactRef | None,
 ) -> None:
     path = context.releases.path(release)
     context.log(f"release {release.name}: the gates ask its candidate at {candidate.url}")
     if pace := report.paces(context.releases, checked.request).get("validate_generate"):
         context.progress(str(pace))
     with Client.open(_endpoint(candidate)) as client:
-        trial = _trial(context, checked, client, checkpoint, release)
+        trial = _trial(context, checked, client, checkpoint, release, original)
         verdicts = validate(trial, gates := gates_for(checked.request), _teller(context, len(gates)))
         run = _run_on(context, checked, client)
     supply = _supply(context, checked, release, path)
     live, proxy = context.releases.live(release.served_name), proxy_of(context.settings)
     where = {"address": context.settings.public_url or proxy.url, "curl": proxy.curl}
     report.write(path, report.compose(verdicts, release, context.store, run, report.read(path), supply, live, **where))
-    context.releases.judge(release, "accepted" if verdicts.passed else "rejected")
+    _decide(context, checked, release, verdicts)
+
+
+def _decide(context: Context, checked: Checked, release: Release, verdicts: gates.Report) -> None:
+    """Records the verdict on the release; raises `GateFailure` if a gate failed, or nobody can be asked to decide."""
+    where = f"release {release.name}, {context.releases.path(release) / report.HTML_FILE}"
+    undecided = ", ".join(verdicts.asks)
     if not verdicts.passed:
+        context.releases.judge(release, "rejected")
+        fix = "compare the answers in the report; calibrate with more or closer data, or a smaller group size"
+        raise GateFailure(verdicts.failures(), where=where, fix=fix)
+    if undecided and checked.request.swap == "recreate":
+        context.releases.judge(release, "rejected")
         raise GateFailure(
-            verdicts.failures(),
-            where=f"release {release.name}, {path / report.HTML_FILE}",
-            fix="compare the answers in the report; calibrate with more or closer data, or a smaller group size",
+            f"gate {undecided} is inconclusive, and with swap recreate no person can be asked: the address is down",
+            where=where,
+            fix="use swap blue_green, more tasks or a larger max_task_drop",
         )
+    context.releases.judge(release, "undecided" if undecided else "accepted")
+    if undecided:
+        context.log(f"gate {undecided} is inconclusive: a person decides, whatever the request says of approval")
 
 
 def _teller(context: Context, gates: int) -> Callable[[GateResult], None]:
@@ -105,7 +135,14 @@ def _run_on(context: Context, checked: Checked, client: Client) -> RunRecord:
     return run.model_copy(update={"versions": run.versions | host})
 
 
-def _trial(context: Context, checked: Checked, client: Client, checkpoint: ArtifactRef, release: Release) -> Trial:
+def _trial(
+    context: Context,
+    checked: Checked,
+    client: Client,
+    checkpoint: ArtifactRef,
+    release: Release,
+    original: ArtifactRef | None,
+) -> Trial:
     request, made = checked.request, checkpoint.load(context.store).path
     reference = read_reference(made)
     return Trial(
@@ -121,6 +158,7 @@ def _trial(context: Context, checked: Checked, client: Client, checkpoint: Artif
         live=_rival(context, release),
         max_input_len=request.max_input_len,
         max_seq_len=request.max_seq_len,
+        tasks=read_answered(original.load(context.store).path) if original else (),
     )
 
 

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 RELEASE_DAG = "release_awq_engine"
+COMPARE_DAG = "compare_settings"
 OUTCOME = "outcome"
 """The XCom in which a task tells what came of its run, in a few words."""
 PROGRESS = "progress"
 """The XCom in which a task tells how far it is."""
 ERROR = "error"
 """The XCom with the message of a task that failed."""
+_OVER = (DagRunState.SUCCESS, DagRunState.FAILED)
 
 
 def task_context(context: Context, log: Log) -> TaskContext:
@@ -61,10 +63,11 @@ def keep(context: Context, key: str, text: str) -> None:
 
 
 def _run_state(ti: RuntimeTaskInstanceProtocol, run_id: str) -> str | None:
-    """The state of a run of the releasing DAG; None if Airflow does not know the run."""
-    if ti.get_dr_count(RELEASE_DAG, run_ids=[run_id]) == 0:
-        return None
-    return DagRunState(ti.get_dagrun_state(RELEASE_DAG, run_id)).value
+    """The state of a run of a DAG that makes artifacts and starts candidates; None if Airflow does not know the run."""
+    known = [dag for dag in (RELEASE_DAG, COMPARE_DAG) if ti.get_dr_count(dag, run_ids=[run_id])]
+    states = [DagRunState(ti.get_dagrun_state(dag, run_id)) for dag in known]
+    # Runs of both may have one id: what they need stays until both are over.
+    return next((state.value for state in states if state not in _OVER), states[0].value if states else None)
 
 
 def _find_run(context: Context) -> RunRecord:

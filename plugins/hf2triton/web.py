@@ -25,7 +25,7 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from hf2triton import runs
-from hf2triton.context import RELEASE_DAG
+from hf2triton.context import COMPARE_DAG, RELEASE_DAG
 from hf2triton.links import root_path
 from include import reading, report
 from include.errors import PipelineError, UserError
@@ -35,6 +35,7 @@ from include.live.proxy import proxy_of
 from include.reading import Limit
 from include.releases.ids import ReleaseId
 from include.releases.records import ReleaseStore
+from include.report.comparison import read_comparison
 from include.report.models import chosen
 from include.report.page import (
     STATIC,
@@ -45,6 +46,7 @@ from include.report.page import (
     render_presets,
     render_releases,
     render_run,
+    render_settings,
 )
 from include.report.runs import Run
 from include.report.served import Served, Snapshot
@@ -169,7 +171,9 @@ def release_report(model: Model, number: Number, name: ReportFile) -> Response:
 
 @app.get("/runs/{dag_id}/{run_id}")
 def run_page(dag_id: str, run_id: str) -> Response:
-    """Redirects to the report of a run; without one, or after another failure, shows the run."""
+    """Redirects to the report of a run, or shows its comparison; without both, or after another failure, the run."""
+    if compared := _comparison(dag_id, run_id):
+        return compared
     found, known = _report_of(dag_id, run_id), runs.find(dag_id, run_id)
     if known is None or (found and not known[0].failed_beside_its_gates):
         return _to_report(found, "../../reports")
@@ -192,8 +196,13 @@ def _run_page(run: Run, conf: dict[str, Any], *, has_report: bool) -> Response:
 
 @app.get("/runs/{dag_id}/{run_id}/report")
 def run_report(dag_id: str, run_id: str) -> Response:
-    """Redirects to the report of the release that a run has validated last, or asked about."""
-    return _to_report(_report_of(dag_id, run_id), "../../../reports")
+    """The comparison of a run's settings, or a redirect to the report of the release that it was about."""
+    return _comparison(dag_id, run_id) or _to_report(_report_of(dag_id, run_id), "../../../reports")
+
+
+def _comparison(dag_id: str, run_id: str) -> Response | None:
+    made = read_comparison(settings().artifacts, run_id) if dag_id == COMPARE_DAG else None
+    return _site(render_settings(made)) if made else None
 
 
 def _report_of(dag_id: str, run_id: str) -> Path | None:

@@ -15,6 +15,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from hf2triton.assets import LIVE_RELEASE, OUTAGE
 from include.report.runs import ORDER
+from include.requests.comparison import CompareRequest
 from include.requests.operations import CatalogueCheck, PruneRequest, RollbackRequest
 from include.requests.release import Form, ReleaseRequest
 from include.settings import settings
@@ -23,6 +24,7 @@ AFTER = Path(__file__).parents[2] / "docs" / "after-a-release.md"
 DAGS = Path(__file__).parents[2] / "dags"
 DAG_IDS = {
     "release_awq_engine",
+    "compare_settings",
     "rollback_release",
     "retire_model",
     "prune_artifacts",
@@ -90,6 +92,7 @@ def test_a_dag_says_in_lists_what_it_does(bag: DagBag, dag_id: str) -> None:
     ("dag_id", "request_type"),
     [
         ("release_awq_engine", ReleaseRequest),
+        ("compare_settings", CompareRequest),
         ("rollback_release", RollbackRequest),
         ("prune_artifacts", PruneRequest),
         ("rebuild_on_change", CatalogueCheck),

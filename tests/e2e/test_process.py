@@ -37,7 +37,7 @@ from tests.support.live import live_record
 
 pytestmark = pytest.mark.story
 
-MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]
+MAKERS = ["pull_model", "measure_original", "calibrate_awq", "build_engine", "assemble_repository"]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.log import redact
 
-from hf2triton.context import hub_token, registry_login
+from hf2triton.context import _run_state, hub_token, registry_login
 from hf2triton.operators.task import call_task
 from include.errors import HostError, TransientError
 from include.host.docker.registry import RegistryLogin
@@ -84,3 +84,21 @@ def test_no_task_shows_the_workers_secrets(monkeypatch: pytest.MonkeyPatch) -> N
     assert "pr0xy-pw" not in "".join(traceback.format_exception(failed.value))
     assert lines == ["through user:*** and https://store.example/x"]
     assert redact("a library's own line with pr0xy-pw") == "a library's own line with ***"
+
+
+@pytest.mark.parametrize(
+    ("states", "state"),
+    [
+        ({}, None),
+        ({"release_awq_engine": "running"}, "running"),
+        ({"compare_settings": "queued"}, "queued"),
+        ({"compare_settings": "failed"}, "failed"),
+        ({"release_awq_engine": "success", "compare_settings": "running"}, "running"),
+    ],
+    ids=["unknown", "a release", "a comparison", "one that is over", "one of both runs"],
+)
+def test_a_run_that_makes_artifacts_is_known(states: dict[str, str], state: str | None) -> None:
+    ti = SimpleNamespace(
+        get_dr_count=lambda dag, run_ids: int(dag in states), get_dagrun_state=lambda dag, run_id: states[dag]
+    )
+    assert _run_state(ti, "r") == state  # type: ignore[arg-type]

@@ -20,7 +20,8 @@ SMOOTHINGS = ("free", "foldable")
 class Options:
     """One calibration. Lengths are in tokens; batch size 0 means all samples at once.
 
-    ``group_size`` and ``smoothing`` are of INT4 AWQ alone.
+    ``group_size`` and ``smoothing`` are of INT4 AWQ alone. ``original`` has the measurement before quantization;
+    without one it is made here.
     """
 
     model: Path
@@ -35,6 +36,7 @@ class Options:
     batch_size: int = 0
     smoothing: str = "free"
     quantization: str = DEFAULT
+    original: Path | None = None
 
     @property
     def format(self) -> Format:
@@ -68,4 +70,5 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     add("--batch-size", type=_at_least(0), default=Options.batch_size, help="0: all blocks in one batch")
     add("--smoothing", choices=SMOOTHINGS, default=Options.smoothing, help="which input scales AWQ may choose")
     add("--quantization", choices=FORMATS, default=Options.quantization, help="the format")
+    add("--original", type=Path, help="directory that include.stages.calibrate.original made of the model")
     return Options(**vars(parser.parse_args(argv)))

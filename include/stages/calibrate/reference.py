@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.stages.common import log, tell
+from include.stages.common import log, read_json, tell
 from include.stages.quality import HeldOut, perplexity
 
 REFERENCE_FILE = "reference.json"
+BEFORE_FILE = "before.json"
 NEW_TOKENS = 32
 LONG_ANSWER = 256
 """Tokens in which an instruction-tuned model has answered the question, and ended."""
@@ -38,6 +39,16 @@ class Measurement:
     perplexity: float
     answers: list[Answer]
 
+    def save(self, folder: Path) -> None:
+        """Writes ``before.json`` into ``folder``."""
+        (folder / BEFORE_FILE).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, folder: Path) -> Measurement:
+        """Reads the file of `save`."""
+        fields = read_json(folder / BEFORE_FILE)
+        return cls(fields["perplexity"], [Answer(**answer) for answer in fields["answers"]])
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -58,16 +69,21 @@ def prompts(tokenizer: Any, held_out: HeldOut) -> list[Prompt]:  # noqa: ANN401
     For endpoints that apply no template there is also the question's turn as a text.
     """
     texts = (QUESTION, *COMPLETIONS, *_contexts(tokenizer, held_out))
-    raw = [Prompt(text, False, tokenizer(text)["input_ids"]) for text in texts]
+    raw = [as_prompt(tokenizer, text, chat=False) for text in texts]
     if not tokenizer.chat_template:
         return raw
     try:
         turn = _turn(tokenizer, QUESTION)
-        chat = [Prompt(text, True, _chat_ids(tokenizer, text), turn=True) for text in texts]
+        chat = [as_prompt(tokenizer, text, chat=True) for text in texts]
     except Exception as error:  # a template is a program: a request that uses such a one has been refused before
         log.info("the chat template is left out of the reference: %s", error)
         return raw
     return [*raw, Prompt(turn, False, tokenizer(turn)["input_ids"], turn=True), *chat]
+
+
+def as_prompt(tokenizer: Any, text: str, *, chat: bool) -> Prompt:  # noqa: ANN401
+    """A user's text as the model is fed it."""
+    return Prompt(text, chat, _chat_ids(tokenizer, text) if chat else tokenizer(text)["input_ids"], turn=chat)
 
 
 def _contexts(tokenizer: Any, held_out: HeldOut) -> list[str]:  # noqa: ANN401
@@ -99,10 +115,10 @@ def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # no
     with torch.no_grad():
         score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks, 0.5)
         asked = prompts(tokenizer, held_out)
-        answers = _greedy(model, tokenizer, asked, NEW_TOKENS, (0.5, 0.9))
+        answers = greedy(model, tokenizer, asked, NEW_TOKENS, (0.5, 0.9))
         for place in _without_an_end(asked, answers):
             limit = min(LONG_ANSWER, model.config.max_position_embeddings - len(asked[place].ids))
-            answers[place] = _greedy(model, tokenizer, [asked[place]], limit, (0.9, 1))[0]
+            answers[place] = greedy(model, tokenizer, [asked[place]], limit, (0.9, 1))[0]
         return Measurement(score, answers)
 
 
@@ -116,12 +132,12 @@ def _without_an_end(asked: list[Prompt], answers: list[Answer]) -> list[int]:
     return [place for chat, place in turns.items() if chat not in ended]
 
 
-def _greedy(
+def greedy(
     model: Any,  # noqa: ANN401
     tokenizer: Any,  # noqa: ANN401
     asked: list[Prompt],
     new_tokens: int,
-    shares: tuple[float, float],
+    shares: tuple[float, float] = (0, 1),
 ) -> list[Answer]:
     """The answers of at most ``new_tokens``, all prompts in one batch. ``shares``: of the part before and after."""
     encoded = [prompt.ids for prompt in asked]

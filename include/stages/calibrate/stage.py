@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
 from include.model import generation
-from include.model.config import ModelConfig
 from include.stages.calibrate import data, memory
 from include.stages.calibrate.export import export
 from include.stages.calibrate.foldable import make_foldable
@@ -32,14 +33,41 @@ from include.stages.vocabulary import Vocabulary, silenced
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The facts before any weight is loaded: the model's own, and the tokens to calibrate and measure on."""
+class Subject:
+    """A model before any weight of it is loaded, and the text to measure it on."""
 
     source: SourceModel
     tokenizer: Any
     vocabulary: Vocabulary
-    blocks: torch.Tensor
     held_out: HeldOut
+
+    @classmethod
+    def read(cls, folder: Path, device: str) -> Subject:
+        """Reads the small files; raises `UserError` for a model that cannot be measured, `HostError` for no GPU."""
+        device_map(device)  # refuses a GPU that is not there
+        source = SourceModel.read(folder)
+        tokenizer = load_tokenizer(folder)
+        held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
+        asked = max(max(prompt.ids) for prompt in prompts(tokenizer, held_out))
+        _check_vocabulary(source, max(asked, int(held_out.blocks.max())))
+        vocabulary = Vocabulary.of(tokenizer, source.config.vocab_size, generation.end_ids(source.folder))
+        return cls(source, tokenizer, vocabulary, held_out)
+
+    def load(self, device: str, dtype: torch.dtype) -> Any:  # noqa: ANN401
+        """The model with its weights, without those of ids beyond the vocabulary."""
+        return self.vocabulary.cut(load_model(self.source, device, dtype))
+
+    def measure(self, model: Any) -> Measurement:  # noqa: ANN401
+        """Perplexity and greedy answers of ``model``, which is this one or was made from it."""
+        with silenced(model, self.vocabulary.missing):
+            return measure(model, self.tokenizer, self.held_out)
+
+
+@dataclass(frozen=True)
+class Inputs(Subject):
+    """A model with the tokens to calibrate it on."""
+
+    blocks: torch.Tensor
 
 
 def calibrate(options: Options, report: StageReport) -> None:
@@ -50,15 +78,22 @@ def calibrate(options: Options, report: StageReport) -> None:
         HostError: there is no GPU, or too little memory.
         ToolError: ModelOpt or the checkpoint it wrote is not as expected.
     """
-    try:
+    with within_memory(options.device):
         _calibrate(options, report)
+
+
+@contextmanager
+def within_memory(device: str) -> Iterator[None]:
+    """Makes a `HostError` of memory that runs out within the block."""
+    try:
+        yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         # The search halves its batch; exporting and measuring have nothing to halve.
         raise HostError(
             f"out of memory: {str(error).splitlines()[0]}",
-            where=f"device {options.device}",
+            where=f"device {device}",
             fix="stop what else uses the device, or use more or larger ones",
         ) from error
 
@@ -79,21 +114,16 @@ def _calibrate(options: Options, report: StageReport) -> None:
 
 def check(options: Options) -> Inputs:
     """Reads the small files and refuses a request that cannot be met; see `calibrate` for its exceptions."""
-    device_map(options.device)  # refuses a GPU that is not there
+    subject = Subject.read(options.model, options.device)
     group = options.format.group(options.group_size)
-    ModelConfig.read(options.model).check_calibration(group, options.calib_seq_len, options.tp_size)
-    source = SourceModel.read(options.model)
-    tokenizer = load_tokenizer(options.model)
-    blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
-    held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
-    _check_vocabulary(source, tokenizer, blocks, held_out)
-    vocabulary = Vocabulary.of(tokenizer, source.config.vocab_size, generation.end_ids(source.folder))
-    return Inputs(source, tokenizer, vocabulary, blocks, held_out)
+    subject.source.config.check_calibration(group, options.calib_seq_len, options.tp_size)
+    blocks = data.calibration_blocks(options.calib_data, subject.tokenizer, options.calib_size, options.calib_seq_len)
+    _check_vocabulary(subject.source, int(blocks.max()))
+    return Inputs(**vars(subject), blocks=blocks)
 
 
-def _check_vocabulary(source: SourceModel, tokenizer: Any, blocks: torch.Tensor, held_out: HeldOut) -> None:  # noqa: ANN401
-    asked = max(max(prompt.ids) for prompt in prompts(tokenizer, held_out))
-    highest = max(asked, int(blocks.max()), int(held_out.blocks.max()))
+def _check_vocabulary(source: SourceModel, highest: int) -> None:
+    """Raises `UserError` if the model does not know the token ``highest`` of its tokenizer."""
     if highest >= source.config.vocab_size:
         raise UserError(
             f"the tokenizer knows token {highest}, the model only {source.config.vocab_size} tokens",
@@ -106,11 +136,11 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
     """Everything that needs the source model in memory, which is free again afterwards; returns its device map, too."""
     dtype = compute_dtype(options.device, options.dtype)
     batch = _prepare(options, report, inputs.source, dtype.itemsize)
-    slot = Slot(lambda: inputs.vocabulary.cut(load_model(inputs.source, options.device, dtype)))
+    slot = Slot(lambda: inputs.load(options.device, dtype))
     with report.part("load"):
         slot.model()
     with report.part("measure before"):
-        before = _measure(slot.model(), inputs)
+        before = _before(options) or inputs.measure(slot.model())
     with report.part("search"):
         batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch, options.format)
     with report.part("export"):
@@ -127,6 +157,11 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
         "compute_dtype": str(dtype).removeprefix("torch."),
     }
     return before, devices
+
+
+def _before(options: Options) -> Measurement | None:
+    """The measurement of `include.stages.calibrate.original`, if it was made."""
+    return Measurement.load(options.original) if options.original else None
 
 
 def _prepare(options: Options, report: StageReport, source: SourceModel, element_size: int) -> int:
@@ -152,12 +187,7 @@ def _measure_checkpoint(options: Options, inputs: Inputs, devices: DeviceMap) ->
     model = Checkpoint(options.out).model(dtype, devices)
     # Else it would have the end token that transformers' configuration of its architecture defaults to.
     model.generation_config = GenerationConfig.from_pretrained(options.out)
-    return _measure(model, inputs)
-
-
-def _measure(model: Any, inputs: Inputs) -> Measurement:  # noqa: ANN401
-    with silenced(model, inputs.vocabulary.missing):
-        return measure(model, inputs.tokenizer, inputs.held_out)
+    return inputs.measure(model)
 
 
 def _write_generation_config(model: Any, inputs: Inputs, out: Path) -> None:  # noqa: ANN401
@@ -181,21 +211,27 @@ def _save_tokenizer(tokenizer: Any, out: Path) -> None:  # noqa: ANN401
 
 def _describe(options: Options, report: StageReport, source: SourceModel) -> None:
     import modelopt
-    import transformers
 
-    report.versions |= {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "modelopt": modelopt.__version__,
-    }
+    describe(options.device, report)
+    report.versions |= {"modelopt": modelopt.__version__}
     report.results |= {
         "architecture": source.config.architecture,
         "quantization": options.quantization,
     }
     own = {"awq_group_size": ("group_size", options.group_size), "smoothing": ("smoothing", options.smoothing)}
     report.results |= dict(own[name] for name in options.format.fields)
-    if options.device == "cuda":
+
+
+def describe(device: str, report: StageReport) -> None:
+    """Writes versions and GPUs into the report."""
+    import transformers
+
+    report.versions |= {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if device == "cuda":
         count = torch.cuda.device_count()
         report.gpu = f"{count} x {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)
         report.gpu_peak_bytes = max(torch.cuda.max_memory_allocated(i) for i in range(count))

@@ -151,6 +151,13 @@ def test_figures_and_answers_stand_side_by_side() -> None:
     ]
 
 
+@pytest.mark.parametrize(("first", "second", "shown"), [("o", "o", "o"), (None, "o", "o"), ("o", "x", None)])
+def test_the_originals_answer_is_shown_if_both_have_the_same(first: Any, second: Any, shown: Any) -> None:
+    reports = [report(answers=(Sample(prompt="one", answer="a", original=known),)) for known in (first, second)]
+    (pair,) = compare(*(line(number, report_=one) for number, one in enumerate(reports, start=1))).answers
+    assert pair.original == shown
+
+
 def test_releases_without_reports_compare_by_their_requests_alone() -> None:
     made = compare(line(1), line(2))
     assert (made.figures, made.answers) == ((), ())

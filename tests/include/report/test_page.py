@@ -116,6 +116,20 @@ def test_answers_are_marked_from_where_they_differ() -> None:
     assert re.findall(r"<mark>(.*?)</mark>", html) == ["wo", "hree"]
 
 
+def test_the_originals_answer_stands_beside_both() -> None:
+    html = render_report(report(answers=(Sample(prompt="p", answer="one", expected="one", original="one <b>"),)))
+    assert "original model" in html
+    assert "one<mark> &lt;b&gt;</mark>" in html
+    assert "original model</p>" not in render_report(report(answers=(Sample(prompt="p", answer="one"),)))
+
+
+def test_a_release_that_is_left_to_a_person_says_so() -> None:
+    html = render_report(report(verdict("ready"), verdict("tasks", "ask", rating="INCONCLUSIVE")))
+    assert "Left to a person" in html
+    assert "tasks did not decide" in html
+    assert "Passed its gates" not in html
+
+
 def test_equal_answers_are_not_marked() -> None:
     assert page(report(answers=(Sample(prompt="p", answer="one", expected="one"),))).tags("mark") == []
 

@@ -347,3 +347,24 @@ def test_a_run_of_the_scheduler_is_approved_by_anyone(context: Context, release:
     ask(scheduled, release, **ASKED)
     yes(scheduled)
     assert may_go_live(scheduled, release, **ASKED)
+
+
+def test_a_person_decides_where_the_gates_have_not(context: Context, release: Release) -> None:
+    context.releases.judge(release, "undecided")
+    assert not may_go_live(context, release)
+    with pytest.raises(UserError, match="has not been approved: nobody was asked"):
+        Rule.of(context.settings).check(context.releases, now(context, release))
+    assert ask(context, release)
+    assert not may_go_live(context, release)
+    yes(context)
+    assert may_go_live(context, release)
+    promoted(context, release)
+    assert now(context, release).verdict == "accepted"
+
+
+def test_a_no_rejects_what_the_gates_have_not_decided(context: Context, release: Release) -> None:
+    context.releases.judge(release, "undecided")
+    ask(context, release)
+    no(context)
+    assert now(context, release).verdict == "rejected"
+    assert not may_go_live(context, release, **ASKED)

@@ -192,3 +192,18 @@ def test_a_wrong_prompt_is_named(prompt: Any) -> None:
 @pytest.mark.parametrize(("field", "value"), [("echo", True), ("best_of", 2), ("suffix", "x"), ("logprobs", 2)])
 def test_what_completions_do_not_support_is_refused_by_name(field: str, value: Any) -> None:
     assert refused(CompletionRequest, COMPLETION | {field: value}).param == field
+
+
+LM_EVAL = {"max_tokens": 256, "temperature": 0.0, "seed": 1234, "stop": ["Question:", "</s>", "<|im_end|>"]}
+"""The fields of lm-eval 0.4.13 for gsm8k (models/openai_completions.py, tasks/gsm8k/gsm8k.yaml)."""
+
+
+def test_what_lm_eval_sends_for_a_task_that_generates_is_accepted() -> None:
+    assert chat(**LM_EVAL).stops == LM_EVAL["stop"]
+    body = {"model": "m", "prompt": ["Question: 2 + 2?\nAnswer:"], **LM_EVAL}
+    assert parse(json.dumps(body).encode(), CompletionRequest).stops == LM_EVAL["stop"]
+
+
+def test_what_lm_eval_sends_for_multiple_choice_is_refused_by_name() -> None:
+    body = {"model": "m", "prompt": ["a"], "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1, "echo": True}
+    assert any(field in str(refused(CompletionRequest, body)) for field in ("echo", "logprobs"))

@@ -1,0 +1,112 @@
+# ruff: noqa: TID253
+"""The model before quantization, measured once for many calibrations."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from include.stages.calibrate import __main__, original
+from include.stages.calibrate.loading import load_model, load_tokenizer
+from include.stages.calibrate.source import SourceModel
+from tests.support import tiny_models as tiny
+
+TASKS = (
+    {"prompt": "How many days has a week?", "expected": "7", "max_tokens": 3},
+    {"prompt": "Hi", "expected": "a|b", "judge": "regex", "max_tokens": 9},
+    {"prompt": "x" * 400, "expected": "x"},
+)
+SMALL = {"--group-size": "16", "--calib-size": "4", "--calib-seq-len": "32"}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def program(main: Callable[[], int], model: Path, out: Path, **flags: object) -> int:
+        out.mkdir()
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["program", "--model", str(model), "--out", str(out), *words])
+        return main()
+
+    return program
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("\n".join(map(json.dumps, TASKS)))
+    return path
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("chat", ["auto", "off"])
+def test_each_task_has_the_models_own_greedy_answer(
+    llama: Path, run: Callable[..., int], tmp_path: Path, tasks: Path, chat: str
+) -> None:
+    assert run(original.main, llama, tmp_path / "out", tasks=tasks, chat=chat) == 0
+    answered = _json(tmp_path / "out" / "tasks.json")["tasks"]
+    assert [one["prompt"] for one in answered] == [task["prompt"] for task in TASKS]
+    assert [one["judge"] for one in answered] == ["contains", "regex", "contains"]
+    assert answered[2]["original"] is None, "it is longer than the model's 256 positions"
+    tokenizer = load_tokenizer(llama)
+    model = load_model(SourceModel.read(llama), "cpu", torch.float32)
+    for one, task in zip(answered[:2], TASKS, strict=False):
+        messages = [{"role": "user", "content": task["prompt"]}]
+        ids = (
+            tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+            if chat == "auto"
+            else tokenizer(task["prompt"])["input_ids"]
+        )
+        length = int(task["max_tokens"])
+        answer = model.generate(
+            torch.tensor([ids]), max_new_tokens=length, do_sample=False, eos_token_id=257, pad_token_id=257
+        )
+        assert (one["prompt_tokens"], one["chat"]) == (len(ids), chat == "auto")
+        assert one["original"] == tokenizer.decode(answer[0, len(ids) :], skip_special_tokens=True)
+
+
+def test_a_calibration_takes_the_measurement_instead_of_making_it(
+    llama: Path, run: Callable[..., int], tmp_path: Path
+) -> None:
+    assert run(original.main, llama, tmp_path / "original") == 0
+    assert _json(tmp_path / "original" / "tasks.json") == {"tasks": []}
+    before = tmp_path / "original" / "before.json"
+    known = _json(before)
+    before.write_text(json.dumps(known | {"perplexity": 4321.0}))
+    flags = {name.removeprefix("--"): value for name, value in SMALL.items()}
+    assert run(__main__.main, llama, tmp_path / "out", **flags, original=tmp_path / "original") == 0
+    reference = _json(tmp_path / "out" / "reference.json")
+    assert reference["quality"]["before"] == 4321
+    assert [one["before_ids"] for one in reference["continuations"]] == [one["ids"] for one in known["answers"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [("{", "no task"), ('{"prompt": "p"}', "field expected"), ("", "has no task")],
+    ids=["no JSON", "no answer", "empty"],
+)
+def test_tasks_that_cannot_be_read_are_refused_and_leave_nothing_else(
+    llama: Path, run: Callable[..., int], tmp_path: Path, tasks: Path, content: str, what: str
+) -> None:
+    tasks.write_text(content)
+    assert run(original.main, llama, tmp_path / "out", tasks=tasks) == 64
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failure.json"]
+    assert what in _json(tmp_path / "out" / "failure.json")["what"]
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_any_weight_is_loaded(
+    llama: Path, run: Callable[..., int], tmp_path: Path
+) -> None:
+    tiny.change_config(llama, vocab_size=64)
+    assert run(original.main, llama, tmp_path / "out") == 64
+    assert "field model" in _json(tmp_path / "out" / "failure.json")["where"]
+    assert AutoTokenizer.from_pretrained(llama)
