@@ -97,10 +97,11 @@ class Architecture:
 _BY_TESTS = {
     "openvino": "a tiny random model: calibrated, built, scored and answered as PyTorch does, in CI",
     "tensorrt_llm": "a tiny checkpoint's names, shapes and fields compared with upstream's source; engine not run",
-    "vllm": "a tiny checkpoint in vLLM's layout read by transformers, names compared with vLLM's source; vLLM not run",
+    "vllm": "a tiny checkpoint in vLLM's layout, read and computed with by transformers, in CI; vLLM not run",
 }
 
 _SERVED = {"openvino": f"{_BY_TESTS['openvino']}; served in Triton once, all gates passed"}
+_NAMES_READ = {**_SERVED, "vllm": f"{_BY_TESTS['vllm']}, names compared with its source"}
 
 
 def _granite_multipliers(hf: Fields) -> Fields:
@@ -182,7 +183,7 @@ _ROWS = (
     Architecture(
         "Olmo2ForCausalLM",
         models="OLMo 2",
-        ran=_SERVED,
+        ran=_NAMES_READ,
         tensors=_OLMO2_TENSORS,
         qk_norm_of_all_heads=True,
         refused=_NOT_IN_TENSORRT_LLM,
@@ -199,7 +200,7 @@ _ROWS = (
     Architecture(
         "Gemma2ForCausalLM",
         models="Gemma 2",
-        ran=_SERVED,
+        ran=_NAMES_READ,
         defaults={"tie_word_embeddings": True, "head_dim": 256, "sliding_window": 4096},
         window_is_switched=False,
         decoder_type="gemma",
@@ -211,7 +212,7 @@ _ROWS = (
     Architecture(
         "Gemma3ForCausalLM",
         models="Gemma 3 270M and 1B",
-        ran=_SERVED,
+        ran=_NAMES_READ,
         defaults={"tie_word_embeddings": True, "head_dim": 256, "sliding_window": 4096, "rope_theta": 1e6},
         window_is_switched=False,
         decoder_type="gemma",
