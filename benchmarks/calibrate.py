@@ -125,7 +125,7 @@ def upstream(model_dir: Path, out: Path, device: str, samples: int) -> dict[str,
     from modelopt.torch.export import export_tensorrt_llm_checkpoint
 
     from include.stages.calibrate.quantize import compile_extension
-    from include.stages.formats.int4_awq import awq_config
+    from include.stages.formats.int4_awq import Int4Awq
 
     compile_extension()
     model, blocks = _model_and_blocks(model_dir, device, samples)
@@ -137,7 +137,7 @@ def upstream(model_dir: Path, out: Path, device: str, samples: int) -> dict[str,
     with torch.no_grad():
         model(blocks[:1])
         start = _now(device)
-        mtq.quantize(model, awq_config(GROUP), forward)
+        mtq.quantize(model, Int4Awq().modelopt_config(GROUP), forward)
         searched = _now(device)
         export_tensorrt_llm_checkpoint(model, "llama", torch.float16, export_dir=out, inference_tensor_parallel=1)
         return {"search": searched - start, "export": _now(device) - searched}

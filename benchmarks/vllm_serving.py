@@ -41,12 +41,12 @@ def make(tokenizer: Path, out: Path, attention: str | None) -> None:
     from safetensors.torch import save_file
 
     from include.stages.build_vllm.stage import engine_arguments
-    from include.stages.formats.int4_awq import QuantizedLinear, packed, quantization_config
+    from include.stages.formats.int4_awq import Int4Awq, QuantizedLinear
 
     def linear(rows: int, columns: int) -> dict[str, torch.Tensor]:
         ints = torch.randint(-8, 8, (rows, columns), dtype=torch.int8)
         scales = torch.rand(rows, columns // 128) * 0.004 + 0.001
-        return dict(packed(QuantizedLinear(ints, scales, None, None), torch.float16))
+        return dict(QuantizedLinear(ints, scales, None, None).compressed(torch.float16))
 
     size, inner, words = 4096, 11008, 49152
     shapes = {f"self_attn.{name}_proj": (size, size) for name in "qkvo"}
@@ -59,7 +59,7 @@ def make(tokenizer: Path, out: Path, attention: str | None) -> None:
         tensors[f"{name}.weight"] = torch.randn(words, size, dtype=torch.float16) * 0.02
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps({**SHAPE, "quantization_config": quantization_config(128)}))
+    (out / "config.json").write_text(json.dumps({**SHAPE, "quantization_config": Int4Awq().quantization_config(128)}))
     (out / "engine.json").write_text(json.dumps({"arguments": engine_arguments("float16", LIMITS, attention)}))
     for path in tokenizer.iterdir():
         if path.name.startswith(("tokenizer", "special", "vocab", "merges", "chat")):

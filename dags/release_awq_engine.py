@@ -1,4 +1,4 @@
-"""# Release an INT4 AWQ engine
+"""# Release a quantized engine
 
 Turns a model of the Hugging Face Hub (or of a directory) into a live, tested Triton endpoint. Every stage that makes
 files keeps them in the artifact store; a stage whose inputs have not changed takes them from there and starts nothing.
@@ -7,8 +7,8 @@ files keeps them in the artifact store; a stage whose inputs have not changed ta
 |---|---|
 | `check_request` | checks params, model, host, ports and disk, in seconds |
 | `pull_model` | downloads one commit, verifies every file's hash |
-| `calibrate_awq` | calibrates to INT4 AWQ with NVIDIA ModelOpt; makes a TensorRT-LLM checkpoint with its quality reference |
-| `build_engine` | builds the target's engine from the same int4 weights, and compares it with the checkpoint |
+| `calibrate_awq` | calibrates to the format asked for, INT4 AWQ or FP8, with NVIDIA ModelOpt; makes a TensorRT-LLM checkpoint with its quality reference |
+| `build_engine` | builds the target's engine from the same quantized weights, and compares it with the checkpoint |
 | `assemble_repository` | fills and checks the ensemble's model repository |
 | `launch_triton` | starts a candidate server on its own ports, and waits until it is ready and alive |
 | `validate_generate` | tries the gates through the generate endpoint |

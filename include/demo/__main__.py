@@ -15,7 +15,6 @@ from rich.text import Text
 from include import report
 from include.context import Context
 from include.demo import airflow, run
-from include.demo.api import API_ERRORS
 from include.errors import PipelineError
 from include.live.address import LiveAddress
 from include.settings import Settings, settings
@@ -38,7 +37,7 @@ def main() -> int:
             _down(settings(), console)
         else:
             _demo(settings(), arguments.model, console)
-    except (PipelineError, httpx.HTTPError, *API_ERRORS) as error:
+    except (PipelineError, httpx.HTTPError) as error:
         console.print(f"[red]{type(error).__name__}[/red]", error, markup=True)
         return 1
     return 0

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from include import report
 from include.demo import airflow, run
-from include.demo.api import API_ERRORS
 from include.errors import PipelineError, ToolError
 from include.requests.release import SEED_PROMPT
 from include.settings import PROJECT, settings
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         outcome = run.release(airflow.start(settings()), {**REQUEST, "model": given.model}, console)
         page = write(Path(outcome.released["report"]).parent, given.out)
-    except (PipelineError, httpx.HTTPError, *API_ERRORS) as error:
+    except (PipelineError, httpx.HTTPError) as error:
         console.print(f"[red]{type(error).__name__}[/red]", error, markup=True)
         return 1
     console.print(f"proof: {page}")

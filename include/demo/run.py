@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import httpx
@@ -58,7 +61,7 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
     Raises:
         ToolError: the run failed; the message is the failed stage's error.
     """
-    run = api.trigger(DAG, conf)
+    run = api.trigger(DAG, conf, _run_id(conf))
     console.print(f"run {run}: {api.url}/dags/{DAG}/runs/{run}", soft_wrap=True)
     tasks = _watch(api, run, console)
     failed = [t for t in tasks.values() if t.state == "failed"]
@@ -70,6 +73,12 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
     if released is None:
         raise UserError("the release was not approved", where=f"run {run}", fix="its report says who decided, and why")
     return Outcome(released=released, reused=reused)
+
+
+def _run_id(conf: Mapping[str, Any]) -> str:
+    """An id that names the model, as a list of runs shows ids."""
+    model = PurePosixPath(str(conf.get("model", DAG))).name
+    return re.sub(r"[^A-Za-z0-9_.~:+-]", "-", f"{model}__{datetime.now(UTC).isoformat()}")
 
 
 def ask(endpoint: str, settings: Settings | None = None) -> str:

@@ -1,6 +1,6 @@
 """Gates that hold the endpoint's answers against the checkpoint's own, prompt by prompt.
 
-The reference was made by PyTorch from the very int4 weights that the engine holds, so a faithful engine says the
+The reference was made by PyTorch from the very weights that the engine holds, so a faithful engine says the
 same until two tokens are nearly as probable.
 """
 

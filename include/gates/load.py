@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from statistics import median
 from time import perf_counter
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ def burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurrency: int
 
 
 def load_of(server: Literal["candidate", "live"], concurrency: int, bursts: Sequence[Burst]) -> Load:
-    """The figures of some bursts on one server."""
+    """The figures of some bursts on one server; the tokens/s are those of the median burst."""
     timings = [timing for burst in bursts for timing in burst.timings]
     failures = sum(len(burst.errors) for burst in bursts)
     tokens, seconds = sum(burst.tokens for burst in bursts), sum(burst.seconds for burst in bursts)
@@ -102,7 +103,7 @@ def load_of(server: Literal["candidate", "live"], concurrency: int, bursts: Sequ
         failures=failures,
         output_tokens=tokens,
         seconds=seconds,
-        output_tokens_per_s=tokens / seconds,
+        output_tokens_per_s=median(burst.tokens_per_s for burst in bursts),
         requests_per_s=len(timings) / seconds,
         latency_ms=_percentiles([timing.latency_s for timing in timings]),
         ttft_ms=_percentiles([timing.first_s for timing in timings]),

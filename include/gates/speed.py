@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Literal
 
 from include.gates.base import Gate, Trial
@@ -27,14 +26,16 @@ class Level:
     @property
     def loads(self) -> tuple[Load, ...]:
         """The figures of each server."""
-        return tuple(load_of(server, self.concurrency, bursts) for server, bursts in self.bursts.items())
+        return tuple(load_of(server, self.concurrency, bursts) for server, bursts in self.bursts.items() if bursts)
 
     @property
     def ratio(self) -> float | None:
-        """The candidate's tokens/s to the live release's, the median of the rounds; None without a live release."""
-        rounds = zip(self.bursts["candidate"], self.bursts.get("live", ()), strict=False)
-        ratios = [ours.tokens_per_s / theirs.tokens_per_s for ours, theirs in rounds if theirs.tokens]
-        return median(ratios) if ratios else None
+        """The candidate's tokens/s to the live release's, each of the median round; None without a live release.
+
+        It is the ratio of the figures that people see.
+        """
+        speeds = {load.server: load.output_tokens_per_s for load in self.loads}
+        return speeds["candidate"] / speeds["live"] if speeds.get("live") else None
 
     def __str__(self) -> str:
         speeds = ", ".join(f"{load.server} {load.output_tokens_per_s:.1f}" for load in self.loads)

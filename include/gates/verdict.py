@@ -46,7 +46,7 @@ class Load(Frozen):
     failures: int = Field(description="How many of the requests got an error, or no answer.")
     output_tokens: int = Field(description="As the endpoint counted them.")
     seconds: float = Field(description="From the first request of a burst to its last answer, all bursts together.")
-    output_tokens_per_s: float = Field(description="Of all clients together.")
+    output_tokens_per_s: float = Field(description="Of all clients together, in the median burst.")
     requests_per_s: float = Field(description="Answered requests, of all clients together.")
     latency_ms: Percentiles | None = Field(default=None, description="From a request to the end of its answer.")
     ttft_ms: Percentiles | None = Field(default=None, description="From a request to its first token.")

@@ -64,7 +64,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Kernels:
-    """The int4 kernels of an engine, and the compute capabilities that they are for; ``fix`` says what else there is.
+    """The kernels of an engine, and the compute capabilities that they are for; ``fix`` says what else there is.
 
     ``too_old`` and ``too_new`` name the GPUs beyond.
     """

@@ -5,7 +5,8 @@ The proxy has the address; behind it is one server for each live release. One li
 an interrupted change. A promotion switches the name in the proxy, sends a request through it, and only then moves the
 link. So until the link moves, reconciling undoes the promotion, and from then on it completes it.
 
-No name depends on another: if the release of one cannot be brought back, the others are promoted and checked as ever.
+No name depends on another: if the release of one cannot be brought back, or its server hangs while it loads, the others
+are promoted and checked as ever. `include.live.locks` has a lock for each name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import GateFailure, PipelineError, ToolError, UserError
-from include.files import locked, try_lock
 from include.host import services
 from include.host.docker.containers import ContainerSpec
 from include.host.ports import reachable
@@ -26,6 +26,7 @@ from include.live.daemon import Daemon
 from include.live.decide import Actual, Desired, Step, Stop, Suspension, decide
 from include.live.last_answer import LastAnswer
 from include.live.launch import check_signature
+from include.live.locks import LiveLocks
 from include.live.proxy import Proxy, Served, Upstream, proxy_of
 from include.live.servers import ReleaseServers
 from include.live.suspensions import Suspensions
@@ -44,7 +45,7 @@ _TRIES = 3
 
 
 class LiveAddress:
-    """The deployment's live address. Any process of the host may use it; changes are made one at a time."""
+    """The deployment's live address. Any process of the host may use it; changes of a name are made one at a time."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -55,7 +56,7 @@ class LiveAddress:
         self._supervisor = Daemon.supervisor(context)
         self._api = ApiService(context)
         self._suspensions = Suspensions(context)
-        self._lock_path = context.settings.artifacts / ".locks" / "live.lock"
+        self._locks = LiveLocks(context.settings.artifacts / ".locks", context.log)
 
     @property
     def url(self) -> str:
@@ -94,28 +95,24 @@ class LiveAddress:
     def restore(self, name: str, silent_s: float) -> bool:
         """Brings back a name's server or a proxy that is gone; returns False if there was nothing that it could do.
 
-        That is so while another process changes a live release, and while the server runs but is not ready;
-        ``silent_s`` says for how long that has been so.
+        That is so while another process changes what is live under the name, and while the server runs but is not
+        ready; ``silent_s`` says for how long that has been so.
 
         Raises:
             PipelineError: the server or the proxy cannot be started.
         """
-        lock = try_lock(self._lock_path)
-        if lock is None:
-            return False
-        try:
-            live = self._releases.live(name)
+        with self._locks.if_free(name) as free:
+            live = self._releases.live(name) if free else None
             return live is not None and self.answers(name) is False and self._restore(live, silent_s)
-        finally:
-            lock.release()
 
     def stop(self) -> list[str]:
         """Stops the supervisor, the proxy and every server; returns their names.
 
         Only `reconcile` brings the live releases back: until then they count as suspended.
         """
-        supervised = self._supervisor.stop()  # before the lock, which it may hold for as long as a server starts
-        with self._lock():
+        supervised = self._supervisor.stop()  # before the lock: it may hold others for as long as a server starts
+        with self._locks.all():
+            self._suspensions.adopt_former()
             supervised = self._supervisor.stop() or supervised
             for name in self._releases.live_names():
                 if not self.suspended(name):
@@ -141,22 +138,24 @@ class LiveAddress:
             GateFailure: the release does not answer as it did at its previous promotion.
             PipelineError: its server or the proxy fails; the message has their last lines.
         """
-        with self._lock():
+        name = release.served_name
+        with self._lock(name):
             release = self._releases.get(release.model, release.number)
-            name = release.served_name
-            checked = self._check_may_go_live(release, rule or Rule.of(self._context.settings))
+            self._check_may_go_live(release, rule or Rule.of(self._context.settings))
             self._try_reconcile(name, keep=(self._servers.record_of(release), candidate))
             try:
-                record = self._server_of(release, candidate, swap, checked)
+                record = self._server_of(release, candidate, swap)
                 answer = _ask_server(record, release.answer)
                 self._point_to(release, record)
                 self._ask_through_proxy(name, answer)
                 self._releases.record_proof(release, answer=answer, server=record.plan, by=self._context.run_id)
+                with self._locks.links():
+                    self._check_names(release)  # again: another name may have gone live meanwhile
+                    self._releases.make_live(release)
             except BaseException:
                 self._resume(name)
                 self._try_reconcile(name)
                 raise
-            self._releases.make_live(release)
             self._log(f"release {release.name} is live as {name} at {self.url}")
             self._end_suspension(name)
             self._reconcile(name)
@@ -170,12 +169,13 @@ class LiveAddress:
         Raises:
             UserError: nothing is live under this name.
         """
-        with self._lock():
+        with self._lock(name):
             live, default = self._releases.lives().get(name), self._releases.default_name()
             if live is None:
                 known = ", ".join(self._releases.live_names()) or "none"
                 raise UserError(f"nothing is live as {name}", where="field name", fix=f"live models: {known}")
-            self._releases.retire(name, run=self._context.run_id, by=by)
+            with self._locks.links():
+                self._releases.retire(name, run=self._context.run_id, by=by)
             self._releases.end_outage(live, f"the retirement of {name}")
             self._suspensions.end(name)
             self._log(f"release {live.name} is not live as {name} any more")
@@ -194,20 +194,24 @@ class LiveAddress:
             PipelineError: the server of a live release, or the proxy, cannot be started. The others answer.
         """
         failed: dict[str, PipelineError] = {}
-        with self._lock():
-            for name in self._names_to_reconcile():
-                try:
+        for name in self._names_to_reconcile():
+            try:
+                with self._lock(name):
                     self._reconcile(name)
-                except PipelineError as error:
-                    failed[name] = error
-            raise_all(failed)
-            return list(self._releases.lives().values())
+            except PipelineError as error:
+                failed[name] = error
+        raise_all(failed)
+        return list(self._releases.lives().values())
 
     def tidy(self) -> None:
-        """Stops servers that nothing needs, and makes the proxy forget names that are not live any more."""
-        with self._lock():
-            for name in self._names_to_reconcile(self._releases.live_names()):
-                self._reconcile(name)
+        """Stops servers that nothing needs, and makes the proxy forget names that are not live any more.
+
+        Names that other processes are changing are left to them.
+        """
+        for name in self._names_to_reconcile(self._releases.live_names()):
+            with self._locks.if_free(name) as free:
+                if free:
+                    self._reconcile(name)
 
     def check(self, name: str) -> Release | None:
         """Asks a live release, and restarts its server once if it does not answer as it did at its promotion.
@@ -215,8 +219,8 @@ class LiveAddress:
         Raises:
             PipelineError: the restart did not help.
         """
-        with self._lock():
-            self._note_outages()
+        with self._lock(name):
+            self._note_outages([name])
             live = self._releases.lives().get(name)
             if live and not self.suspended(name):
                 self._stop_if_wrong(live)
@@ -227,7 +231,7 @@ class LiveAddress:
 
     def suspend(self, name: str) -> None:
         """Stops a name's live server to make room for this run's candidate; `finish_run` brings it back."""
-        with self._lock():
+        with self._lock(name):
             self._suspend(name, self._context.run_id)
 
     def finish_run(self, name: str = "") -> list[Release]:
@@ -235,14 +239,12 @@ class LiveAddress:
 
         Servers that made room for its candidate come back, too.
         """
-        with self._lock():
-            suspended = self._suspensions.of_run(self._context.run_id)
-            for one in suspended:
-                self._suspensions.end(one)
-            self._context.pins.drop(self._context.run_id)
-            for one in sorted({name, *suspended}):
+        self._context.pins.drop(self._context.run_id)
+        for one in sorted({name, *self._suspensions.of_run(self._context.run_id)}):
+            with self._lock(one):
+                self._resume(one)
                 self._reconcile(one)
-            return list(self._releases.lives().values())
+        return list(self._releases.lives().values())
 
     def suspended(self, name: str) -> Suspension | None:
         """The suspension of a name's live server; None if it is not suspended."""
@@ -251,31 +253,31 @@ class LiveAddress:
     @contextmanager
     def held(self) -> Iterator[frozenset[Path]]:
         """Keeps releases from going live within the block; gives the repositories that servers use."""
-        with self._lock():
-            self._note_outages()
-            yield frozenset(record.repository for _, record in self._servers.running())
+        with self._locks.all():
+            self._suspensions.adopt_former()
+            self._note_outages(self._releases.live_names())
+            yield frozenset(record.repository for path, record in self._servers.recorded() if servers.look(path))
 
-    def _check_may_go_live(self, release: Release, rule: Rule) -> Path | None:
-        """Returns the release's repository, as it was signed; None if it was pruned."""
+    def _check_may_go_live(self, release: Release, rule: Rule) -> None:
         _check_accepted(release)
         rule.check(self._releases, release)
+        self._check_names(release)
+        if not self._releases.is_pruned(release):
+            check_signature(self._context, self._context.store.root / Kind.REPOSITORY / release.repository)
+
+    def _check_names(self, release: Release) -> None:
         # A release that was live under a name by default has its history, whoever has the name meanwhile.
         given = release.is_named or bool(release.promotions)
         self._releases.check_names(release.served_name, release.aliases, release.identity, given=given)
-        if self._releases.is_pruned(release):
-            return None
-        repository = self._context.store.root / Kind.REPOSITORY / release.repository
-        check_signature(self._context, repository)
-        return repository
 
-    def _server_of(self, release: Release, candidate: Path | None, swap: Swap, checked: Path | None) -> ServerRecord:
+    def _server_of(self, release: Release, candidate: Path | None, swap: Swap) -> ServerRecord:
         if record := self._servers.ready(release):
             return record
         if candidate and (record := self._servers.adopt(candidate, release)):
             return record
         if swap == "recreate":
             self._suspend(release.served_name, "")
-        return self._servers.launch(release, checked=checked)
+        return self._servers.launch(release)
 
     def _suspend(self, name: str, run: str) -> None:
         live = self._releases.lives().get(name)
@@ -298,8 +300,9 @@ class LiveAddress:
             self._suspensions.end(name)
 
     def _names_to_reconcile(self, but: Iterable[str] = ()) -> list[str]:
-        """The live names and those that the proxy still knows; the empty name stands for the servers of nobody."""
-        return sorted({"", *self._releases.live_names(), *self._proxy.served()}.difference(but))
+        """The live names, and those that the proxy or a server still has; the empty name stands for other servers."""
+        names = {"", *self._releases.live_names(), *self._proxy.served(), *self._servers.names()}
+        return sorted(names.difference(but))
 
     def _try_reconcile(self, name: str, keep: Collection[Path | None] = ()) -> None:
         """Reconciles before and after a promotion; a broken live release must not prevent the promotion of another."""
@@ -312,11 +315,11 @@ class LiveAddress:
         """Observes, decides and acts, for one name; the servers of other live releases are left alone."""
         lives = self._releases.lives()
         live = lives.get(name)
-        self._note_outages()
+        self._note_outages([name])
         if lives:
             self._supervisor.ensure_running()
         record = self._servers.ready(live) if live else None
-        running = dict(self._servers.running())
+        running = dict(self._servers.running(name))
         others = frozenset(self._servers.record_of(other) for one, other in lives.items() if one != name)
         desired = Desired(
             live=self._servers.record_of(live) if live else None,
@@ -342,8 +345,9 @@ class LiveAddress:
         if live and record:
             self._releases.end_outage(live, self._context.run_id)
         self._live_set_changed()
-        if not self._releases.live_names():
-            self._api.stop()  # after the last request; the supervisor ends, too
+        with self._locks.links():
+            if not self._releases.live_names():
+                self._api.stop()  # after the last request; the supervisor ends, too
         return live
 
     def _do(self, step: Step, name: str) -> None:
@@ -364,10 +368,12 @@ class LiveAddress:
 
     def _live_set_changed(self) -> None:
         """Tells the proxy and the API what is live. Whatever changes the set of live releases ends here."""
-        default, lives = self._releases.default_name(), self._releases.lives()
-        if self._proxy.is_running() and self._proxy.default() != default:
-            self._proxy.set_default(default)
-        self._api.serve(sorted(lives.values(), key=lambda release: release.served_name != default))
+        with self._locks.links():
+            default, lives = self._releases.default_name(), self._releases.lives()
+            if self._proxy.is_running() and self._proxy.default() != default:
+                self._proxy.set_default(default)
+            self._api.serve(sorted(lives.values(), key=lambda release: release.served_name != default))
+            LastAnswer.forget_all_but(lives, self._context.settings)
 
     def _end_suspension(self, name: str) -> None:
         """Removes the suspension: the name has a server again."""
@@ -386,7 +392,7 @@ class LiveAddress:
 
     def _restore(self, live: Release, silent_s: float) -> bool:
         try:
-            self._note_outages()
+            self._note_outages([live.served_name])
             if (record := self._servers.find(live)) and self._proxy.is_running():
                 self._note_silence(live, record, silent_s)
                 return False
@@ -397,15 +403,19 @@ class LiveAddress:
             raise
         return True
 
-    def _note_outages(self) -> None:
-        """Records an outage where a live server or the proxy has ended by itself, while the remains tell how."""
+    def _note_outages(self, names: Collection[str]) -> None:
+        """Records an outage where a server of these names has ended by itself, while the remains tell how.
+
+        That the proxy has ended concerns every name.
+        """
+        why_no_proxy = self._proxy.obituary()
         for name, live in self._releases.lives().items():
             if self.suspended(name):
                 continue
-            if why := servers.obituary(self._servers.record_of(live)):
+            if name in names and (why := servers.obituary(self._servers.record_of(live))):
                 self._releases.begin_outage(live, f"the server ended: {why}")
-            elif why := self._proxy.obituary():
-                self._releases.begin_outage(live, f"the proxy ended: {why}")
+            elif why_no_proxy:
+                self._releases.begin_outage(live, f"the proxy ended: {why_no_proxy}")
 
     def _note_silence(self, live: Release, record: ServerRecord, silent_s: float) -> None:
         """Records an outage if a server that is not ready was started again by its engine, or has been so for long."""
@@ -433,8 +443,8 @@ class LiveAddress:
             _ask(Client(_endpoint(self._context.settings.bind_address, self._proxy.ports), http, name), expected)
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
-        with locked(self._lock_path, lambda: self._log("another run is changing the live releases: waiting for it")):
+    def _lock(self, name: str) -> Iterator[None]:
+        with self._locks.of(name):
             self._suspensions.adopt_former()
             yield
 

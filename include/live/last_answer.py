@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 
 from include.errors import PipelineError
+from include.files import remove
 from include.live.proxy import proxy_of
 from include.settings import Settings
 
@@ -18,8 +21,15 @@ class LastAnswer:
     """The file ``servers/answers/<name>``: the supervisor touches it whenever the release of that name answers."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        self._path = settings.artifacts / "servers" / "answers" / name
+        self._path = _directory(settings) / name
         self._settings, self._name = settings, name
+
+    @staticmethod
+    def forget_all_but(names: Container[str], settings: Settings) -> None:
+        """Removes the files of all other names."""
+        for path in _directory(settings).glob("*"):
+            if path.name not in names:
+                remove(path)
 
     def record(self) -> None:
         """Records that the live release answers now."""
@@ -47,3 +57,7 @@ class LastAnswer:
             return True
         at = self.at()
         return at is not None and datetime.now(UTC) - at < _RECENT
+
+
+def _directory(settings: Settings) -> Path:
+    return settings.artifacts / "servers" / "answers"

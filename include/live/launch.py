@@ -19,18 +19,15 @@ from include.triton.servers import Ports, ServerPlan, ServerRecord
 _TRIES = 3
 
 
-def launch(context: Context, plan: ServerPlan, record_path: Path, *, checked: Path | None = None) -> ServerRecord:
+def launch(context: Context, plan: ServerPlan, record_path: Path) -> ServerRecord:
     """Starts a server of this deployment, on leased GPUs if it needs any, and waits until it is ready.
-
-    ``checked`` is the repository whose signature the caller has checked just now.
 
     Raises:
         HostError: the host has too few GPUs, or another program keeps their memory; a file that the server would read
             is not as it was signed.
         PipelineError: as `servers.launch`, or as `include.host.docker.images.ensure_image`.
     """
-    if plan.repository != checked:
-        check_signature(context, plan.repository)
+    check_signature(context, plan.repository)
     if box := plan.container:
         Containers(local_engine, context.log, context.find_login).ensure_image(box.image, box.build)
     return servers.launch(
@@ -48,8 +45,6 @@ def launch_on_free_ports(
     plan: Callable[[Ports], ServerPlan],
     record_path: Path,
     http: int | None = None,
-    *,
-    checked: Path | None = None,
 ) -> ServerRecord:
     """Starts a server as `launch` does, on the port ``http`` if given, else on free ports.
 
@@ -58,12 +53,12 @@ def launch_on_free_ports(
     for _ in range(_TRIES - 1):
         ports = servers.some_ports(http)
         try:
-            return launch(context, plan(ports), record_path, checked=checked)
+            return launch(context, plan(ports), record_path)
         except PipelineError as error:
             if are_free(port for port in ports.all if port != http):
                 raise
             context.log(f"{error}\na port was taken meanwhile: starting it on others")
-    return launch(context, plan(servers.some_ports(http)), record_path, checked=checked)
+    return launch(context, plan(servers.some_ports(http)), record_path)
 
 
 def check_signature(context: Context, repository: Path) -> None:

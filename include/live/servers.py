@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from include.artifacts.kind import Kind
+from include.artifacts.pins import run_slug
 from include.artifacts.store import ArtifactStore
 from include.context import Context
 from include.errors import PipelineError, UserError
 from include.files import Damaged, Unreadable, damaged
+from include.host import services
 from include.host.ports import are_free
 from include.live.launch import launch, launch_on_free_ports
 from include.releases.records import Release
@@ -24,7 +26,7 @@ _SERVED_FROM = (Kind.REPOSITORY, Kind.ENGINE, Kind.CHECKPOINT)
 
 
 class ReleaseServers:
-    """The servers of one deployment. Callers must hold the lock of `include.live.address.LiveAddress`."""
+    """The servers of one deployment. Callers must hold the lock of their name, or of all; see `include.live.locks`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -57,10 +59,8 @@ class ReleaseServers:
         self._context.log(f"the candidate ({record}) is the server of release {release.name} now")
         return record
 
-    def launch(self, release: Release, *, checked: Path | None = None) -> ServerRecord:
+    def launch(self, release: Release) -> ServerRecord:
         """Starts a release's server from its own artifacts, and waits until it is ready.
-
-        ``checked`` is as for `include.live.launch.launch`.
 
         Raises:
             UserError: the release's artifacts were pruned.
@@ -81,13 +81,13 @@ class ReleaseServers:
         record, proved = self.record_of(release), release.server
         if proved and are_free(proved.ports.all):
             try:
-                return launch(self._context, proved, record, checked=checked)
+                return launch(self._context, proved, record)
             except PipelineError:
                 if are_free(proved.ports.all):
                     raise
         repository = store.get(Kind.REPOSITORY, release.repository).path
         target = self._context.target(release.target)
-        return launch_on_free_ports(self._context, partial(target.server, repository), record, checked=checked)
+        return launch_on_free_ports(self._context, partial(target.server, repository), record)
 
     def stop(self, release: Release) -> None:
         """Stops a release's server if it runs."""
@@ -96,18 +96,33 @@ class ReleaseServers:
 
     def stop_all(self) -> list[tuple[Path, ServerRecord]]:
         """Stops every server of a release or a run; returns them with their records."""
-        found = self.running()
+        found = [(path, record) for path, _ in self.recorded() if (record := self._find_or_skip(path))]
         for path, record in found:
             servers.stop(record, path)
         return found
 
-    def running(self) -> list[tuple[Path, ServerRecord]]:
-        """Every server of a release or a run, with its record; of two records of one server only that of a live."""
+    def running(self, name: str) -> list[tuple[Path, ServerRecord]]:
+        """The servers of a name's releases, and those that no name and no run has: with their records.
+
+        Only these are looked for: a server that another process is starting would seem to have ended.
+        """
+        names = self._names_by_record()
+        runs = {*map(run_slug, self._context.pins.runs()), *self._context.pins.unknown()}
+        candidates = {self._directory / f"candidate-{run}.json" for run in runs}
+        mine = [path for path, _ in self.recorded() if names.get(path, name) == name and path not in candidates]
+        return [(path, record) for path in mine if (record := self._find_or_skip(path))]
+
+    def names(self) -> set[str]:
+        """The served names of the releases whose servers have a record."""
+        return {name for path, name in self._names_by_record().items() if path.exists()}
+
+    def recorded(self) -> list[tuple[Path, ServerRecord]]:
+        """Every record of a server, which may have ended; of two records of one server only that of a live release."""
         paths = [p for kind in ("release", "candidate") for p in sorted(self._directory.glob(f"{kind}-*.json"))]
         live = set(self._context.live_records.values())
         found: dict[str, tuple[Path, ServerRecord]] = {}
         for path in sorted(paths, key=lambda path: path not in live):
-            if record := self._find_or_skip(path):
+            if record := self._read_or_skip(path):
                 first, _ = found.setdefault(record.token, (path, record))
                 if first != path:
                     self._context.skip(damaged(path, f"it is a copy of {first.name}"))
@@ -116,6 +131,17 @@ class ReleaseServers:
     def of_unknown_runs(self) -> frozenset[Path]:
         """The records that candidates of runs have whose pins are damaged: these runs may not be over."""
         return frozenset(self._directory / f"candidate-{slug}.json" for slug in self._context.pins.unknown())
+
+    def _names_by_record(self) -> dict[Path, str]:
+        releases = [*self._context.releases.every(), *self._context.releases.lives().values()]
+        return {self.record_of(release): release.served_name for release in releases}
+
+    def _read_or_skip(self, path: Path) -> ServerRecord | None:
+        try:
+            return services.read(path, ServerRecord, self._context.skip)
+        except Unreadable as damage:
+            self._context.skip(damage)
+            return None
 
     def _find_or_skip(self, path: Path) -> ServerRecord | None:
         try:

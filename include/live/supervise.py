@@ -1,9 +1,9 @@
 """The supervisor: ``python -m include.live.supervise`` brings back whatever the live address lacks, within seconds.
 
-It looks at each served name again and again. If its live server or the proxy is gone, it takes the lock that
-promotions take, and reconciles that name. The service of the OpenAI API is started again without that. A server that
-runs without being ready is left to `check_live_release`: it may be loading. So is everything that was stopped on
-purpose (see `LiveAddress.stop` and `LiveAddress.suspend`).
+It looks at each served name again and again, and at one while the server of another loads. If its live server or the
+proxy is gone, it takes the lock that promotions take, and reconciles that name. The service of the OpenAI API is
+started again without that. A server that runs without being ready is left to `check_live_release`: it may be loading.
+So is everything that was stopped on purpose (see `LiveAddress.stop` and `LiveAddress.suspend`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import product
 
+from include.artifacts.kind import Kind
 from include.context import Context
 from include.errors import HostError
 from include.files import Log
@@ -24,9 +27,11 @@ from include.host import services
 from include.live.address import LiveAddress
 from include.live.daemon import Daemon
 from include.live.watch import Watch
+from include.releases.ids import ReleaseId
 from include.settings import settings
 
 POLL_S = 2.0
+_MOST_JOBS = 64  # at a time
 NAME = "supervisor"
 """The supervisor's name where others have the id of a DAG run."""
 
@@ -40,6 +45,7 @@ class Supervision:
 
     context: Context
     api: Daemon | None = None
+    files_read: dict[str, ReleaseId] = field(default_factory=dict)
     watches: dict[str, Watch] = field(default_factory=lambda: defaultdict(Watch))
     api_watch: Watch = field(default_factory=Watch)
 
@@ -59,6 +65,13 @@ class Supervision:
             raise
         if acted:
             self.watches[name] = watch.started(time.monotonic(), answered=True)
+
+    def read_ahead(self, name: str) -> None:
+        """Checks the signature of what is live, once, so that its next start need not read all its files before."""
+        live = self.context.releases.live(name)
+        if live and self.files_read.get(name) != live.id:
+            self.files_read[name] = live.id
+            self.context.signatures.verify(self.context.store.root / Kind.REPOSITORY / live.repository)
 
     def refresh_access(self) -> None:
         """Takes API keys and certificates that have changed; raises the error of one that cannot be used."""
@@ -84,17 +97,28 @@ def supervise(context: Context, *, while_live: bool) -> None:
     """Supervises until the process is stopped; ``while_live``: or until the deployment has no live release."""
     supervision = Supervision(context, api=Daemon.api(context) if while_live else None)
     said: dict[str, str] = {}
-    while (names := context.releases.live_names()) or not while_live:
-        for name in names:
-            with _problems_said(context.log, said, name):
-                supervision.step(name, time.monotonic())
-        with _problems_said(context.log, said, "API"):
-            supervision.tend_api(time.monotonic(), wanted=bool(names))
-        with _problems_said(context.log, said, "logs"):
-            supervision.rotate_logs()
-        with _problems_said(context.log, said, "access"):
-            supervision.refresh_access()
-        time.sleep(POLL_S)
+
+    def look(name: str) -> None:
+        with _problems_said(context.log, said, name):
+            supervision.step(name, time.monotonic())
+
+    def read_ahead(name: str) -> None:
+        with _problems_said(context.log, said, f"files of {name}"):
+            supervision.read_ahead(name)
+
+    running: dict[tuple[Callable[[str], None], str], Future[None]] = {}
+    with ThreadPoolExecutor(_MOST_JOBS) as pool:
+        while (names := context.releases.live_names()) or not while_live:
+            for work, name in product((look, read_ahead), names):
+                if (work, name) not in running or running[work, name].done():
+                    running[work, name] = pool.submit(work, name)
+            with _problems_said(context.log, said, "API"):
+                supervision.tend_api(time.monotonic(), wanted=bool(names))
+            with _problems_said(context.log, said, "logs"):
+                supervision.rotate_logs()
+            with _problems_said(context.log, said, "access"):
+                supervision.refresh_access()
+            time.sleep(POLL_S)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from include.releases.records import ReleaseStore
 
 
 class Suspensions:
-    """The notes of one deployment. Changes need the lock of `include.live.address.LiveAddress`.
+    """The notes of one deployment. Changes need the name's lock, see `include.live.locks`.
 
     Earlier versions had one live release and the note ``servers/away.json``, which counts as that of its name.
     """
@@ -53,7 +54,8 @@ class Suspensions:
         name = self._releases.default_name()
         if os.path.lexists(self._former) and name:
             self._root.mkdir(exist_ok=True)
-            replace(self._former, self._path(name))
+            with suppress(FileNotFoundError):  # another process has done it
+                replace(self._former, self._path(name))
 
     def _is_former(self, name: str) -> bool:
         return os.path.lexists(self._former) and name == self._releases.default_name()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 from include.errors import UserError
 from include.model.architectures import ARCHITECTURES, NO_WINDOW, TARGETS, Architecture, find_architecture
 from include.model.files import CONFIG_FILE
+from include.model.kinds import check_kind
 from include.reading import Limit, parse_json, read_text
 
 GroupSize = Literal[128, 64, 32, 16]
@@ -132,6 +133,7 @@ class ModelConfig(_Shared):
             if not isinstance(fields, dict):
                 raise ValueError("it is not a JSON object")
             # First of all: another class has other fields.
+            check_kind(fields, _names(fields), where)
             architecture = find_architecture(_names(fields), where, _WHERE)
             return cls._of(_HfConfig.model_validate({**architecture.defaults, **fields}), architecture, where)
         except ValidationError as error:
@@ -164,14 +166,15 @@ class ModelConfig(_Shared):
             quantization=None if quantized is None else str(quantized.get("quant_method", "quantization_config")),
         )
 
-    def check_calibration(self, group: int, seq_len: int, tp: int) -> None:
-        """Raises `UserError` where no INT4 AWQ checkpoint in groups of ``group`` can be made for ``tp`` ranks.
+    def check_calibration(self, group: int | None, seq_len: int, tp: int) -> None:
+        """Raises `UserError` where no checkpoint in groups of ``group`` weights can be made for ``tp`` ranks.
 
-        ``seq_len`` is the length of the calibration samples in tokens.
+        ``group`` is None for a format without groups, ``seq_len`` the length of the calibration samples in tokens.
         """
         self.check_supported()
         self.check_tp(tp)
-        self.check_group_size(group, tp)
+        if group is not None:
+            self.check_group_size(group, tp)
         self._check_positions("calib_seq_len", seq_len)
 
     def _check_positions(self, field: str, length: int) -> None:
@@ -215,7 +218,7 @@ class ModelConfig(_Shared):
             )
 
     def quantized_input_dims(self, tp: int = 1) -> dict[str, int]:
-        """Input dimensions, on each of ``tp`` ranks, of the linear layers that become int4.
+        """Input dimensions, on each of ``tp`` ranks, of the linear layers that are quantized.
 
         The layers before attention and before the MLP are split by output, those after them by input.
         """
@@ -284,7 +287,7 @@ class ModelConfig(_Shared):
 
     @property
     def linear_weights(self) -> int:
-        """Weights that become int4: layers x (query, key, value, output; gate, up, down)."""
+        """Weights that are quantized: layers x (query, key, value, output; gate, up, down)."""
         attention = self.hidden_size * self.head_dim * 2 * (self.heads + self.kv_heads)
         return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 

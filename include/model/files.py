@@ -11,6 +11,7 @@ from include.reading import Limit, parse_json, read_bytes
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_MODEL = "tokenizer.model"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 WEIGHTS_FILE = "model.safetensors"
@@ -22,7 +23,7 @@ SMALL_FILES = {
     GENERATION_FILE: Limit.SETTINGS,
     TOKENIZER_FILE: Limit.TOKENIZER,
     TOKENIZER_CONFIG_FILE: Limit.SETTINGS,
-    "tokenizer.model": Limit.TOKENIZER,
+    TOKENIZER_MODEL: Limit.TOKENIZER,
     "special_tokens_map.json": Limit.SETTINGS,
     "added_tokens.json": Limit.SETTINGS,
     "vocab.json": Limit.TOKENIZER,
@@ -31,16 +32,31 @@ SMALL_FILES = {
     "chat_template.json": Limit.SETTINGS,
     CHAT_TEMPLATE_FILE: Limit.SETTINGS,
 }
-TOKENIZER_FILES = frozenset({TOKENIZER_FILE, "tokenizer.model", "vocab.json"})
+TOKENIZER_FILES = frozenset({TOKENIZER_FILE, TOKENIZER_MODEL, "vocab.json"})
+TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")
+"""Where transformers, and those who write by hand, put chat templates that have names."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LIMITS = {**SMALL_FILES, INDEX_FILE: Limit.INDEX}
 
 
 def read_file(path: Path) -> bytes:
     """The content of a model's small file or index; UserError where it is no regular file, or beyond its limit."""
     try:
-        return read_bytes(path, LIMITS[path.name])
+        content = read_bytes(path, LIMITS.get(path.name, Limit.SETTINGS))
     except OSError as error:
         raise bad_file(path, str(error.strerror)) from error
+    check_no_pointer(path, content)
+    return content
+
+
+def check_no_pointer(path: Path, start: bytes) -> None:
+    """Raises `UserError` where a file that starts so only stands for one that git has not fetched."""
+    if start.startswith(LFS_POINTER):
+        raise UserError(
+            f"{path.name} is a Git LFS pointer and not the file itself",
+            where=f"field model: {path}",
+            fix="run `git lfs pull` in the model's directory (or download the model again with `hf download`)",
+        )
 
 
 def read_text(path: Path) -> str:
@@ -77,3 +93,9 @@ def check_small_files(folder: Path) -> None:
         path = folder / name
         if path.is_symlink() or path.exists():
             (read_object if path.suffix == ".json" else read_file)(path)
+
+
+def named_templates(folder: Path) -> dict[str, Path]:
+    """The chat templates in folders of their own, by their names."""
+    files = (path for name in TEMPLATE_FOLDERS for path in (folder / name).glob("*.jinja"))
+    return {path.stem: path for path in sorted(files)}

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationError
 
-from include.model.files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, bad_file, read_object, read_text
+from include.model.files import (
+    CHAT_TEMPLATE_FILE,
+    TOKENIZER_CONFIG_FILE,
+    bad_file,
+    named_templates,
+    read_object,
+    read_text,
+)
+
+DEFAULT_TEMPLATE = "default"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def _content(token: Any) -> Any:  # noqa: ANN401
@@ -43,6 +53,8 @@ class _Named(BaseModel):
 
 class _Settings(_Named):
     tokenizer_class: StrictStr | None = None
+    auto_map: Any = None
+    added_tokens_decoder: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], _Token] | None = None
     extra_special_tokens: list[_Token] | dict[str, _Token] | None = None
 
 
@@ -53,6 +65,20 @@ class TokenizerFacts:
     of_transformers_5: bool
     named: Mapping[str, Any]
     extra_special_tokens: tuple[str, ...]
+    added: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_class: str | None = None
+    has_code: bool = False
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """The chat templates by their names; a single one is the default."""
+        found = self.named.get("chat_template") or []
+        return {DEFAULT_TEMPLATE: found} if isinstance(found, str) else {one["name"]: one["template"] for one in found}
+
+    @property
+    def special(self) -> dict[str, str]:
+        """The named tokens, as a chat template gets them."""
+        return {name: self.named[name] for name in _SPECIAL if name in self.named}
 
     @classmethod
     def read(cls, folder: Path) -> TokenizerFacts:
@@ -69,10 +95,18 @@ class TokenizerFacts:
         named = settings.model_dump(include=set(_Named.model_fields), exclude_none=True)
         if template.exists():
             named["chat_template"] = read_text(template)
+        if separate := named_templates(folder):
+            given = named.get("chat_template") or []
+            listed = [{"name": DEFAULT_TEMPLATE, "template": given}] if isinstance(given, str) else given
+            separate_texts = [{"name": name, "template": read_text(path)} for name, path in separate.items()]
+            named["chat_template"] = listed + separate_texts
         extra = settings.extra_special_tokens
-        listed = isinstance(extra, list)
+        in_list = isinstance(extra, list)
         return cls(
-            of_transformers_5=settings.tokenizer_class == "TokenizersBackend" or listed,
+            of_transformers_5=settings.tokenizer_class == "TokenizersBackend" or in_list,
             named=named,
-            extra_special_tokens=tuple(extra or ()) if listed else (),
+            extra_special_tokens=tuple(extra or ()) if in_list else (),
+            added=settings.added_tokens_decoder or {},
+            tokenizer_class=settings.tokenizer_class,
+            has_code=bool(settings.auto_map),
         )

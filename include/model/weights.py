@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,53 +13,162 @@ from safetensors import SafetensorError, safe_open
 
 from include.errors import UserError
 from include.model.config import OUTPUT_LAYER, ModelConfig
-from include.model.files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, bad_file, read_file
+from include.model.files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    LFS_POINTER,
+    WEIGHTS_FILE,
+    bad_file,
+    check_no_pointer,
+    read_file,
+)
 from include.reading import Limit, open_regular, parse_json
 
 _MAX_DIMENSIONS = 8
 """Of one tensor. Those of a decoder have two, and PyTorch ends at 64."""
 _BUFFERS = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")
 """Of what transformers computes anew, old versions of it saved a copy."""
+_PLAIN = frozenset({"F16", "BF16", "F32", "F64"})
+_METHODS = {"F8": "FP8", "U8": "four bits, packed", "I8": "INT8", "I32": "packed integers", "F4": "FP4"}
+_ADAPTER = "LoRA"
+_QUANTIZED = {
+    "GPTQ or AWQ": re.compile(r"\.(qweight|qzeros|g_idx)$"),
+    "bitsandbytes": re.compile(r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB)$|\.quant_state\."),
+    "NVFP4": re.compile(r"\.weight_scale_2$"),
+    "compressed-tensors": re.compile(r"\.weight_(packed|global_scale|zero_point|shape)$"),
+    "FP8 or INT8": re.compile(r"\.(weight_scale(_inv)?|input_scale)$"),
+    _ADAPTER: re.compile(r"\.lora_(A|B|embedding_A|embedding_B)\b|\.base_layer\."),
+}
+"""What each method of quantization, and an adapter, call their tensors."""
 
 
-def check_weights(folder: Path) -> int:
-    """The bytes of all weights of the model in ``folder``, where, as in transformers, one file goes before an index.
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as a header describes it: ``dtype`` is the format's own name of the type, such as F16."""
 
-    Raises:
-        UserError: names a file that is missing, cut, damaged, or lacks a tensor.
-    """
-    expected = _files(folder)
-    for file, tensors in expected.items():
-        if lost := tensors - tensor_names(folder / file):
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a model by their headers; ``size`` is the bytes of all files."""
+
+    folder: Path
+    size: int
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: Path) -> Weights:
+        """The weights of the model in ``folder``, where, as in transformers, one file goes before an index.
+
+        Raises:
+            UserError: names a file that is missing, cut, damaged, or lacks a tensor.
+        """
+        tensors: dict[str, Tensor] = {}
+        expected = _files(folder)
+        for file, promised in expected.items():
+            found = read_tensors(folder / file)
+            if lost := promised - found.keys():
+                raise UserError(
+                    f"{file} lacks the tensor {min(lost)} that {INDEX_FILE} promises",
+                    where=f"field model: {folder / file}",
+                    fix="save the model again: index and shards are not of one save",
+                )
+            tensors |= found
+        return cls(folder, sum((folder / file).stat().st_size for file in expected), tensors)
+
+    def check(self, config: ModelConfig) -> None:
+        """Raises `UserError` unless the tensors are those of a model of this configuration, which is not quantized."""
+        self._check_types()
+        self._check_names(config)
+        for name, tensor in self.tensors.items():
+            expected = expected_shape(name, config)
+            if expected not in (None, tensor.shape):
+                raise UserError(
+                    f"{name} has the shape {_by(tensor.shape)} in the model's files, by {CONFIG_FILE} it has "
+                    f"{_by(expected)}",
+                    where=f"field model: {self.folder}",
+                    fix=f"correct {_fields_of(name)} in {CONFIG_FILE}, or get it and the weights of one save",
+                )
+
+    def _check_types(self) -> None:
+        for name, tensor in self.tensors.items():
+            if name.endswith(_BUFFERS):
+                continue
+            method = next((method for method, form in _QUANTIZED.items() if form.search(name)), None)
+            if method is None and tensor.dtype not in _PLAIN:
+                method = _METHODS.get(tensor.dtype.partition("_")[0], f"type {tensor.dtype}")
+            if method == _ADAPTER:
+                raise UserError(
+                    f"the model's files hold an adapter ({_ADAPTER}): {name}",
+                    where=f"field model: {self.folder}",
+                    fix="merge it into its base model (merge_and_unload of PEFT), save that, and name the result",
+                )
+            if method is not None:
+                raise UserError(
+                    f"the model is quantized already ({method}): its files hold {name} of type {tensor.dtype}",
+                    where=f"field model: {self.folder}",
+                    fix="name the unquantized model that it was made from",
+                )
+
+    def _check_names(self, config: ModelConfig) -> None:
+        """transformers leaves out a tensor that the configuration does not speak of, such as a bias without
+        ``attention_bias``, and the model answers a little worse than it should.
+        """
+        known = config.tensor_names
+        lost = known - self.tensors.keys() - ({OUTPUT_LAYER} if config.tied_embeddings else set())
+        if lost == {OUTPUT_LAYER}:
             raise UserError(
-                f"{file} lacks the tensor {min(lost)} that {INDEX_FILE} promises",
-                where=f"field model: {folder / file}",
-                fix="save the model again: index and shards are not of one save",
+                f"the model's files lack the output layer {OUTPUT_LAYER}, and {CONFIG_FILE} does not tie it to the "
+                "embedding",
+                where=f"field model: {self.folder}",
+                fix=f"set tie_word_embeddings to true in {CONFIG_FILE} if the model was trained so, else save it whole",
             )
-    return sum((folder / file).stat().st_size for file in expected)
+        if lost:
+            raise UserError(
+                f"the model's files lack {len(lost)} weights, {min(lost)} for instance",
+                where=f"field model: {self.folder}",
+                fix="download it again",
+            )
+        if unused := sorted(name for name in self.tensors.keys() - known if not name.endswith(_BUFFERS)):
+            raise UserError(
+                f"the model's files hold {len(unused)} tensors that {CONFIG_FILE} does not speak of, "
+                f"{unused[0]} for instance: without them it would be another model",
+                where=f"field model: {self.folder}",
+                fix=f"get {CONFIG_FILE} and the weights of one save; biases need attention_bias or mlp_bias in it",
+            )
 
 
-def check_tensors(folder: Path, config: ModelConfig) -> None:
-    """Raises `UserError` unless the files' tensors are those of a model of this configuration, by their names.
+def expected_shape(name: str, config: ModelConfig) -> tuple[int, int] | None:
+    """The shape of an embedding or a linear layer; None for any other tensor."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    shapes = {
+        "embed_tokens": (config.vocab_size, config.hidden_size),
+        "lm_head": (config.vocab_size, config.hidden_size),
+        "q_proj": (queries, config.hidden_size),
+        "k_proj": (keys, config.hidden_size),
+        "v_proj": (keys, config.hidden_size),
+        "o_proj": (config.hidden_size, queries),
+        "gate_proj": (config.intermediate_size, config.hidden_size),
+        "up_proj": (config.intermediate_size, config.hidden_size),
+        "down_proj": (config.hidden_size, config.intermediate_size),
+    }
+    return shapes.get(name.split(".")[-2]) if name.endswith(".weight") else None
 
-    transformers leaves out a tensor that the configuration does not speak of, such as a bias without
-    ``attention_bias``, and the model answers a little worse than it should.
-    """
-    names = frozenset[str]().union(*(tensor_names(folder / file) for file in _files(folder)))
-    known = config.tensor_names
-    if lost := known - names - ({OUTPUT_LAYER} if config.tied_embeddings else set()):
-        raise UserError(
-            f"the model's files lack {len(lost)} weights, {min(lost)} for instance",
-            where=f"field model: {folder}",
-            fix="download it again",
-        )
-    if unused := sorted(name for name in names - known if not name.endswith(_BUFFERS)):
-        raise UserError(
-            f"the model's files hold {len(unused)} tensors that {CONFIG_FILE} does not speak of, "
-            f"{unused[0]} for instance: without them it would be another model",
-            where=f"field model: {folder}",
-            fix=f"get {CONFIG_FILE} and the weights of one save; biases need attention_bias or mlp_bias in it",
-        )
+
+def _fields_of(name: str) -> str:
+    """The fields of ``config.json`` that the shape of a tensor follows from."""
+    layer = name.split(".")[-2]
+    if layer in {"embed_tokens", "lm_head"}:
+        return "vocab_size or hidden_size"
+    if layer in {"q_proj", "k_proj", "v_proj", "o_proj"}:
+        return "num_attention_heads, num_key_value_heads, head_dim or hidden_size"
+    return "intermediate_size or hidden_size"
+
+
+def _by(shape: tuple[int, ...] | None) -> str:
+    return " x ".join(map(str, shape or ())) or "of a single number"
 
 
 def _files(folder: Path) -> dict[str, frozenset[str]]:
@@ -98,13 +210,14 @@ def _shard(file: object) -> str:
     return file
 
 
-def tensor_names(path: Path) -> frozenset[str]:
-    """The names of the tensors in a safetensors file whose header matches its size; UserError for any other file."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose header matches its size; UserError for any other file."""
     try:
         _check_header(path)
         with safe_open(path, framework="np") as file:
-            names = frozenset(file.keys())
-            _check_shapes({name: file.get_slice(name).get_shape() for name in names})
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            found = {name: Tensor(part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+            _check_shapes(found)
     except FileNotFoundError as error:
         raise UserError(
             f"{path.name} is missing",
@@ -119,19 +232,21 @@ def tensor_names(path: Path) -> frozenset[str]:
             where=f"field model: {path}",
             fix="get the file again from where it was made, or save the model again",
         ) from error
-    return names
+    return found
 
 
 def _check_header(path: Path) -> None:
     """The library would read up to 100 MB of JSON, wait for a FIFO, and map an empty file."""
     with open_regular(path) as file:
-        start = file.read(8)
+        start = file.read(len(LFS_POINTER))
+    check_no_pointer(path, start)
+    start = start[:8]
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > Limit.HEADER:
         raise ValueError(f"its header would have {length:,} bytes, of at most {Limit.HEADER:,}")
 
 
-def _check_shapes(shapes: dict[str, list[int]]) -> None:
-    for name, shape in shapes.items():
-        if len(shape) > _MAX_DIMENSIONS:
-            raise ValueError(f"the tensor {name[:80]!r} has {len(shape)} dimensions, of at most {_MAX_DIMENSIONS}")
+def _check_shapes(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if (found := len(tensor.shape)) > _MAX_DIMENSIONS:
+            raise ValueError(f"the tensor {name[:80]!r} has {found} dimensions, of at most {_MAX_DIMENSIONS}")

@@ -66,9 +66,13 @@ class Contract(Frozen):
         known = cls(aliases=names_of(request)[1], streaming=streaming, **limits)
         if MODEL not in models or "preprocessing" not in models:
             return known
-        parameters = {name: p.string_value for name, p in models["preprocessing"].parameters.items()}
+        texts = [models[name].parameters for name in _TEXTS if name in models]
+        parameters = {name: p.string_value for found in texts for name, p in found.items()}
         return known.model_copy(update=_fields(models[MODEL]) | _texts(parameters))
 
+
+_TEXTS = ("end_tokens", "preprocessing")
+"""The models that know the texts; with NVIDIA's preprocessing, the first one has the further end tokens."""
 
 _LIMITS = {
     "max_input_len": "longer prompts",

@@ -47,6 +47,7 @@ from include.releases.ids import MODEL, NUMBER, ReleaseId
 from include.releases.live import FORMER_LINK, LiveLinks, link_to
 from include.requests.names import default_name, names_of
 from include.requests.release import ReleaseRequest, former_slug_of, slug_of, swap_of
+from include.stages.formats import title_of
 from include.triton.servers import ServerPlan
 
 Verdict = Literal["candidate", "accepted", "rejected"]
@@ -168,6 +169,11 @@ class Release(ReleaseId):
     def asks_the_same(self, request: Mapping[str, Any]) -> bool:
         """True if it was made by this request; fields that earlier versions did not have count as their defaults."""
         return {**ReleaseRequest().model_dump(mode="json"), **self.request} == request
+
+    @property
+    def format(self) -> str:
+        """The title of the format of its weights."""
+        return title_of(self.request)
 
     @property
     def outage(self) -> Outage | None:

@@ -11,7 +11,7 @@ from include.artifacts.store import Artifact, ArtifactStore
 from include.files import Damaged, Skip, find_record, ignore, write_atomic
 from include.releases.records import Release
 from include.releases.run import RunRecord
-from include.report.model import ReleaseReport, Stage, Subject, Supply
+from include.report.model import Compared, ReleaseReport, Stage, Subject, Supply
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
@@ -30,12 +30,15 @@ def compose(
     run: RunRecord,
     known: ReleaseReport | None = None,
     supply: Supply | None = None,
-    replaced: Release | None = None,
+    live: Release | None = None,
+    address: str = "",
+    curl: str = "",
 ) -> ReleaseReport:
     """The report on a release. ``run``: the DAG run that tried the gates; ``known``: the report of a run before.
 
-    ``replaced``: the live release of another model that has the served name.
+    ``live``: the live release that has the served name; ``address`` and ``curl``: fields of the report.
     """
+    replaced = live if live and live.model != release.model else None
     return ReleaseReport(
         **dict(verdicts),
         subject=Subject(
@@ -52,10 +55,13 @@ def compose(
         request=release.request,
         chain=_chain_of(release, store),
         supply=supply,
+        compared=Compared.of(live, release) if live and live.id != release.id else None,
         contract=release.contract,
         promotions=release.promotions,
         approvals=release.approvals,
         retirements=release.retirements,
+        address=address,
+        curl=curl,
     )
 
 

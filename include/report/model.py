@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -13,8 +13,9 @@ from include.frozen import Frozen, Moment
 from include.releases.approval import Approval
 from include.releases.contract import Comparison
 from include.releases.ids import ReleaseId
-from include.releases.records import Promotion, Retirement
+from include.releases.records import Promotion, Release, Retirement
 from include.releases.run import RunRecord
+from include.stages.formats import title_of
 
 
 class Subject(ReleaseId):
@@ -52,6 +53,33 @@ class Stage(Frozen):
         return sum(self.timings_s.values()) if self.timings_s else None
 
 
+class Setting(Frozen):
+    """A field of the request in which a release differs from the live one; None where one has no such field."""
+
+    field: str
+    live: Any = None
+    here: Any = None
+
+
+class Compared(Frozen):
+    """The settings in which a release differs from the one that was live under its name at the validation."""
+
+    release: ReleaseId
+    settings: tuple[Setting, ...]
+
+    @classmethod
+    def of(cls, live: Release, here: Release) -> Self:
+        """The comparison of two releases' requests, and of their models' commits."""
+        before, after = _settings(live), _settings(here)
+        changed = [name for name in {**after, **before} if before.get(name) != after.get(name)]
+        settings = (Setting(field=name, live=before.get(name), here=after.get(name)) for name in changed)
+        return cls(release=live.id, settings=tuple(settings))
+
+
+def _settings(release: Release) -> dict[str, Any]:
+    return {**release.request, "commit": release.chain.get("model", "").rpartition("@")[2]}
+
+
 class Supply(Frozen):
     """The origin of what the release runs on."""
 
@@ -83,10 +111,18 @@ class ReleaseReport(gates.Report):
     request: dict[str, Any]
     chain: tuple[Stage, ...] = Field(description="From the model to the repository.")
     supply: Supply | None = Field(default=None, description="Signature, image and bill of materials.")
+    compared: Compared | None = Field(None, description="Settings that differ from the live release's.")
+    address: str = Field("", description="URL of the live endpoint, as the deployment gives it to clients.")
+    curl: str = Field("", description="The beginning of a command that asks it.")
     contract: Comparison | None = Field(None, description="Changes for clients of the release that was live.")
     promotions: tuple[Promotion, ...] = Field((), description="Each time that it went live, with the downtime.")
     retirements: tuple[Retirement, ...] = Field((), description="Each time that it was taken off the air.")
     approvals: tuple[Approval, ...] = Field((), description="Each question whether it may go live, with the answer.")
+
+    @property
+    def format(self) -> str:
+        """The title of the format of its weights."""
+        return title_of(self.request)
 
     @property
     def outcomes(self) -> dict[str, gates.Outcome]:

@@ -15,10 +15,12 @@ from include.releases.ids import ReleaseId
 from include.releases.records import Outage, Release, State
 from include.report.charts import Trend, trend
 from include.report.model import ReleaseReport, Scores
+from include.stages.formats import DEFAULT, unused_fields
 
 _SETTINGS = (
     "model",
     "target",
+    "quantization",
     "dtype",
     "awq_group_size",
     "precision",
@@ -49,8 +51,10 @@ class Line:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields of its request that say how it serves."""
-        return {name: self.release.request[name] for name in _SETTINGS if name in self.release.request}
+        """The fields of its request that say how it serves; those that only another format uses are not among them."""
+        asked = self.release.request
+        unused = unused_fields(str(asked.get("quantization", DEFAULT)))
+        return {name: asked[name] for name in _SETTINGS if name in asked and name not in unused}
 
     @property
     def can_be_live_again(self) -> bool:

@@ -28,7 +28,8 @@ from include.report.files import read
 from include.report.model import ReleaseReport
 from include.report.models import Card, Comparison, Line
 from include.report.pace import Pace
-from include.report.runs import Run
+from include.report.runs import Run, in_order
+from include.report.urls import urls
 from include.requests.presets import Preset
 from include.requests.release import SEED_PROMPT
 from include.stages.progress import about
@@ -57,6 +58,9 @@ def render_report(report: ReleaseReport) -> str:
             timed=timed,
             time_axis=Axis.over(stage.seconds or 0 for stage in timed),
             memory_axis=Axis.over(memory),
+            tasks=in_order(report.run.tasks if report.run else ()),
+            urls=urls(report.address, report.subject.served_name) if report.address else {},
+            question=json.dumps({"text_input": SEED_PROMPT, "max_tokens": 32}),
         )
     )
 

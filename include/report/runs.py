@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from include.releases.run import TaskTime
 from include.report.pace import Pace
 
 ORDER = (
@@ -22,6 +23,12 @@ ORDER = (
     "finish_run",
 )
 """The tasks of a release, in their order."""
+
+
+def in_order(tasks: Sequence[TaskTime]) -> list[TaskTime]:
+    """The tasks of a run's record in the order in which they run; Airflow gives them by name."""
+    return sorted(tasks, key=lambda one: ORDER.index(one.task) if one.task in ORDER else len(ORDER))
+
 
 _OVER = ("success", "failed")
 _JUDGES = "validate_generate"

@@ -11,6 +11,7 @@ from pathlib import Path
 from include.releases.records import Release, ReleaseStore
 from include.report.files import read
 from include.report.models import Candidate, Card, Line
+from include.report.urls import urls
 
 _LONGEST_HISTORY = 100
 
@@ -81,15 +82,3 @@ class Served:
         releases = self.releases
         report = read(releases.path(release), releases.note) if with_report else None
         return Line(release, releases.state(release), releases.is_pruned(release), report)
-
-
-def urls(address: str, name: str) -> dict[str, str]:
-    """The addresses of a served name by what they are for."""
-    model = f"{address}/v2/models/{name}"
-    return {
-        "chat": f"{address}/v1/chat/completions",
-        "generate": f"{model}/generate",
-        "stream": f"{model}/generate_stream",
-        "infer": f"{model}/infer",
-        "ready": f"{model}/ready",
-    }

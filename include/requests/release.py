@@ -17,12 +17,15 @@ from pydantic_core import ErrorDetails
 from include.errors import UserError
 from include.model.config import GroupSize
 from include.requests.names import LONGEST, NAME_OR_EMPTY_PATTERN, NAME_PATTERN, RESERVED, default_name
+from include.stages.formats import DEFAULT, FORMATS
+from include.stages.formats.base import Format
 
-# A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path.
+# A Hub id: one slash at most, no "..", "--" or leading punctuation (huggingface_hub's own rule), or an absolute path
+# without control characters and backslashes.
 # Written so that Python's and the browser's engines read them alike; "$" alone would allow a trailing newline.
 _END = r"$(?!\n)"
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(?:\/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?"
-PATH = r"\/[A-Za-z0-9_.\-\/ +@=,]*"
+PATH = r"\/[^\x00-\x1f\x7f-\x9f\u2028\u2029\\]*"
 MODEL_PATTERN = rf"^(?!.*\.\.)(?:{HUB_ID}|{PATH}){_END}"
 DATA_PATTERN = rf"^(?!.*\.\.)(?:builtin|{HUB_ID}|{PATH}){_END}"
 REVISION_PATTERN = rf"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.\-\/]{{0,127}}{_END}"
@@ -117,22 +120,30 @@ class ReleaseRequest(Form):
     target: Literal["openvino", "tensorrt_llm", "vllm"] = _model(
         "Target",
         "`openvino`: on the CPU. `tensorrt_llm`, `vllm`: on this host's NVIDIA GPU, from Ampere to Hopper, or from "
-        "Turing to Blackwell. All serve int4 weights.",
+        "Turing to Blackwell.",
         "openvino",
+    )
+    quantization: Literal["int4_awq", "fp8"] = _quantization(
+        "Format",
+        "`int4_awq`: weights of 4 bits, on every target. `fp8`: weights and activations of 8 bits, on NVIDIA GPUs from "
+        "Ada on (`tensorrt_llm`, `vllm`): twice the memory for weights, nearer to the original model.",
+        DEFAULT,
     )
     dtype: Literal["float16", "bfloat16"] = _quantization(
         "Data type",
-        "Type of all that is not int4: activations, norms, embeddings. Best is the one the model was trained in.",
+        "Type of all that is not quantized: norms, embeddings, what passes between layers. Best is the one the model "
+        "was trained in.",
         "float16",
     )
     awq_group_size: GroupSize = _quantization(
         "AWQ group size",
-        "Weights that share one scale. 128 is usual; it must divide the model's dimensions, SmolLM2-135M needs 64.",
+        "Weights that share one scale, in format `int4_awq`. 128 is usual; it must divide the model's dimensions, "
+        "SmolLM2-135M needs 64.",
         64,
     )
     calib_size: int = _quantization(
         "Calibration samples",
-        "Samples of text that AWQ looks at. Empty: 32 on the CPU, 128 on a GPU.",
+        "Samples of text that calibration looks at. Empty: 32 on the CPU, 128 on a GPU.",
         32,
         ge=1,
         le=1024,
@@ -333,6 +344,16 @@ class ReleaseRequest(Form):
         return self
 
     @model_validator(mode="after")
+    def _target_has_format(self) -> Self:
+        if self.target not in self.format.targets:
+            served = " or ".join(name for name, row in FORMATS.items() if self.target in row.targets)
+            raise ValueError(
+                f"target {self.target} does not serve quantization {self.quantization}: set it to {served}, or choose "
+                f"target {' or '.join(self.format.targets)}, on an NVIDIA GPU of SM {self.format.min_sm} or later"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = (self.name, *self.aliases)
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -349,9 +370,19 @@ class ReleaseRequest(Form):
         return self
 
     @property
+    def format(self) -> Format:
+        """The format of the weights."""
+        return FORMATS[self.quantization]
+
+    @property
+    def group_size(self) -> int | None:
+        """The number of weights that share a scale; None for a format without groups."""
+        return self.format.group(self.awq_group_size)
+
+    @property
     def title(self) -> str:
         """What the run makes, in a few words for people."""
-        return f"{PurePosixPath(self.model).name} int4 g{self.awq_group_size}"
+        return f"{PurePosixPath(self.model).name} {self.format.short(self.awq_group_size)}"
 
     @property
     def name(self) -> str:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from include.errors import UserError
@@ -18,6 +20,7 @@ __all__ = [
     "ModelSource",
     "SourceFile",
     "fetch",
+    "look_into",
     "require_disk",
     "resolve",
     "resolve_dataset",
@@ -43,6 +46,21 @@ def resolve(model: str, revision: str, *, token: str | None, endpoint: str | Non
             fix="give a Hub id such as org/name, or the directory's whole path from /",
         )
     return hub.resolve(model, revision, token=token, endpoint=endpoint)
+
+
+@contextmanager
+def look_into(source: ModelSource, *, token: str | None, endpoint: str | None) -> Iterator[Path]:
+    """A folder that holds what can be told of a model without its weights; see `include.sources.hub.look_into`.
+
+    Raises:
+        UserError: access was withdrawn, or a file is not what it has to be.
+        TransientError: the network or the Hub is away.
+    """
+    if source.origin == "local":
+        yield Path(source.id)
+    else:
+        with hub.look_into(source, token=token, endpoint=endpoint) as folder:
+            yield folder
 
 
 def fetch(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, computed_field
@@ -14,11 +15,21 @@ from pydantic import Field, computed_field
 from include.errors import HostError, UserError
 from include.files import sha256_of
 from include.frozen import Frozen, InsidePath
-from include.model.files import CONFIG_FILE, INDEX_FILE, SMALL_FILES, TOKENIZER_FILES, WEIGHTS_FILE
+from include.model.files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    SMALL_FILES,
+    TEMPLATE_FOLDERS,
+    TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+)
 from include.model.weights import promised_tensors
 from include.reading import open_regular
 
 _HASH_WORKERS = 4
+_SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
+_QUANTIZATION_FILES = frozenset({"quantize_config.json", "quant_config.json", "hf_quant_config.json"})
 # At most more than any disk has: sums of sizes stay numbers that can be told in megabytes.
 Size = Annotated[int, Field(ge=0, le=1 << 50)]
 
@@ -81,7 +92,7 @@ def field_model(thing: object) -> str:
 
 
 def choose_model_files(paths: Collection[str], where: str) -> list[str]:
-    """The files of a model that are needed, from the ``paths`` at its root; an index stands for its shards.
+    """The files of a model that are needed, from all its ``paths``; an index stands for its shards.
 
     One set of weights only: transformers, too, takes ``model.safetensors`` before an index. Pickled weights
     are refused because loading them runs code of their author.
@@ -94,21 +105,56 @@ def choose_model_files(paths: Collection[str], where: str) -> list[str]:
     weights = next((name for name in (WEIGHTS_FILE, INDEX_FILE) if name in paths), None)
     if weights is None:
         raise UserError("the model has no safetensors weights", where=where, fix=_no_weights_fix(paths))
+    _check_plain(paths, where)
     if not TOKENIZER_FILES.intersection(paths):
-        known = ", ".join(sorted(TOKENIZER_FILES))
-        raise UserError("the model has no tokenizer", where=where, fix=f"add one of {known} to it")
-    return [name for name in SMALL_FILES if name in paths] + [weights]
+        raise UserError("the model has no tokenizer", where=where, fix=_no_tokenizer_fix(paths))
+    templates = (path for path in paths if PurePosixPath(path).match("*/*.jinja"))
+    named = sorted(path for path in templates if path.partition("/")[0] in TEMPLATE_FOLDERS)
+    return [name for name in SMALL_FILES if name in paths] + named + [weights]
+
+
+def _check_plain(paths: Collection[str], where: str) -> None:
+    """Programs that quantize leave a file of their settings beside the weights, whatever ``config.json`` says."""
+    if found := _QUANTIZATION_FILES.intersection(paths):
+        raise UserError(
+            f"the model is quantized already: it has a {min(found)}",
+            where=where,
+            fix="name the unquantized model that it was made from",
+        )
+
+
+def _special_fix(paths: Collection[str]) -> str | None:
+    """The advice for what is no model of transformers' format, or only a part of one."""
+    if "adapter_config.json" in paths:
+        return "this is a LoRA or another PEFT adapter: merge it into its base model and name the result"
+    if any(path.endswith(".gguf") for path in paths):
+        return "this holds GGUF files, which are quantized already: name the model they were made from"
+    if any(path.startswith("consolidated") for path in paths) or "params.json" in paths:
+        return (
+            "these are weights in the form of the model's makers (consolidated): name the repository in transformers' "
+            "form, or convert it (convert_llama_weights_to_hf.py or convert_mistral_weights_to_hf.py of transformers)"
+        )
+    return None
 
 
 def _no_config_fix(paths: Collection[str]) -> str:
-    if "adapter_config.json" in paths:
-        return "this is a LoRA adapter: merge it into its base model and name the result"
-    if any(path.endswith(".gguf") for path in paths):
-        return "this holds GGUF files, which are quantized already: name the model they were made from"
-    return "name a model in the transformers format"
+    return _special_fix(paths) or "name a model in the transformers format"
+
+
+def _no_tokenizer_fix(paths: Collection[str]) -> str:
+    if "tekken.json" in paths:
+        return (
+            f"it has a tekken.json only, which transformers cannot read: add the {TOKENIZER_FILE} of a repository that "
+            "has it in transformers' form"
+        )
+    return f"add one of {', '.join(sorted(TOKENIZER_FILES))} to it"
 
 
 def _no_weights_fix(paths: Collection[str]) -> str:
+    if special := _special_fix(paths):
+        return special
+    if any(_SHARD.fullmatch(path) for path in paths):
+        return f"its shards lack their {INDEX_FILE}: add it, or download the model again"
     if any(path.endswith((".bin", ".pt", ".pth")) for path in paths):
         return (
             "it has pickled weights, which can run code when they are loaded: save it again with "
@@ -131,7 +177,19 @@ def shards_of(index: str, paths: Collection[str], where: str) -> list[str]:
             where=where,
             fix="complete the upload of the model, or name a revision that is complete",
         )
+    if unnamed := sorted(_same_set(shards, paths) - set(shards)):
+        raise UserError(
+            f"{INDEX_FILE} does not name {', '.join(unnamed[:4])}, of the same set as the shards that it names",
+            where=where,
+            fix="get the index and the shards of one save, or remove what does not belong to it",
+        )
     return shards
+
+
+def _same_set(shards: Collection[str], paths: Collection[str]) -> set[str]:
+    """The files of the sets, as "of-00003" names one, that the ``shards`` belong to."""
+    sets = {match[1] for shard in shards if (match := _SHARD.fullmatch(shard))}
+    return {path for path in paths if (match := _SHARD.fullmatch(path)) and match[1] in sets}
 
 
 def digest_of(path: Path, kind: str) -> str:

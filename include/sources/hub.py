@@ -6,7 +6,8 @@ import glob
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -31,6 +32,7 @@ from include.sources.files import (
     require_disk,
     shards_of,
 )
+from include.sources.hub_headers import bring_headers
 from include.sources.hub_repo import Repo
 from include.sources.hub_session import hub_session
 from include.sources.progress import progress
@@ -39,6 +41,7 @@ MAX_DATASET_BYTES = Limit.TEXT_FILE
 """More text than any calibration reads; keeps a slip from downloading a web crawl."""
 
 _WORKERS = 8
+_WEIGHTS = ".safetensors"
 _SCRATCH = ".cache"
 _LONGEST_LICENSE = 100
 
@@ -128,7 +131,7 @@ def resolve(model: str, revision: str, *, token: str | None, endpoint: str | Non
     """
     listing = _list(Repo("model", model, revision, token, endpoint))
     at_root = {path for path in listing.files if "/" not in path}
-    chosen = choose_model_files(at_root, listing.repo.field)
+    chosen = choose_model_files(listing.files.keys(), listing.repo.field)
     texts = _read_texts(listing, [name for name in (CONFIG_FILE, INDEX_FILE) if name in chosen])
     if INDEX_FILE in texts:
         chosen += shards_of(texts[INDEX_FILE], at_root, listing.repo.field)
@@ -181,6 +184,26 @@ def fetch(
     _bring(Repo(kind, source.id, source.commit, token, endpoint), source.files, into, log)
     if isinstance(source, ModelSource):
         check_model(into)
+
+
+@contextmanager
+def look_into(source: ModelSource, *, token: str | None, endpoint: str | None) -> Iterator[Path]:
+    """A folder with the model's small files, and its weights with their headers alone: what follows is a hole.
+
+    A failure that names a file in it names the repository.
+    """
+    repo = Repo("model", source.id, source.commit, token, endpoint)
+    small = [file for file in source.files if not file.path.endswith(_WEIGHTS)]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        _bring(repo, small, folder, log=lambda _: None)
+        weights = [file for file in source.files if file.path.endswith(_WEIGHTS)]
+        bring_headers(repo, weights, folder)
+        try:
+            yield folder
+        except UserError as error:
+            what, where, fix = (text.replace(scratch, repo.url) for text in (error.what, error.where, error.fix))
+            raise UserError(what, where=where, fix=fix) from error
 
 
 def _list(repo: Repo) -> _Listing:

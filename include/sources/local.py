@@ -13,7 +13,7 @@ from pathlib import Path
 from include.errors import UserError
 from include.files import Log, disk_errors
 from include.model.check import check_model
-from include.model.files import CONFIG_FILE, INDEX_FILE, read_text
+from include.model.files import CONFIG_FILE, INDEX_FILE, named_templates, read_text
 from include.sources.files import (
     ModelSource,
     SourceFile,
@@ -75,6 +75,7 @@ def _resolve(directory: Path) -> ModelSource:
 def _choose(directory: Path) -> list[str]:
     where = field_model(directory)
     present = {path.name for path in directory.iterdir()}
+    present |= {str(path.relative_to(directory)) for path in named_templates(directory).values()}
     chosen = choose_model_files(present, where)
     _check_inside(directory, chosen)
     if INDEX_FILE not in chosen:

@@ -1,8 +1,8 @@
-"""Reads a TensorRT-LLM W4A16_AWQ checkpoint (``config.json`` and ``rank*.safetensors``) back into PyTorch.
+"""Reads a quantized TensorRT-LLM checkpoint (``config.json`` and ``rank*.safetensors``) back into PyTorch.
 
-The layout is ModelOpt's (``modelopt/torch/export``, 0.37): two int4 a byte along the output dimension, even
-rows in the low nibble; q, k and v merged per rank; ``fc`` is the gate projection, ``gate`` the up projection.
-A layer computes ``(x * pre_quant_scale) @ (ints * scales).T + bias``.
+The layout is ModelOpt's (``modelopt/torch/export``, 0.37): q, k and v merged per rank; ``fc`` is the gate projection,
+``gate`` the up projection. In W4A16_AWQ there are two int4 a byte along the output dimension, even rows in the low
+nibble, and a layer computes ``(x * pre_quant_scale) @ (ints * scales).T + bias``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from include.errors import UserError
 from include.model.architectures import find_architecture
 from include.model.files import CONFIG_FILE
 from include.stages.common import read_json
-from include.stages.formats.int4_awq import ALGORITHM, QuantizedLinear, unpack_int4
+from include.stages.formats import of_algorithm
+from include.stages.formats.base import Format, Linear, Merge, Stored
 
 SOURCE_CONFIG_FILE = "source_config.json"
 """The source model's own configuration: TensorRT-LLM's has no place for some of its fields."""
@@ -30,7 +31,6 @@ _SAME_IN_BOTH = (
     "num_hidden_layers", "num_key_value_heads", "vocab_size",
 )  # fmt: skip
 
-Merge = Callable[[list[torch.Tensor]], torch.Tensor]
 _rows: Merge = partial(torch.cat, dim=0)
 _columns: Merge = partial(torch.cat, dim=1)
 _first: Merge = itemgetter(0)
@@ -44,14 +44,14 @@ class Checkpoint:
     """A TensorRT-LLM checkpoint directory, its tensor-parallel ranks merged, its names those of Hugging Face.
 
     Raises:
-        UserError: the directory is not a W4A16_AWQ checkpoint of a supported architecture, or is incomplete.
+        UserError: the directory is not a checkpoint of a supported format and architecture, or is incomplete.
     """
 
     def __init__(self, folder: Path) -> None:
         from safetensors import SafetensorError, safe_open
 
         self.folder = folder
-        self.config = _read_config(folder)
+        self.config, self.format = _read_config(folder)
         names = [str(self.config.get("architecture"))]
         self.architecture = find_architecture(names, "the checkpoint", str(folder / CONFIG_FILE))
         self.tensors = self.architecture.tensors
@@ -63,13 +63,22 @@ class Checkpoint:
             raise UserError(f"a weight file cannot be read: {error}", where=str(folder)) from error
         self._names = set(self._ranks[0].keys())
 
-    def linears(self, device_map: DeviceMap = ON_CPU) -> Iterator[tuple[str, QuantizedLinear]]:
+    @property
+    def group_size(self) -> int:
+        """The number of weights that share a scale; 0 in a format without groups."""
+        return int(self.config["quantization"].get("group_size") or 0)
+
+    def linears(self, device_map: DeviceMap = ON_CPU) -> Iterator[tuple[str, Linear]]:
         """Every quantized layer under its Hugging Face module name, layer after layer, each on its device."""
+        for name, stored in self._stored(device_map):
+            yield name, self.format.linear(stored)
+
+    def _stored(self, device_map: DeviceMap) -> Iterator[tuple[str, Stored]]:
         for index in range(self.config["num_hidden_layers"]):
             for name, hf_name, merge in self._layout():
                 target = f"model.layers.{index}.{hf_name}"
                 device = _device_of(target, device_map)
-                yield target, self._linear(f"transformer.layers.{index}.{name}", merge, device)
+                yield target, self._layer(f"transformer.layers.{index}.{name}", merge, device)
 
     def plain(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor that is not quantized under its Hugging Face name: embeddings, norms, output head."""
@@ -124,6 +133,9 @@ class Checkpoint:
         with init_empty_weights(include_buffers=False):
             model = getattr(transformers, self.config["architecture"])(self.hf_config())
         model.load_state_dict(self.state(dtype, device_map), assign=True)
+        for name, stored in self._stored(device_map):
+            if step := self.format.input_step(stored):
+                model.get_submodule(name).register_forward_pre_hook(partial(_on_input, step))
         return dispatch_model(model.eval(), dict(device_map))
 
     def state(self, dtype: torch.dtype, device_map: DeviceMap = ON_CPU) -> dict[str, torch.Tensor]:
@@ -144,14 +156,15 @@ class Checkpoint:
         for position, hf_name in enumerate(self.tensors.attention):
             yield self.tensors.qkv, hf_name, self._part_of_qkv(position)
 
-    def _linear(self, name: str, merge: Merge, device: Device) -> QuantizedLinear:
-        scale, bias = f"{name}.prequant_scaling_factor", f"{name}.bias"
-        scale_merge, bias_merge = (_rows, _first) if merge is _columns else (_first, merge)
-        return QuantizedLinear(
-            ints=merge([unpack_int4(packed) for packed in self._parts(f"{name}.weight", device)]),
-            scales=self._merged(f"{name}.weights_scaling_factor", merge, device),
-            pre_quant_scale=self._merged(scale, scale_merge, device) if scale in self._names else None,
-            bias=self._merged(bias, bias_merge, device) if bias in self._names else None,
+    def _layer(self, name: str, merge: Merge, device: Device) -> Stored:
+        bias = f"{name}.bias"
+        merge_inputs, merge_bias = (_rows, _first) if merge is _columns else (_first, merge)
+        return Stored(
+            parts=lambda part: self._parts(f"{name}.{part}", device),
+            has=lambda part: f"{name}.{part}" in self._names,
+            merge=merge,
+            merge_inputs=merge_inputs,
+            bias=self._merged(bias, merge_bias, device) if bias in self._names else None,
         )
 
     def _part_of_qkv(self, position: int) -> Merge:
@@ -170,6 +183,12 @@ class Checkpoint:
         return [rank.get_tensor(name).to(device) for rank in self._ranks]
 
 
+def _on_input(
+    step: Callable[[torch.Tensor], torch.Tensor], _: torch.nn.Module, args: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    return step(args[0]), *args[1:]
+
+
 def _device_of(name: str, device_map: DeviceMap) -> Device:
     """The device of a module or weight: by the longest entry of the map that ``name`` begins with."""
     while name and name not in device_map:
@@ -177,12 +196,10 @@ def _device_of(name: str, device_map: DeviceMap) -> Device:
     return device_map[name]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> tuple[dict[str, Any], Format]:
     path = folder / CONFIG_FILE
     config = read_json(path)
-    algorithm = config.get("quantization", {}).get("quant_algo")
-    if algorithm != ALGORITHM:
-        raise UserError(f"the checkpoint's quant_algo is {algorithm}, not {ALGORITHM}", where=str(path))
+    found = of_algorithm(config.get("quantization", {}).get("quant_algo"), str(path))
     if config["mapping"].get("pp_size", 1) != 1:
         raise UserError("pipeline-parallel checkpoints are not supported", where=str(path), fix="use pp_size 1")
-    return config
+    return config, found

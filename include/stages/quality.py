@@ -18,20 +18,11 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import ToolError
 from include.stages.common import read_json, tell
+from include.stages.texts import topics
 
 SAMPLES = 8
 SAMPLE_TOKENS = 512
 HELD_OUT_FILE = "held_out.json"
-_CALIBRATION_SHARE = 0.85
-
-
-def topics() -> tuple[list[str], list[str]]:
-    """The built-in documents in a fixed order: those to calibrate on, and those held out."""
-    from pydoc_data.topics import topics as texts
-
-    documents = [texts[name] for name in sorted(texts)]
-    cut = int(len(documents) * _CALIBRATION_SHARE)
-    return documents[:cut], documents[cut:]
 
 
 def token_blocks(

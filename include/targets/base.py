@@ -7,11 +7,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+from include.errors import HostError
 from include.files import digest_of_tree
 from include.host.docker.images import ImageId
+from include.host.gpus import Gpu
 from include.model.config import ModelConfig
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageTarget
+from include.stages.formats import FORMATS
 from include.triton.servers import Ports, ServerPlan
 
 _PINNED = re.compile(r"^([\w.-]+)==([\w.+!-]+)", re.MULTILINE)
@@ -20,6 +23,20 @@ _PINNED = re.compile(r"^([\w.-]+)==([\w.+!-]+)", re.MULTILINE)
 def pinned(lock: str) -> dict[str, str]:
     """The versions in a lock by the names of the packages."""
     return dict(_PINNED.findall(lock))
+
+
+def check_format(request: ReleaseRequest, gpus: list[Gpu]) -> list[Gpu]:
+    """The GPUs, if they compute with the request's format; raises `HostError` for an older one."""
+    wanted = request.format
+    for one in gpus:
+        if (one.sm or 0) < wanted.min_sm:
+            others = " or ".join(name for name, row in FORMATS.items() if row.min_sm <= (one.sm or 0))
+            raise HostError(
+                f"{one} is SM {one.sm}; {wanted.title} needs SM {wanted.min_sm} or later",
+                where="field quantization",
+                fix=f"set quantization to {others}, or use a host with an Ada, Hopper or Blackwell GPU",
+            )
+    return gpus
 
 
 class Target(StageTarget, Protocol):

@@ -23,34 +23,35 @@ def model_bytes(config: ModelConfig, dtype: DType | None = None) -> int:
     return config.parameters * DTYPE_BYTES[dtype or config.dtype]
 
 
-def checkpoint_bytes(config: ModelConfig, group: int) -> int:
-    """A TensorRT-LLM int4 AWQ checkpoint, of all ranks together.
+def checkpoint_bytes(config: ModelConfig, request: ReleaseRequest) -> int:
+    """A TensorRT-LLM checkpoint in the request's format, of all ranks together.
 
-    linear weights / 2 (int4) + linear weights / group x 4 (a float32 scale a group) + 2 x (embedding and
-    output layer, which ModelOpt writes apart even for a tied model, norms, biases, and a pre-quantization
-    scale for each input of qkv, attention output, gate, up, down).
+    linear weights (int4_awq: 1/2 byte, and a float32 scale a group; fp8: 1 byte) + 2 x (embedding and output
+    layer, which ModelOpt writes apart even for a tied model, norms, biases, and AWQ's scale for each input of
+    qkv, attention output, gate, up, down).
     """
     inputs = config.layers * (3 * config.hidden_size + config.heads * config.head_dim + config.intermediate_size)
     halves = 2 * config.vocab_size * config.hidden_size + config.norm_and_bias_weights + inputs
-    return config.linear_weights // 2 + config.linear_weights // group * 4 + 2 * halves
+    return _linear_bytes(config, request, 4) + 2 * halves
 
 
-def engine_bytes(config: ModelConfig, group: int) -> int:
-    """An engine, at most: as the checkpoint, but with 16-bit scales.
-
-    linear weights / 2 + linear weights / group x 2 + 2 x (embedding and output layer, norms, biases).
-    """
+def engine_bytes(config: ModelConfig, request: ReleaseRequest) -> int:
+    """An engine, at most: as the checkpoint, but with 16-bit scales, and none for inputs."""
     halves = 2 * config.vocab_size * config.hidden_size + config.norm_and_bias_weights
-    return config.linear_weights // 2 + config.linear_weights // group * 2 + 2 * halves
+    return _linear_bytes(config, request, 2) + 2 * halves
 
 
-def pipeline_disk_bytes(config: ModelConfig, group: int) -> int:
+def _linear_bytes(config: ModelConfig, request: ReleaseRequest, scale: int) -> int:
+    return request.format.linear_bytes(config.linear_weights, request.awq_group_size, scale)
+
+
+def pipeline_disk_bytes(config: ModelConfig, request: ReleaseRequest) -> int:
     """The disk that a whole run takes at its peak besides the model's own files.
 
     Checkpoint + engine + the model in 16 bits, which the build unpacks meanwhile, + 5 % and 64 MB for
     tokenizers, reports and logs. The repository and the release are hard links.
     """
-    files = checkpoint_bytes(config, group) + engine_bytes(config, group) + model_bytes(config, "float16")
+    files = checkpoint_bytes(config, request) + engine_bytes(config, request) + model_bytes(config, "float16")
     return files + files // 20 + 64_000_000
 
 
@@ -87,8 +88,8 @@ class GpuMemory:
 
 def estimate(config: ModelConfig, request: ReleaseRequest) -> GpuMemory:
     """The estimates for each of the request's ``tp_size`` GPUs."""
-    tp, group = request.tp_size, request.awq_group_size
-    engine = engine_bytes(config, group) // tp
+    tp = request.tp_size
+    engine = engine_bytes(config, request) // tp
     activations = activation_bytes(config, request)
     sequence = request.max_seq_len * kv_cache_bytes_per_token(config, request.dtype) // tp
     fixed = engine + activations + OVERHEAD
@@ -103,7 +104,7 @@ def estimate(config: ModelConfig, request: ReleaseRequest) -> GpuMemory:
 def host_serve_bytes(config: ModelConfig, request: ReleaseRequest) -> int:
     """Host memory of a server on the CPU, at least: engine + KV cache of one sequence of full length + overhead."""
     sequence = request.max_seq_len * kv_cache_bytes_per_token(config)
-    return engine_bytes(config, request.awq_group_size) + sequence + HOST_OVERHEAD
+    return engine_bytes(config, request) + sequence + HOST_OVERHEAD
 
 
 def _calibration_of_each(config: ModelConfig, request: ReleaseRequest) -> int:

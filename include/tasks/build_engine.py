@@ -1,4 +1,4 @@
-"""Task ``build_engine``: the target's engine out of the checkpoint's own int4 weights."""
+"""Task ``build_engine``: the target's engine out of the checkpoint's own quantized weights."""
 
 from __future__ import annotations
 

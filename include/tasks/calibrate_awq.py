@@ -1,7 +1,11 @@
-"""Task ``calibrate_awq``: INT4 AWQ weights as a TensorRT-LLM checkpoint, with the reference to judge them by."""
+"""Task ``calibrate_awq``: quantized weights as a TensorRT-LLM checkpoint, with the reference to judge them by.
+
+The task's name is older than its other formats.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from include.context import Context
 from include.gates.reference import REFERENCE_FILE
 from include.requests.release import ReleaseRequest
 from include.runners.job import StageJob, stage_code
+from include.stages.formats import DEFAULT, unused_fields
 from include.tasks import ArtifactRef, Checked, Pulled
 from include.tasks.check_request import calibration_file_digest
 
@@ -31,7 +36,7 @@ def job(context: Context, checked: Checked, pulled: Pulled) -> StageJob:
     target = context.target(request.target)
     model = pulled.model.load(context.store)
     data, data_digest = _calibration_data(context, checked, pulled.dataset)
-    options = _options(request) | {"device": target.device} | target.calibrate_options()
+    options = _options(request, target.calibrate_options()) | {"device": target.device}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return StageJob(
         target=target.name,
@@ -58,10 +63,15 @@ def event(context: Context, made: ArtifactRef) -> dict[str, Any]:
     return made.event(artifact, scores, REFERENCE_FILE)
 
 
-def _options(request: ReleaseRequest) -> dict[str, Any]:
-    """The options of the program, which refuses any that it does not know: a new field is used or named as ignored."""
-    fields = request.section("Model", "Quantization", ignored=_IGNORED) | {"tp_size": request.tp_size}
-    return {_FLAGS.get(name, name.replace("_", "-")): value for name, value in fields.items()}
+def _options(request: ReleaseRequest, of_target: Mapping[str, str]) -> dict[str, Any]:
+    """The options of the program, which refuses any that it does not know: a new field is used or named as ignored.
+
+    Those that only another format uses are left out. Keys of earlier versions do not name the format: it was the
+    default one.
+    """
+    unused = unused_fields(request.quantization) | ({"quantization"} if request.quantization == DEFAULT else set())
+    fields = request.section("Model", "Quantization", ignored=_IGNORED) | {"tp_size": request.tp_size, **of_target}
+    return {_FLAGS.get(name, name.replace("_", "-")): value for name, value in fields.items() if name not in unused}
 
 
 def _calibration_data(context: Context, checked: Checked, dataset: ArtifactRef | None) -> tuple[str, str]:

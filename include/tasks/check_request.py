@@ -13,11 +13,18 @@ from include.errors import UserError
 from include.files import sha256_of
 from include.host.ports import check_port_free
 from include.live.address import LiveAddress
+from include.live.api.template import check_template
+from include.model.check import check_model
 from include.model.config import ModelConfig
+from include.model.files import TOKENIZER_FILE
+from include.model.vocabulary import read_tokenizer
 from include.reading import read_lines
 from include.requests.release import ReleaseRequest
 from include.sources import DatasetSource, ModelSource
+from include.stages import texts
+from include.stages.formats import unused_fields
 from include.targets.estimates import pipeline_disk_bytes
+from include.targets.fields import check_fields
 from include.tasks import Checked, contracts
 from include.tasks.approve_release import rule_of
 from include.tasks.room import check_room
@@ -33,6 +40,7 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     """
     request = ReleaseRequest.parse(dict(params))
     _check_approval(context, request)
+    check_fields(request)
     target = context.target(request.target)
     shared = context.live_gpus()
     target.check_host(request, shared)
@@ -43,14 +51,22 @@ def run(context: Context, params: Mapping[str, Any]) -> Checked:
     endpoint = context.settings.hub_endpoint
     source = sources.resolve(request.model, request.revision, token=context.token, endpoint=endpoint)
     config = ModelConfig.parse(source.config, where=source.id)
-    config.check_calibration(request.awq_group_size, request.calib_seq_len, request.tp_size)
+    config.check_calibration(request.group_size, request.calib_seq_len, request.tp_size)
     config.check_target(request.target, request.max_seq_len, request.dtype)
     config.check_lengths(request.max_input_len, request.max_seq_len)
+    with sources.look_into(source, token=context.token, endpoint=endpoint) as folder:
+        found = check_model(folder)
+        target.check_tokenizer(request, folder)
+        if target.applies_chat_template and request.chat_template == "auto":
+            check_template(found.tokenizer, source.id)
+        _check_calibration_text(request, folder)
     target.check_fits(request, config, shared)
     check_room(context, target, request, config)
     dataset = resolve_dataset(context, request)
     _check_disk(context, source, config, request)
     _say_what_is_asked_for(context, request, source, config)
+    if request.chat_template == "auto" and not target.applies_chat_template:
+        context.log(f"target {target.name} applies no chat template: its endpoint continues the text as it is")
     contracts.check_request(context, request)
     return Checked(request=request, source=source, dataset=dataset, config=config)
 
@@ -62,9 +78,11 @@ def _say_what_is_asked_for(context: Context, request: ReleaseRequest, source: Mo
         f"{source.total_bytes / 1e6:.0f} MB"
     )
     context.log(
-        f"target {request.target}: int4 in groups of {request.awq_group_size}, calibrated with {request.calib_size} x "
-        f"{request.calib_seq_len} tokens of {request.calib_data}"
+        f"target {request.target}: {request.format.describe(request.awq_group_size)}, calibrated with "
+        f"{request.calib_size} x {request.calib_seq_len} tokens of {request.calib_data}"
     )
+    for field in sorted(unused_fields(request.quantization).intersection(ReleaseRequest.model_fields)):
+        context.log(f"field {field} is not used: {request.format.title} has no such thing")
     context.log(
         f"engine for {request.max_batch_size} requests at once, of at most {request.max_seq_len} tokens, "
         f"{request.max_input_len} of them prompt"
@@ -118,6 +136,23 @@ def calibration_file_digest(request: ReleaseRequest) -> str:
         ) from error
 
 
+def _check_calibration_text(request: ReleaseRequest, folder: Path) -> None:
+    """Raises `UserError` for text that calibration cannot read, or that is too short, as far as a file can tell it.
+
+    A data set has to be downloaded first, and a tokenizer without a tokenizer.json to be converted.
+    """
+    if request.calib_data != "builtin" and not request.calib_data.startswith("/"):
+        return
+    found = texts.topics()[0] if request.calib_data == "builtin" else texts.texts_of(Path(request.calib_data))
+    if not (folder / TOKENIZER_FILE).exists():
+        for _ in found:
+            pass
+        return
+    encode = read_tokenizer(folder).encode
+    lengths = (len(encode(f"{text}\n\n", add_special_tokens=False).ids) for text in found)
+    texts.check_length(lengths, request.calib_size, request.calib_seq_len, request.calib_data)
+
+
 def _has_text(path: Path) -> bool:
     found = False
     try:
@@ -147,6 +182,6 @@ def resolve_dataset(context: Context, request: ReleaseRequest) -> DatasetSource 
 
 
 def _check_disk(context: Context, source: ModelSource, config: ModelConfig, request: ReleaseRequest) -> None:
-    needed = source.total_bytes + pipeline_disk_bytes(config, request.awq_group_size)
+    needed = source.total_bytes + pipeline_disk_bytes(config, request)
     make_directory(context.settings.artifacts)
     sources.require_disk(context.settings.artifacts, needed)

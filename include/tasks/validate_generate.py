@@ -13,6 +13,7 @@ from include.context import Context
 from include.errors import GateFailure
 from include.gates import Client, Endpoint, GateResult, NoAnswer, Trial, gates_for, read_reference, validate
 from include.host.ports import reachable
+from include.live.proxy import proxy_of
 from include.releases.ids import ReleaseId
 from include.releases.records import Release
 from include.releases.run import RunRecord
@@ -64,8 +65,9 @@ def _judge(
         verdicts = validate(trial, gates := gates_for(checked.request), _teller(context, len(gates)))
         run = _run_on(context, checked, client)
     supply = _supply(context, checked, release, path)
-    replaced = context.releases.replaced_model(release)
-    report.write(path, report.compose(verdicts, release, context.store, run, report.read(path), supply, replaced))
+    live, proxy = context.releases.live(release.served_name), proxy_of(context.settings)
+    where = {"address": context.settings.public_url or proxy.url, "curl": proxy.curl}
+    report.write(path, report.compose(verdicts, release, context.store, run, report.read(path), supply, live, **where))
     context.releases.judge(release, "accepted" if verdicts.passed else "rejected")
     if not verdicts.passed:
         raise GateFailure(

@@ -5,6 +5,7 @@ So a plan of an earlier version, which a release keeps for as long as it exists,
 
 from __future__ import annotations
 
+import re
 import resource
 import secrets
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ STACK_BYTES = 512 << 20
 """The stacks of its threads: Triton 2.51 parses nested JSON on them, and keeps what it knows of a body there."""
 
 _PROGRAM = "tritonserver"
+_WORD = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+"""What shlex.quote leaves as it is."""
 _SERVICES = ("http", "grpc", "metrics")
 # The index of the model repository stays open to the gates: it cannot be changed, as the control mode is none.
 _CLOSED = "shared-memory,logging,trace"
@@ -41,6 +44,18 @@ def with_stack(argv: tuple[str, ...]) -> tuple[str, ...]:
     _, most = resource.getrlimit(resource.RLIMIT_STACK)
     size = STACK_BYTES if most == resource.RLIM_INFINITY else min(STACK_BYTES, most)
     return ("prlimit", f"--stack={size}:", *argv)
+
+
+def beside_its_models(argv: tuple[str, ...], repository: Path) -> tuple[str, ...]:
+    """The command line that starts in the repository's folder, if its path has more than a shell takes for a word.
+
+    Triton's python backend writes the path of a model into a command of bash, without quotes, and Python's own names of
+    the modules into its log, which takes no accents from a Python without a locale.
+    """
+    if _WORD.fullmatch(str(repository)):
+        return argv
+    near = {f"--model-repository={repository}": f"--model-repository=/proc/self/cwd/{repository.name}"}
+    return ("env", f"--chdir={repository.parent}", *(near.get(word, word) for word in argv))
 
 
 def _is_triton(word: str) -> bool:

@@ -20,7 +20,7 @@ from include.host.ports import PLAIN_HTTP, check_port_free, free_ports, http_url
 from include.host.services import ServiceRecord, ServiceSpec
 from include.host.services.container import ContainerBackend
 from include.host.services.process import GRACE_S, ProcessBackend, token_by_arguments
-from include.triton.hardening import EVERYWHERE, LOOPBACK, STACK_BYTES, closed_off, with_stack
+from include.triton.hardening import EVERYWHERE, LOOPBACK, STACK_BYTES, beside_its_models, closed_off, with_stack
 
 if TYPE_CHECKING:
     from include.host.services import Backend
@@ -77,7 +77,7 @@ class ServerPlan(ServiceSpec):
         """The plan as it is started; a container's ports on a ``bridge`` are published on loopback."""
         box = self.container
         inside = EVERYWHERE if box and box.network == "bridge" else LOOPBACK
-        argv = closed_off(self.argv, inside)
+        argv = beside_its_models(closed_off(self.argv, inside), self.repository)
         if box:
             box = box.model_copy(update={"ulimits": {**box.ulimits, "stack": STACK_BYTES}})
         else:

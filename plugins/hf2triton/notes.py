@@ -31,7 +31,7 @@ def _release(conf: Mapping[str, Any]) -> str:
     try:
         return ReleaseRequest.parse(dict(conf)).title
     except UserError:
-        return str(conf.get("model") or "release")
+        return str(conf.get("model") or "release").rpartition("/")[2]
 
 
 SUBJECTS: dict[str, Callable[[Mapping[str, Any]], str]] = {

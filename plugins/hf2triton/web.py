@@ -46,6 +46,7 @@ from include.report.page import (
     render_releases,
     render_run,
 )
+from include.report.runs import Run
 from include.report.served import Served, Snapshot
 from include.requests.names import LONGEST
 from include.requests.presets import PRESETS
@@ -172,9 +173,21 @@ def run_page(dag_id: str, run_id: str) -> Response:
     found, known = _report_of(dag_id, run_id), runs.find(dag_id, run_id)
     if known is None or (found and not known[0].failed_beside_its_gates):
         return _to_report(found, "../../reports")
-    run, conf = known
-    paces = _paces(conf) if dag_id == RELEASE_DAG else {}
-    return _site(render_run(run, paces, datetime.now(UTC), has_report=found is not None, root=root_path()))
+    return _run_page(*known, has_report=found is not None)
+
+
+@app.get("/runs/{dag_id}/{run_id}/tasks")
+def run_tasks(dag_id: str, run_id: str) -> Response:
+    """The page of a run, whether it has a report or not."""
+    known = runs.find(dag_id, run_id)
+    if known is None:
+        return _to_report(None, "")
+    return _run_page(*known, has_report=_report_of(dag_id, run_id) is not None)
+
+
+def _run_page(run: Run, conf: dict[str, Any], *, has_report: bool) -> Response:
+    paces = _paces(conf) if run.dag == RELEASE_DAG else {}
+    return _site(render_run(run, paces, datetime.now(UTC), has_report=has_report, root=root_path()))
 
 
 @app.get("/runs/{dag_id}/{run_id}/report")

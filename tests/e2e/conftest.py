@@ -23,6 +23,7 @@ from include.host.ports import free_ports
 from include.releases.records import ReleaseStore
 from include.settings import PROJECT, Settings
 from tests.e2e.rest import AnyPath
+from tests.e2e.stack import save_tiny_model
 from tests.support.hub_server import HubServer, running
 
 HERE = Path(__file__).parent
@@ -133,6 +134,14 @@ def _deployed(home: Path, more_settings: dict[str, str]) -> Iterator[Deployment]
         yield made
     finally:
         made.demo("down")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model that can be released in seconds."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_tiny_model(folder)
+    return folder
 
 
 @pytest.fixture

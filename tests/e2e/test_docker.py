@@ -25,8 +25,8 @@ from include.triton import servers
 from tests.e2e.conftest import MODEL, Deployment
 from tests.e2e.outage import comes_back
 from tests.e2e.rest import AnyPath
-from tests.e2e.stack import TINY, save_tiny_model
-from tests.e2e.swap import release_and_roll_back
+from tests.e2e.stack import TINY
+from tests.e2e.swap import Scene, release_and_roll_back
 from tests.support import wait as waiting
 from tests.support.engine import client_with_image_or_skip, frozen
 from tests.support.live import live_record
@@ -38,8 +38,9 @@ CALIBRATE = "calibrate_awq"
 
 
 @pytest.fixture(scope="module")
-def more_settings() -> dict[str, str]:
+def more_settings(catalogue: Path) -> dict[str, str]:
     return {
+        "HF2TRITON_CATALOGUE": str(catalogue),
         "HF2TRITON_RUNNER": "docker",
         # Nothing may be taken from the local environment.
         "HF2TRITON_OPENVINO_PYTHON": "/nonexistent/python",
@@ -86,12 +87,6 @@ def stages(engine: Any, store: ArtifactStore) -> Callable[[], list[str]]:
 wait_for = partial(waiting.wait_for, within_s=WAIT_S, every_s=0.2)
 
 
-@pytest.fixture
-def tiny_model(tmp_path: Path) -> Path:
-    save_tiny_model(tmp_path / "tiny")
-    return tmp_path / "tiny"
-
-
 def log_of(api: AnyPath, run_id: str, task: str, attempt: int) -> str:
     path = f"/api/v2/dags/{run.DAG}/dagRuns/{run_id}/taskInstances/{task}/logs/{attempt}"
     return "\n".join(str(event.get("event")) for event in api.get(path)["content"])
@@ -109,8 +104,10 @@ def test_every_stage_and_the_server_run_in_containers(first: str, engine: Any, d
     assert "French" in answer
 
 
-def test_a_release_and_its_rollback_lose_no_request(api: AnyPath, deployment: Deployment, store: ArtifactStore) -> None:
-    release_and_roll_back(api, store.root, f"http://127.0.0.1:{deployment.settings.live_http_port}")
+def test_releases_and_rollbacks_of_three_models_lose_no_request(
+    api: AnyPath, deployment: Deployment, catalogue: Path, tiny_model: Path
+) -> None:
+    release_and_roll_back(Scene(api, deployment, catalogue, tiny_model))
 
 
 def test_a_live_server_whose_container_is_killed_comes_back_by_itself(

@@ -32,12 +32,17 @@ from tests.e2e import faults
 from tests.e2e.conftest import CHAIN, MODEL, Deployment, copy_artifacts
 from tests.e2e.outage import comes_back
 from tests.e2e.rest import AnyPath
-from tests.e2e.swap import SLUG, release_and_roll_back
+from tests.e2e.swap import SLUG, Scene, release_and_roll_back
 from tests.support.live import live_record
 
 pytestmark = pytest.mark.story
 
 MAKERS = ["pull_model", "calibrate_awq", "build_engine", "assemble_repository"]
+
+
+@pytest.fixture(scope="module")
+def more_settings(catalogue: Path) -> dict[str, str]:
+    return {"HF2TRITON_CATALOGUE": str(catalogue)}
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +160,10 @@ def api(first: str, deployment: Deployment) -> AnyPath:
     return deployment.api()
 
 
-def test_a_release_and_its_rollback_lose_no_request(api: AirflowApi, store: ArtifactStore, live: str) -> None:
-    release_and_roll_back(api, store.root, live)
+def test_releases_and_rollbacks_of_three_models_lose_no_request(
+    api: AnyPath, deployment: Deployment, catalogue: Path, tiny_model: Path
+) -> None:
+    release_and_roll_back(Scene(api, deployment, catalogue, tiny_model))
 
 
 def test_a_killed_live_server_and_a_killed_proxy_come_back_by_themselves(

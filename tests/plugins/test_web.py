@@ -197,6 +197,17 @@ def test_a_run_whose_gates_failed_leads_to_its_report(
     assert answer.headers["Location"].endswith("/reports/org--model/1/report.html")
 
 
+def test_the_tasks_of_a_run_can_be_seen_after_its_gates_too(
+    user: TestClient, known: dict[str, tuple[Run, dict[str, Any]]]
+) -> None:
+    done = Task("validate_generate", "success", seconds=70.0)
+    known["manual__1"] = replace(a_run("success", validate_generate=done), id="manual__1"), {}
+    page = user.get("/hf2triton/runs/release_awq_engine/manual__1/tasks").text
+    assert "1 min 10 s" in page
+    assert "runs/release_awq_engine/manual__1/report" in page
+    assert user.get("/hf2triton/runs/release_awq_engine/none/tasks").status_code == 404
+
+
 def test_the_report_of_a_run_has_an_address_of_its_own(user: TestClient) -> None:
     answer = user.get("/hf2triton/runs/release_awq_engine/manual__1/report", follow_redirects=True)
     assert answer.url.path == "/hf2triton/reports/org--model/1/report.html"

@@ -67,12 +67,17 @@ def serve(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Serv
     def start(
         *, streaming: bool, chat: bool = False, preprocessing: str = "", bos: bool = False, end_ids: str = "0"
     ) -> Endpoint:
-        root = tmp_path_factory.mktemp("server")
-        repository.assemble(TEMPLATES, values(tiny, streaming, chat, end_ids), root / "repository")
+        # The shell of Triton's python backend, and the stub's Python without a locale, have to take such a path.
+        root = tmp_path_factory.mktemp("server") / ("störe (a) [b]: c" if streaming else "store")
+        root.mkdir()
+        (root / "model").symlink_to(tiny)
+        repository.assemble(TEMPLATES, values(root / "model", streaming, chat, end_ids), root / "repository")
         if bos:
             _begin_texts(tiny / "tokenizer", root / "tokenizer")
             for config in (root / "repository").glob("*/config.pbtxt"):
-                config.write_text(config.read_text().replace(str(tiny / "tokenizer"), str(root / "tokenizer")))
+                config.write_text(
+                    config.read_text().replace(str(root / "model" / "tokenizer"), str(root / "tokenizer"))
+                )
         if preprocessing:
             (root / "repository" / "preprocessing" / "1" / "model.py").write_text(preprocessing)
         repository.check(root / "repository")

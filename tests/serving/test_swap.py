@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,23 @@ def deployment() -> Iterator[Deployment]:
 def release(deployment: Deployment, tiny: Path, *, chat: bool, **request: str) -> Release:
     fill = partial(repository.assemble, TEMPLATES, values(tiny, streaming=False, chat=chat))
     return deployment.release_of(f"chat {chat}", fill, "openvino", **request)
+
+
+def test_three_models_change_at_once_and_lose_no_request(deployment: Deployment, tiny: Path) -> None:
+    names = ("one", "two", "three")
+    first = [release(deployment, tiny, chat=False, served_name=name) for name in names]
+    second = [release(deployment, tiny, chat=True, served_name=name) for name in names]
+    deployment.promote_at_once(first)
+    with ExitStack() as loads:
+        counted = {name: loads.enter_context(deployment.load(name)) for name in names}
+        deployment.promote_at_once(second)
+        deployment.promote_at_once(first)
+    for counts in counted.values():
+        print(f"{sum(counts.values())} requests")
+        assert [said for said in counts if said.startswith("failed")] == []
+        assert len(counts) > 1, "both releases answered"
+    assert deployment.states() == ["live"] * len(names) + ["retired"] * len(names)
+    assert len(deployment.serving()) == len(names)
 
 
 def test_promotion_and_rollback_lose_no_request(deployment: Deployment, tiny: Path) -> None:

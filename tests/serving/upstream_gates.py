@@ -105,13 +105,11 @@ def _put_stand_in(model: Path, tokenizer: Path, request: ReleaseRequest) -> None
     (code / "model.py").write_text((code / "model.py").read_text() + RULES)
 
 
-def judge(served: Path, checkpoint: Path, request: ReleaseRequest, root: Path, packages: str) -> Report:
+def judge(served: Path, checkpoint: Path, request: ReleaseRequest, root: Path) -> Report:
     """What the gates say to the server of a repository."""
     python = Settings().openvino_python
     pytriton.prepare(python)
     plan = pytriton.server("openvino", pytriton.ask(python), served, servers.some_ports(), NO_TELEMETRY)
-    if packages:
-        plan = plan.model_copy(update={"env": {**plan.env, "PYTHONPATH": f"{plan.env['PYTHONPATH']}:{packages}"}})
     record = servers.launch(plan, root / "server.json", timeout_s=TIMEOUT_S)
     try:
         with Client.open(Endpoint(host="127.0.0.1", http_port=plan.ports.http, grpc_port=plan.ports.grpc)) as client:
@@ -146,7 +144,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, help="directory of a small Hugging Face model")
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--no-streaming", dest="streaming", action="store_false")
-    parser.add_argument("--packages", default="", help="folder with what NVIDIA's models import: pillow and requests")
+    parser.add_argument("--packages", type=Path, help="folder with what NVIDIA's models import: pillow and requests")
     parser.add_argument("--work", type=Path, help="folder that keeps checkpoint and engine for the next time")
     options = parser.parse_args()
     fields = {"model": str(options.model.resolve()), "awq_group_size": options.group_size, "max_batch_size": 8}
@@ -158,7 +156,9 @@ def main() -> int:
         made.mkdir(parents=True, exist_ok=True)
         checkpoint, engine = make(options.model.resolve(), made, options.group_size)
         assemble(upstream, checkpoint, engine, request, root / "repository")
-        report = judge(root / "repository", checkpoint, request, root, options.packages)
+        if options.packages:  # Triton looks for a model's imports beside it
+            shutil.copytree(options.packages, root / "repository" / "preprocessing" / "1", dirs_exist_ok=True)
+        report = judge(root / "repository", checkpoint, request, root)
     print(report.to_markdown())
     print(json.dumps({verdict.gate: verdict.outcome for verdict in report.verdicts}))
     return 0 if report.passed else 1

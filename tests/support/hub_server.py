@@ -266,10 +266,13 @@ class _Handler(Handler):
         self._body(content, headers, fault if isinstance(fault, Drop) else None)
 
     def _body(self, content: bytes, headers: Mapping[str, str], drop: Drop | None) -> None:
-        first = int(re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "bytes=0-")[1])  # type: ignore[index]
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "bytes=0-")
+        assert asked is not None
+        first, whole = int(asked[1]), len(content)
+        content = content[: int(asked[2]) + 1] if asked[2] else content
         self.send_response(206 if self.headers.get("Range") else 200)
         if self.headers.get("Range"):
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{whole}")
         self._headers({**headers, "Content-Length": str(len(content) - first), "Accept-Ranges": "bytes"})
         if self.command == "HEAD":
             return

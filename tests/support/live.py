@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,6 +133,11 @@ class Deployment:
     def load(self, name: str = "ensemble", **first_client: object) -> AbstractContextManager[dict[str, int]]:
         """Clients of a name at the live address; see `load_on`."""
         return load_on(self.live().url, name, **first_client)
+
+    def promote_at_once(self, releases: Collection[Release]) -> None:
+        """Promotes them at the same time, each as a run of its own."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda release: self.live(f"run of {release.name}").promote(release), releases))
 
     def close(self) -> None:
         for path in (self.settings.artifacts / "servers").glob("*.json"):

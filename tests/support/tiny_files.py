@@ -7,8 +7,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from include.model.config import ModelConfig
+from include.model.weights import expected_shape
+
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
@@ -21,12 +25,35 @@ CONFIG = {
 }
 
 
-def safetensors(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """A safetensors file of F16 tensors."""
+_READ = ModelConfig.parse(json.dumps(CONFIG), where="a tiny model")
+SHAPES: dict[str, tuple[int, ...]] = {name: expected_shape(name, _READ) or (64,) for name in sorted(_READ.tensor_names)}
+"""Of the tensors of `CONFIG`."""
+TOKENIZER = json.dumps(
+    {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {"<end>": 0, "word": 1}, "unk_token": "<end>"},
+    }
+).encode()
+
+
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+
+
+def safetensors(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] | None = None) -> bytes:
+    """A safetensors file of tensors, of type F16 unless ``dtypes`` has another."""
     header, data = {}, b""
     for name, shape in shapes.items():
-        content = name.encode().ljust(2 * math.prod(shape), b".")[: 2 * math.prod(shape)]
-        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        dtype = (dtypes or {}).get(name, "F16")
+        size = _BYTES[dtype] * math.prod(shape)
+        content = name.encode().ljust(size, b".")[:size]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
         data += content
     text = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
     return len(text).to_bytes(8, "little") + text + data
@@ -36,21 +63,21 @@ def model(**changes: bytes) -> dict[str, bytes]:
     """The files of a model with one weights file."""
     return {
         "config.json": json.dumps(CONFIG).encode(),
-        "generation_config.json": b"{}",
-        "tokenizer.json": b'{"model": {}}',
+        "generation_config.json": b'{"eos_token_id": 0}',
+        "tokenizer.json": TOKENIZER,
         "tokenizer_config.json": b"{}",
-        "model.safetensors": safetensors({"embed": (256, 64), "norm": (64,)}),
+        "model.safetensors": safetensors(SHAPES),
         **changes,
     }
 
 
 def sharded_model() -> dict[str, bytes]:
     """The files of a model with two shards and their index."""
-    shards = {
-        "model-00001-of-00002.safetensors": safetensors({"embed": (256, 64)}),
-        "model-00002-of-00002.safetensors": safetensors({"norm": (64,)}),
-    }
-    weight_map = {"embed": "model-00001-of-00002.safetensors", "norm": "model-00002-of-00002.safetensors"}
+    shards, weight_map = {}, {}
+    for file, first in (("model-00001-of-00002.safetensors", True), ("model-00002-of-00002.safetensors", False)):
+        held = {name: shape for name, shape in SHAPES.items() if (name == min(SHAPES)) == first}
+        shards[file] = safetensors(held)
+        weight_map |= dict.fromkeys(held, file)
     files = model()
     del files["model.safetensors"]
     return files | shards | {"model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode()}

@@ -21,11 +21,10 @@ from include.live.api.requests import Asked, ChatRequest, CompletionRequest, Mes
 from include.live.api.template import ChatTemplate
 from include.live.api.tools import ToolForm, form_of
 from include.live.api.vocabulary import Vocabulary
-from include.model.tokenizer import TokenizerFacts
+from include.model.tokenizer import DEFAULT_TEMPLATE, TokenizerFacts
 
 # No text has more characters a token; to count the tokens of one that has takes long.
 _CHARACTERS_A_TOKEN = 16
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 _UNTRUSTED = ("user", "tool")
 
 
@@ -36,9 +35,9 @@ class Served:
         """Loads the tokenizer; raises `PipelineError` if it is damaged."""
         self.model = model
         facts = TokenizerFacts.read(model.tokenizer)
-        self._sources = _templates(facts.named.get("chat_template"))
+        self._sources = facts.templates
         self._templates = {name: ChatTemplate(source) for name, source in self._sources.items()}
-        self._special = {name: facts.named[name] for name in _SPECIAL if name in facts.named}
+        self._special = facts.special
         self._vocabulary = Vocabulary(model.tokenizer, facts, "".join(self._sources.values()))
         own = self._vocabulary.end_id
         self._ends = tuple(dict.fromkeys([*([] if own is None else [own]), *model.end_ids]))
@@ -77,7 +76,7 @@ class Served:
             )
 
     def _template(self, request: ChatRequest) -> ChatTemplate:
-        wanted = "tool_use" if request.offered and "tool_use" in self._templates else "default"
+        wanted = "tool_use" if request.offered and "tool_use" in self._templates else DEFAULT_TEMPLATE
         if template := self._templates.get(wanted):
             return template
         raise invalid(f"model {self.model.name} has no chat template: use /v1/completions", "messages")
@@ -205,11 +204,6 @@ class Models:
         except OSError:
             return ()
         return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _templates(found: str | list[dict[str, str]] | None) -> dict[str, str]:
-    """A model's chat templates by name; one without a name is the default."""
-    return {"default": found} if isinstance(found, str) else {one["name"]: one["template"] for one in found or ()}
 
 
 def _sampling(request: Asked) -> Sampling:

@@ -13,7 +13,9 @@ from subprocess import PIPE, Popen
 from threading import Lock, Timer
 from typing import Any
 
+from include.errors import UserError
 from include.live.api.failures import ApiError, invalid
+from include.model.tokenizer import DEFAULT_TEMPLATE, TokenizerFacts
 from include.settings import PROJECT
 
 _LIMIT_S = 5.0
@@ -33,12 +35,13 @@ class ChatTemplate:
     async def render(self, variables: dict[str, Any]) -> str:
         """The text for these variables; raises `ApiError` if the template refuses them, or does not come to an end."""
         async with self._turn:
-            answer = await asyncio.to_thread(self._ask, variables)
+            answer = await asyncio.to_thread(self.ask, variables)
         if "error" in answer:
             raise invalid(f"the model's chat template refuses these messages: {answer['error']}", "messages")
         return str(answer["text"])
 
-    def _ask(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The ``text`` for these variables, or the ``error`` of the template; `ApiError` if it comes to no end."""
         with self._lock:
             process = self._process or self._start()
             timer = Timer(self._limit_s, process.kill)
@@ -67,6 +70,30 @@ class ChatTemplate:
         self._end = weakref.finalize(self, _end, process)
         _write(process, {"template": self.source})
         return process
+
+
+def check_template(facts: TokenizerFacts, where: str) -> None:
+    """Raises `UserError` if a model has chat templates, and none that makes a prompt of a user's message."""
+    templates = facts.templates
+    if not templates:
+        return
+    if DEFAULT_TEMPLATE not in templates:
+        raise UserError(
+            f"the model has the chat templates {', '.join(sorted(templates))}, and none named {DEFAULT_TEMPLATE}",
+            where=f"field chat_template: {where}",
+            fix="set chat_template to off, or save the model with one chat template in chat_template.jinja",
+        )
+    question = {"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": True, "tools": None}
+    try:
+        answer = ChatTemplate(templates[DEFAULT_TEMPLATE]).ask(question | dict(facts.special))
+    except ApiError as error:
+        answer = {"error": error.message}
+    if "error" in answer:
+        raise UserError(
+            f"the model's chat template makes no prompt of a user's message: {answer['error']}",
+            where=f"field chat_template: {where}",
+            fix="set chat_template to off, or correct the model's chat template",
+        )
 
 
 def _write(process: Popen[bytes], line: dict[str, Any]) -> None:

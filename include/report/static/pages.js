@@ -88,12 +88,18 @@ function confirmed(button) {
   });
 }
 
+// A list of runs shows their ids, so an id names what the run is about.
+function runId(dag, conf) {
+  const what = conf.served_name || conf.name || (conf.model || dag).split("/").pop();
+  return `${what}__${new Date().toISOString()}`.replace(/[^A-Za-z0-9_.~:+-]/g, "-");
+}
+
 async function start(dag, conf) {
   const path = `/dags/${encodeURIComponent(dag)}`;
   if ((await ask(path)).is_paused) {
     await ask(`${path}?update_mask=is_paused`, send("PATCH", { is_paused: false }));
   }
-  return (await ask(`${path}/dagRuns`, send("POST", { logical_date: null, conf }))).dag_run_id;
+  return (await ask(`${path}/dagRuns`, send("POST", { dag_run_id: runId(dag, conf), logical_date: null, conf }))).dag_run_id;
 }
 
 function say(place, state, ...content) {
@@ -103,14 +109,15 @@ function say(place, state, ...content) {
 }
 
 async function follow(dag, run, place) {
-  let state = "queued";
+  let [state, note] = ["queued", ""];
   while (!OVER.includes(state)) {
     say(place, state, "Run ", runLink(dag, run), ` of ${dag}: ${state}.`);
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    state = (await ask(`/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`)).state;
+    ({ state, note } = await ask(`/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`));
   }
-  const advice = state === "success" ? " Reload the page to see what changed." : " Its failed task says why.";
-  say(place, state, "Run ", runLink(dag, run), ` of ${dag}: ${state}.${advice}`);
+  const advice = state === "success" ? " Reload the page to see what changed." : " Its failed task says more.";
+  const [told] = (note ?? "").split("\n");
+  say(place, state, "Run ", runLink(dag, run), ` of ${dag}: ${state}. ${told}${told && "."}${advice}`);
 }
 
 function parsed(params) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import openvino as ov  # noqa: TID253 - runs only in a target's environment
 import torch  # noqa: TID253
 from openvino import opset13 as op  # noqa: TID253
 
-from include.errors import ToolError
+from include.errors import ToolError, UserError
 from include.stages.checkpoint import Checkpoint
-from include.stages.formats.int4_awq import QuantizedLinear
+from include.stages.formats.int4_awq import Int4Awq, QuantizedLinear
 
 IR_FILE = "openvino_model.xml"
 _F16 = np.finfo(np.float16)
@@ -45,7 +46,7 @@ def insert_int4(graph: ov.Model, checkpoint: Checkpoint) -> int:
     layers = {node.input_value(1).get_node().get_friendly_name(): node for node in matmuls}
     scaled: dict[tuple[str, int, bytes], ov.Output] = {}
     count = 0
-    for name, linear in checkpoint.linears():
+    for name, linear in int4_linears(checkpoint):
         node = layers.get(constant_name(name))
         if node is None:
             raise ToolError(f"the exported graph has no layer {name}", fix="use optimum-intel 2.2")
@@ -60,6 +61,18 @@ def insert_int4(graph: ov.Model, checkpoint: Checkpoint) -> int:
 def constant_name(name: str) -> str:
     """The name that the PyTorch frontend gives to the weight of module ``name``."""
     return f"self.{name}.weight"
+
+
+def int4_linears(checkpoint: Checkpoint) -> Iterator[tuple[str, QuantizedLinear]]:
+    """The quantized layers of a checkpoint; UserError for one of another format, which an IR here does not hold."""
+    for name, linear in checkpoint.linears():
+        if not isinstance(linear, QuantizedLinear):
+            raise UserError(
+                f"the checkpoint is {checkpoint.format.title}, which target openvino does not serve",
+                where="field quantization",
+                fix=f"set quantization to {Int4Awq.name}",
+            )
+        yield name, linear
 
 
 def int4_weight(name: str, linear: QuantizedLinear) -> ov.Output:
@@ -92,7 +105,7 @@ def _scaled(source: ov.Output, scale: torch.Tensor, known: dict[tuple[str, int, 
 def verify_ints(path: Path, checkpoint: Checkpoint) -> None:
     """Raises `ToolError` unless the saved IR holds exactly the checkpoint's ints in every quantized layer."""
     constants = int4_constants(ov.Core().read_model(path))
-    for name, linear in checkpoint.linears():
+    for name, linear in int4_linears(checkpoint):
         constant = constants.pop(constant_name(name), None)
         if constant is None or not np.array_equal(read_int4(constant), linear.ints.numpy()):
             raise ToolError(f"the ints of layer {name} differ from the checkpoint's", where=str(path))

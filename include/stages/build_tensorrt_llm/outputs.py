@@ -10,9 +10,15 @@ from typing import Any
 from include.errors import ToolError, UserError
 from include.model.files import CONFIG_FILE
 from include.stages.common import read_json
-from include.stages.formats.int4_awq import ALGORITHM
+from include.stages.formats import of_algorithm
 
 _TOTAL_TIME = re.compile(r"Total time of building all engines: (\d+):(\d{2}):(\d{2})")
+
+
+def algorithm_of_checkpoint(checkpoint: Path) -> str:
+    """The ``quant_algo`` of a TensorRT-LLM checkpoint; UserError for a format that is not supported."""
+    path = checkpoint / CONFIG_FILE
+    return of_algorithm(read_json(path).get("quantization", {}).get("quant_algo"), str(path)).algorithm
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def read_engine(directory: Path) -> Engine:
         raise ToolError(f"the engine's config has no field {error}", where=str(path), fix="build it again") from error
 
 
-def check_engine(directory: Path, *, version: str, world_size: int) -> Engine:
+def check_engine(directory: Path, *, version: str, world_size: int, algorithm: str) -> Engine:
     """Raises `ToolError` if an engine is not what was asked for: version, ranks, quantization, files."""
     engine = read_engine(directory)
     ranks = sorted(path.name for path in directory.glob("rank*.engine"))
@@ -71,7 +77,7 @@ def check_engine(directory: Path, *, version: str, world_size: int) -> Engine:
     found = {
         f"TensorRT-LLM {engine.version}, but the image has {version}": engine.version != version,
         f"TP x PP is {engine.world_size}, but the checkpoint's is {world_size}": engine.world_size != world_size,
-        f"quantization is {engine.quantization}, not {ALGORITHM}": engine.quantization != ALGORITHM,
+        f"quantization is {engine.quantization}, not {algorithm}": engine.quantization != algorithm,
         f"engine files are {ranks}, not {wanted}": ranks != wanted,
     }
     wrong = [what for what, is_wrong in found.items() if is_wrong]

@@ -12,9 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from include.errors import HostError, PipelineError, ToolError
+from include.errors import HostError, PipelineError, ToolError, UserError
+from include.model.generation import suppressed_ids
 from include.stages.build_tensorrt_llm.options import BuildOptions, trtllm_build
-from include.stages.build_tensorrt_llm.outputs import check_engine, seconds_of_build, world_size_of_checkpoint
+from include.stages.build_tensorrt_llm.outputs import (
+    algorithm_of_checkpoint,
+    check_engine,
+    seconds_of_build,
+    world_size_of_checkpoint,
+)
 from include.stages.common import StageReport, log
 
 LAST_LINES = 20
@@ -27,17 +33,24 @@ def build(options: BuildOptions, report: StageReport) -> None:
     """Builds the engine into ``options.out``, checks it, and keeps the timing cache for the next build.
 
     Raises:
-        UserError: the checkpoint is not whole.
+        UserError: the checkpoint is not whole, or its vocabulary has gaps, which an engine would draw from.
         HostError: no ``trtllm-build``, or the host or the GPU ran out of memory.
         ToolError: ``trtllm-build`` failed, or wrote something else than asked for.
     """
-    ranks = world_size_of_checkpoint(options.checkpoint)
+    ranks, algorithm = world_size_of_checkpoint(options.checkpoint), algorithm_of_checkpoint(options.checkpoint)
+    if gaps := suppressed_ids(options.checkpoint):
+        raise UserError(
+            f"{len(gaps)} ids of the vocabulary stand for no token, {gaps[0]} for instance: an engine would draw them",
+            where=str(options.checkpoint),
+            fix="choose target vllm or openvino, which keep them out of answers",
+        )
     report.versions = _versions()
     report.gpu = _gpu_name()
     with _new_timing_cache(options.timing_cache) as cache, report.part("trtllm-build"):
         argv = trtllm_build(options, workers=ranks, new_timing_cache=cache)
         seconds = _run(argv)
-    engine = check_engine(options.out, version=report.versions.get("tensorrt_llm", "unknown"), world_size=ranks)
+    version = report.versions.get("tensorrt_llm", "unknown")
+    engine = check_engine(options.out, version=version, world_size=ranks, algorithm=algorithm)
     report.results = {
         "build_s": seconds,
         "tensorrt_llm": engine.version,

@@ -1,1 +1,1 @@
-"""Stage build of target vllm: the checkpoint's int4 weights as vLLM reads them, proved by vLLM itself."""
+"""Stage build of target vllm: the checkpoint's weights as vLLM reads them, proved by vLLM itself."""

@@ -6,7 +6,7 @@ goes into that layer's group scales and bias, row by row. The ints stay as they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch  # noqa: TID253 - runs only in a target's environment
@@ -14,6 +14,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 from include.errors import UserError
 from include.model.architectures import LLAMA_TENSORS
 from include.stages.checkpoint import Checkpoint
+from include.stages.formats.base import Linear
 from include.stages.formats.int4_awq import QuantizedLinear
 
 Layer = dict[str, QuantizedLinear]
@@ -22,8 +23,10 @@ _ATTENTION, _MLP = LLAMA_TENSORS.attention, tuple(LLAMA_TENSORS.column_parallel)
 _UP, _DOWN, _VALUE, _OUTPUT = "mlp.up_proj", "mlp.down_proj", "self_attn.v_proj", "self_attn.o_proj"
 
 
-def folded(checkpoint: Checkpoint) -> Iterator[tuple[Layer, dict[str, torch.Tensor]]]:
+def folded(checkpoint: Checkpoint) -> Iterator[tuple[Mapping[str, Linear], dict[str, torch.Tensor]]]:
     """Each decoder layer: its quantized layers without input scales, and the factors of its norms, by short names.
+
+    In a format without such scales they are the layers themselves.
 
     Raises:
         UserError: the scales do not fold.
@@ -32,7 +35,11 @@ def folded(checkpoint: Checkpoint) -> Iterator[tuple[Layer, dict[str, torch.Tens
     names = iter(checkpoint.linears())
     for index in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{index}."
-        layer = {name.removeprefix(prefix): linear for name, linear in (next(names) for _ in range(_LAYERS))}
+        found = {name.removeprefix(prefix): linear for name, linear in (next(names) for _ in range(_LAYERS))}
+        layer = {name: linear for name, linear in found.items() if isinstance(linear, QuantizedLinear)}
+        if not layer:
+            yield found, {}
+            continue
         norms = {
             norm: _shared(layer, after, norm, prefix)
             for norm, after in ((tensors.before_attention, _ATTENTION), (tensors.before_mlp, _MLP))

@@ -100,6 +100,6 @@ def _version(name: str) -> str:
 def _describe(report: StageReport, count: int, proof: Proof) -> None:
     tools = ("torch", "vllm", "transformers", "compressed-tensors")
     report.versions |= {"python": platform.python_version(), **{tool: _version(tool) for tool in tools}}
-    report.results |= {"int4_layers": count, **asdict(proof)}
+    report.results |= {"quantized_layers": count, **asdict(proof)}
     if torch.cuda.is_available():
         report.gpu = torch.cuda.get_device_name(0)

@@ -11,7 +11,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 from include.model.files import CONFIG_FILE, INDEX_FILE
 from include.stages.build_vllm.fold import folded
 from include.stages.checkpoint import Checkpoint
-from include.stages.formats.int4_awq import as_type, packed, quantization_config
+from include.stages.formats.base import as_type
 
 SHARD_BYTES = 4 << 30
 
@@ -24,7 +24,6 @@ def write_weights(checkpoint: Checkpoint, out: Path, shard_bytes: int = SHARD_BY
         ToolError: a folded value is beyond the type that vLLM computes in.
     """
     shards = _Shards(out, shard_bytes)
-    groups = set()
     count = 0
     dtype = getattr(torch, checkpoint.config["dtype"])
     plain, offset = dict(checkpoint.plain()), checkpoint.architecture.norm_offset
@@ -37,19 +36,17 @@ def write_weights(checkpoint: Checkpoint, out: Path, shard_bytes: int = SHARD_BY
             name = f"{prefix}{norm}.weight"
             plain[name] = (plain[name].float() + offset) * factor - offset
         for name, linear in layer.items():
-            groups.add(linear.group_size)
             count += 1
-            for part, tensor in packed(linear, dtype):
+            for part, tensor in linear.compressed(dtype):
                 shards.add(f"{prefix}{name}.{part}", tensor)
     for name, tensor in plain.items():
         shards.add(name, as_type(tensor, dtype, name))
     shards.close()
-    (group,) = groups
-    (out / CONFIG_FILE).write_text(json.dumps(hf_config(checkpoint, group, tied), indent=1))
+    (out / CONFIG_FILE).write_text(json.dumps(hf_config(checkpoint, tied), indent=1))
     return count
 
 
-def hf_config(checkpoint: Checkpoint, group: int, tied: bool) -> dict[str, Any]:
+def hf_config(checkpoint: Checkpoint, tied: bool) -> dict[str, Any]:
     """``config.json`` as transformers 4 writes it for a model that compressed-tensors quantized."""
     fields = checkpoint.hf_fields()
     return {
@@ -57,7 +54,7 @@ def hf_config(checkpoint: Checkpoint, group: int, tied: bool) -> dict[str, Any]:
         **fields,
         "torch_dtype": checkpoint.config["dtype"],
         "tie_word_embeddings": tied,
-        "quantization_config": quantization_config(group),
+        "quantization_config": checkpoint.format.quantization_config(checkpoint.group_size),
     }
 
 

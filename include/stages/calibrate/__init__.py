@@ -1,1 +1,1 @@
-"""Stage calibrate: a Hugging Face model to INT4 AWQ, as a TensorRT-LLM checkpoint with its reference."""
+"""Stage calibrate: a Hugging Face model in a format of `include.stages.formats`, with its reference."""

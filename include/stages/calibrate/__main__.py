@@ -17,6 +17,8 @@ def main() -> int:
         sys.path.insert(0, site)
     # Everything is local by now: a missing file must not turn into a network time-out.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # tiktoken keeps copies of what it has read by the path, which another model may have later.
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")
     from include.stages.calibrate.stage import calibrate
 
     return run_stage(lambda report: calibrate(options, report), options.out)

@@ -153,7 +153,9 @@ def _complete(config: dict[str, Any], model: Any, row: Architecture, hf_fields: 
 def verify_finite(weights: Mapping[str, torch.Tensor]) -> None:
     """Raises `ToolError` when a tensor has values that are not finite."""
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        # PyTorch has no isfinite for types of one byte.
+        values = tensor.float() if tensor.dtype == torch.float8_e4m3fn else tensor
+        if tensor.is_floating_point() and not torch.isfinite(values).all():
             raise ToolError(
                 f"{name} has values that are not finite", fix="use dtype bfloat16 if the model was trained in it"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -106,33 +107,85 @@ def _too_large(source: SourceModel) -> HostError:
     )
 
 
-def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers.PreTrainedTokenizerBase
-    """The tokenizer of a model directory; raises `UserError` when there is none that can be read."""
-    from transformers import AutoTokenizer
+def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers.PreTrainedTokenizerFast
+    """The tokenizer of a model directory, all of it in its ``tokenizer.json`` and of the class that adds nothing.
 
+    So whoever serves it needs neither SentencePiece nor tiktoken, and cannot tokenize in another way.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
     try:
         facts = TokenizerFacts.read(folder)
-        if facts.of_transformers_5:
-            return _of_transformers_5(folder, facts)
-        # Servers decode by tokenizer.json alone: transformers' own clean-up, which Llama 3 asks for, would take spaces
-        # out of what the reference says, and the answers of a right engine would not be equal.
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, clean_up_tokenization_spaces=False)
+        tokenizer = _plain(_by_its_class(folder) if _is_known(facts) else _by_its_file(folder, facts))
     except Exception as error:  # tokenizers has no class of its own, transformers fails as it goes through the fields
         raise UserError(
             f"the tokenizer cannot be read: {error.what if isinstance(error, UserError) else error}",
             where=f"field model: {folder}",
             fix=f"the model directory needs {TOKENIZER_FILE} and {TOKENIZER_CONFIG_FILE}",
         ) from error
+    _check_added(tokenizer, facts, folder)
+    return tokenizer
 
 
-def _of_transformers_5(folder: Path, facts: TokenizerFacts) -> Any:  # noqa: ANN401
-    """The tokenizer.json is the same in both versions and says how to tokenize; the rest are names of tokens."""
+def _is_known(facts: TokenizerFacts) -> bool:
+    """False for a class of transformers 5, or of the repository's own code."""
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    named = facts.tokenizer_class
+    known = named is None or any(tokenizer_class_from_name(name) for name in (named, f"{named}Fast"))
+    return known and not facts.of_transformers_5
+
+
+def _by_its_class(folder: Path) -> Any:  # noqa: ANN401
+    """As transformers reads it; it converts what has no tokenizer.json, and what asks for a space in front."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise ValueError(f"no {TOKENIZER_FILE} can be made of a {type(tokenizer).__name__}")
+    return tokenizer
+
+
+def _by_its_file(folder: Path, facts: TokenizerFacts) -> Any:  # noqa: ANN401
+    """The tokenizer.json says how to tokenize; the rest are names of tokens."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
         tokenizer_file=str(folder / TOKENIZER_FILE),
         additional_special_tokens=list(facts.extra_special_tokens),
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
         **facts.named,
     )
+
+
+def _plain(tokenizer: Any) -> Any:  # noqa: ANN401
+    """The same tokens, names and templates without a class that would do more than its tokenizer.json says."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = tokenizer.backend_tokenizer
+    splitter = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    # The class would take the space away that its pre-tokenizer puts in front.
+    space = {"add_prefix_space": True} if splitter.get("add_prefix_space") else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        # Servers decode by tokenizer.json alone: transformers' own clean-up, which Llama 3 asks for, would take spaces
+        # out of what the reference says, and the answers of a right engine would not be equal.
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        chat_template=tokenizer.chat_template,
+        **space,
+        **tokenizer.special_tokens_map,
+    )
+
+
+def _check_added(tokenizer: Any, facts: TokenizerFacts, folder: Path) -> None:  # noqa: ANN401
+    """Raises `UserError` where a token has another id than the model learned it by."""
+    for number, token in facts.added.items():
+        if (found := tokenizer.convert_tokens_to_ids(token)) != int(number):
+            raise UserError(
+                f"the token {token!r} gets the id {found}, by {TOKENIZER_CONFIG_FILE} it has {number}",
+                where=f"field model: {folder}",
+                fix=f"get {TOKENIZER_FILE} (or tokenizer.model) and {TOKENIZER_CONFIG_FILE} of one save",
+            )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from include.model.config import DTYPE_BYTES
+from include.stages.formats import DEFAULT, FORMATS
+from include.stages.formats.base import Format
 
 BUILTIN = "builtin"
 SMOOTHINGS = ("free", "foldable")
@@ -16,7 +18,10 @@ SMOOTHINGS = ("free", "foldable")
 
 @dataclass(frozen=True)
 class Options:
-    """One calibration. Lengths are in tokens; batch size 0 means all samples at once."""
+    """One calibration. Lengths are in tokens; batch size 0 means all samples at once.
+
+    ``group_size`` and ``smoothing`` are of INT4 AWQ alone.
+    """
 
     model: Path
     out: Path
@@ -29,6 +34,12 @@ class Options:
     tp_size: int = 1
     batch_size: int = 0
     smoothing: str = "free"
+    quantization: str = DEFAULT
+
+    @property
+    def format(self) -> Format:
+        """The format to calibrate for."""
+        return FORMATS[self.quantization]
 
 
 def _at_least(low: int) -> type:
@@ -56,4 +67,5 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     add("--tp-size", type=_at_least(1), default=Options.tp_size, help="ranks of the checkpoint")
     add("--batch-size", type=_at_least(0), default=Options.batch_size, help="0: all blocks in one batch")
     add("--smoothing", choices=SMOOTHINGS, default=Options.smoothing, help="which input scales AWQ may choose")
+    add("--quantization", choices=FORMATS, default=Options.quantization, help="the format")
     return Options(**vars(parser.parse_args(argv)))

@@ -1,4 +1,4 @@
-"""INT4 AWQ by NVIDIA ModelOpt (``awq_lite``), in batches as large as memory allows."""
+"""Calibration by NVIDIA ModelOpt, in batches as large as memory allows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError
 from include.stages.common import log, tell
-from include.stages.formats.int4_awq import awq_config
+from include.stages.formats import DEFAULT, FORMATS
+from include.stages.formats.base import Format
 
 _NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 
 
-def quantize(model: Any, blocks: torch.Tensor, group_size: int, batch_size: int) -> None:  # noqa: ANN401
-    """Quantizes ``model`` in place: 13 forwards of ``blocks`` (int64 [samples, length]), 11 of them in search.
+def quantize(
+    model: Any,  # noqa: ANN401
+    blocks: torch.Tensor,
+    group_size: int,
+    batch_size: int,
+    chosen: Format = FORMATS[DEFAULT],
+) -> None:
+    """Quantizes ``model`` in place by forwards of ``blocks`` (int64 [samples, length]): 1, or 13 of INT4 AWQ's search.
 
     Only the decoder stack runs: the output head is not quantized, so its logits change nothing.
     """
@@ -25,7 +32,7 @@ def quantize(model: Any, blocks: torch.Tensor, group_size: int, batch_size: int)
     device = model.get_input_embeddings().weight.device
     batches = blocks.to(device).split(batch_size)
     decoder = model.get_decoder()
-    told = _Told(len(decoder.layers), len(batches))
+    told = _Told(len(decoder.layers), len(batches), chosen.passes)
     hooks = [layer.register_forward_hook(told.layer) for layer in decoder.layers]
 
     def forward(_: object) -> None:
@@ -35,34 +42,30 @@ def quantize(model: Any, blocks: torch.Tensor, group_size: int, batch_size: int)
                 decoder(batch, use_cache=False)
 
     try:
-        mtq.quantize(model, awq_config(group_size), forward)
+        mtq.quantize(model, chosen.modelopt_config(group_size), forward)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-_PASSES = (("activations", 1), ("alpha search", 12))
-"""ModelOpt's passes through the network, with the forwards of each layer: one as it is, and 11 alphas."""
-
-
 class _Told:
     """Tells how far the search is, from the forwards of the decoder's layers."""
 
-    def __init__(self, layers: int, batches: int) -> None:
-        self._layers, self._batches = layers, batches
+    def __init__(self, layers: int, batches: int, passes: tuple[tuple[str, int], ...]) -> None:
+        self._layers, self._batches, self._passes = layers, batches, passes
         self._pass, self._done = -1, 0
 
     def next_pass(self) -> None:
-        self._pass, self._done = min(self._pass + 1, len(_PASSES) - 1), 0
+        self._pass, self._done = min(self._pass + 1, len(self._passes) - 1), 0
 
     def layer(self, *_: object) -> None:
         self._done += 1
-        name, cost = _PASSES[self._pass]
+        name, cost = self._passes[self._pass]
         batch, layer = divmod(self._done - 1, self._layers)
         of_batch = f" of batch {batch + 1} of {self._batches}" if self._batches > 1 else ""
-        before = sum(cost for _, cost in _PASSES[: self._pass])
+        before = sum(cost for _, cost in self._passes[: self._pass])
         share = before + cost * min(self._done / (self._layers * self._batches), 1)
-        tell(f"{name}, layer {layer + 1} of {self._layers}{of_batch}", share / sum(cost for _, cost in _PASSES))
+        tell(f"{name}, layer {layer + 1} of {self._layers}{of_batch}", share / sum(cost for _, cost in self._passes))
 
 
 def compile_extension() -> None:
@@ -94,7 +97,9 @@ class Slot:
             torch.cuda.empty_cache()
 
 
-def quantize_within_memory(slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int) -> int:
+def quantize_within_memory(
+    slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int, chosen: Format = FORMATS[DEFAULT]
+) -> int:
     """Quantizes the slot's model, halving the batch each time memory runs out; returns the batch size used.
 
     A search that was cut off leaves statistics and patched layers behind, so each new try loads the model anew.
@@ -102,7 +107,7 @@ def quantize_within_memory(slot: Slot, blocks: torch.Tensor, group_size: int, ba
     Raises:
         HostError: one sample alone does not fit.
     """
-    while not _fits(slot, blocks, group_size, batch_size):
+    while not _fits(slot, blocks, group_size, batch_size, chosen):
         slot.release()
         if batch_size == 1:
             raise HostError(
@@ -120,9 +125,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 
-def _fits(slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int) -> bool:
+def _fits(slot: Slot, blocks: torch.Tensor, group_size: int, batch_size: int, chosen: Format) -> bool:
     try:
-        quantize(slot.model(), blocks, group_size, batch_size)
+        quantize(slot.model(), blocks, group_size, batch_size, chosen)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -16,7 +16,13 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 # Large enough that a copy or a write costs more than its call, small enough to be pinned at once.
 _BUFFER_BYTES = 32 * 2**20
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8"}
+_DTYPES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int8: "I8",
+}
 
 
 def save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

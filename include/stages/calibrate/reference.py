@@ -9,7 +9,7 @@ from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.stages.common import tell
+from include.stages.common import log, tell
 from include.stages.quality import HeldOut, perplexity
 
 REFERENCE_FILE = "reference.json"
@@ -61,9 +61,13 @@ def prompts(tokenizer: Any, held_out: HeldOut) -> list[Prompt]:  # noqa: ANN401
     raw = [Prompt(text, False, tokenizer(text)["input_ids"]) for text in texts]
     if not tokenizer.chat_template:
         return raw
-    turn = _turn(tokenizer, QUESTION)
-    raw.append(Prompt(turn, False, tokenizer(turn)["input_ids"], turn=True))
-    return raw + [Prompt(text, True, _chat_ids(tokenizer, text), turn=True) for text in texts]
+    try:
+        turn = _turn(tokenizer, QUESTION)
+        chat = [Prompt(text, True, _chat_ids(tokenizer, text), turn=True) for text in texts]
+    except Exception as error:  # a template is a program: a request that uses such a one has been refused before
+        log.info("the chat template is left out of the reference: %s", error)
+        return raw
+    return [*raw, Prompt(turn, False, tokenizer(turn)["input_ids"], turn=True), *chat]
 
 
 def _contexts(tokenizer: Any, held_out: HeldOut) -> list[str]:  # noqa: ANN401
@@ -95,11 +99,10 @@ def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # no
     with torch.no_grad():
         score = perplexity(lambda ids: model(ids.to(device), use_cache=False).logits[0], held_out.blocks, 0.5)
         asked = prompts(tokenizer, held_out)
-        tell(f"greedy answers to {len(asked)} prompts", 0.5)
-        answers = _greedy(model, tokenizer, asked, NEW_TOKENS)
+        answers = _greedy(model, tokenizer, asked, NEW_TOKENS, (0.5, 0.9))
         for place in _without_an_end(asked, answers):
             limit = min(LONG_ANSWER, model.config.max_position_embeddings - len(asked[place].ids))
-            answers[place] = _greedy(model, tokenizer, [asked[place]], limit)[0]
+            answers[place] = _greedy(model, tokenizer, [asked[place]], limit, (0.9, 1))[0]
         return Measurement(score, answers)
 
 
@@ -113,16 +116,29 @@ def _without_an_end(asked: list[Prompt], answers: list[Answer]) -> list[int]:
     return [place for chat, place in turns.items() if chat not in ended]
 
 
-def _greedy(model: Any, tokenizer: Any, asked: list[Prompt], new_tokens: int) -> list[Answer]:  # noqa: ANN401
-    """The answers of at most ``new_tokens``, all prompts in one batch."""
+def _greedy(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    asked: list[Prompt],
+    new_tokens: int,
+    shares: tuple[float, float],
+) -> list[Answer]:
+    """The answers of at most ``new_tokens``, all prompts in one batch. ``shares``: of the part before and after."""
     encoded = [prompt.ids for prompt in asked]
     width = max(map(len, encoded))
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([[0] * (width - len(row)) + row for row in encoded], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=device)
     stops = end_ids(model, tokenizer)
+
+    def never(so_far: torch.Tensor, _: object) -> torch.Tensor:
+        count = so_far.shape[1] - width
+        tell(f"greedy answers, token {count} of {new_tokens}", shares[0] + (shares[1] - shares[0]) * count / new_tokens)
+        return torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
+
     output = model.generate(
         ids,
+        stopping_criteria=[never],
         attention_mask=mask,
         do_sample=False,
         num_beams=1,

@@ -19,5 +19,6 @@ class SourceModel:
 
     @classmethod
     def read(cls, folder: Path) -> SourceModel:
-        """Reads ``folder``; raises `UserError` when it is not a complete model of a supported architecture."""
-        return cls(folder, ModelConfig.read(folder), check_model(folder))
+        """Reads ``folder``; raises `UserError` as `check_model`."""
+        found = check_model(folder)
+        return cls(folder, found.config, found.weight_bytes)

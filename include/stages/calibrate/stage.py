@@ -11,7 +11,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
 from include.model import generation
-from include.model.weights import check_tensors
+from include.model.config import ModelConfig
 from include.stages.calibrate import data, memory
 from include.stages.calibrate.export import export
 from include.stages.calibrate.foldable import make_foldable
@@ -80,9 +80,9 @@ def _calibrate(options: Options, report: StageReport) -> None:
 def check(options: Options) -> Inputs:
     """Reads the small files and refuses a request that cannot be met; see `calibrate` for its exceptions."""
     device_map(options.device)  # refuses a GPU that is not there
+    group = options.format.group(options.group_size)
+    ModelConfig.read(options.model).check_calibration(group, options.calib_seq_len, options.tp_size)
     source = SourceModel.read(options.model)
-    source.config.check_calibration(options.group_size, options.calib_seq_len, options.tp_size)
-    check_tensors(source.folder, source.config)
     tokenizer = load_tokenizer(options.model)
     blocks = data.calibration_blocks(options.calib_data, tokenizer, options.calib_size, options.calib_seq_len)
     held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
@@ -112,9 +112,9 @@ def _quantize_and_export(options: Options, report: StageReport, inputs: Inputs) 
     with report.part("measure before"):
         before = _measure(slot.model(), inputs)
     with report.part("search"):
-        batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch)
+        batch = quantize_within_memory(slot, inputs.blocks, options.group_size, batch, options.format)
     with report.part("export"):
-        if options.smoothing == "foldable":
+        if options.smoothing == "foldable" and "smoothing" in options.format.fields:
             make_foldable(slot.model(), inputs.source.config)
         export(slot.model(), inputs.source, options.dtype, options.tp_size, options.out)
         _write_generation_config(slot.model(), inputs, options.out)
@@ -133,8 +133,9 @@ def _prepare(options: Options, report: StageReport, source: SourceModel, element
     """Makes the device ready; returns the batch size to begin with."""
     batch = options.batch_size or options.calib_size
     if options.device == "cuda":
-        with report.part("compile extension"):
-            compile_extension()
+        if options.format.searches:
+            with report.part("compile extension"):
+                compile_extension()
         return batch
     memory.check_model_fits(source, torch.float32.itemsize)
     return memory.batch_that_fits(source.config, batch, options.calib_seq_len, element_size)
@@ -190,9 +191,10 @@ def _describe(options: Options, report: StageReport, source: SourceModel) -> Non
     }
     report.results |= {
         "architecture": source.config.architecture,
-        "group_size": options.group_size,
-        "smoothing": options.smoothing,
+        "quantization": options.quantization,
     }
+    own = {"awq_group_size": ("group_size", options.group_size), "smoothing": ("smoothing", options.smoothing)}
+    report.results |= dict(own[name] for name in options.format.fields)
     if options.device == "cuda":
         count = torch.cuda.device_count()
         report.gpu = f"{count} x {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)

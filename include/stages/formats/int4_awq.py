@@ -1,4 +1,4 @@
-"""INT4 AWQ: its configuration for ModelOpt, its layers in a TensorRT-LLM checkpoint, and its layout for vLLM.
+"""INT4 AWQ: weights of 4 bits in groups that share a scale, and a scale for each input, found by a search.
 
 The layout ``pack-quantized`` of compressed-tensors, which vLLM and transformers read, has for a layer
 ``weight_packed`` int32 [out, in / 8], eight values each plus 8, the first in the lowest bits; ``weight_scale``
@@ -7,36 +7,16 @@ The layout ``pack-quantized`` of compressed-tensors, which vLLM and transformers
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from include.errors import ToolError
+from include.stages.formats.base import Format, Stored, as_type, compressed_tensors, modelopt_config
 
 if TYPE_CHECKING:
     import torch
 
-ALGORITHM = "W4A16_AWQ"
-"""The ``quant_algo`` of the checkpoints and engines here."""
-
 _OFFSET, _BITS = 8, 4
-
-
-def awq_config(group_size: int) -> dict[str, Any]:
-    """ModelOpt's INT4_AWQ_CFG with ``group_size`` weights to a scale.
-
-    Raises:
-        ToolError: this ModelOpt keeps its configuration as a list (0.44 and later), not as the dict of 0.37.
-    """
-    import modelopt
-    import modelopt.torch.quantization as mtq
-
-    config: dict[str, Any] = copy.deepcopy(mtq.INT4_AWQ_CFG)
-    if not isinstance(config["quant_cfg"], dict):
-        raise ToolError(f"ModelOpt {modelopt.__version__} is not supported", fix="use nvidia-modelopt 0.37")
-    config["quant_cfg"]["*weight_quantizer"]["block_sizes"][-1] = group_size
-    return config
 
 
 @dataclass(frozen=True)
@@ -66,6 +46,64 @@ class QuantizedLinear:
         scale = 1.0 if self.pre_quant_scale is None else self.pre_quant_scale.float()
         return weight.flatten(1) * scale
 
+    def compressed(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of ``pack-quantized``; the input's scale must have been folded into the layer before."""
+        import torch
+
+        yield "weight_packed", pack(self.ints)
+        yield "weight_scale", as_type(self.scales, dtype, "weight_scale")
+        yield "weight_shape", torch.tensor(self.ints.shape, dtype=torch.int64)
+        if self.bias is not None:
+            yield "bias", as_type(self.bias, dtype, "bias")
+
+
+class Int4Awq(Format):
+    """ModelOpt's ``awq_lite`` with TensorRT-LLM's W4A16_AWQ."""
+
+    name: ClassVar[str] = "int4_awq"
+    title: ClassVar[str] = "INT4 AWQ"
+    algorithm: ClassVar[str] = "W4A16_AWQ"
+    targets: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt_llm", "vllm")
+    fields: ClassVar[frozenset[str]] = frozenset({"awq_group_size", "smoothing"})
+    # One as it is; and 11 tries of alpha with one that checks the best.
+    passes: ClassVar[tuple[tuple[str, int], ...]] = (("activations", 1), ("alpha search", 12))
+
+    def describe(self, group: int) -> str:
+        """The format with its groups."""
+        return f"int4 in groups of {group}"
+
+    def short(self, group: int) -> str:
+        """With its groups."""
+        return f"int4 g{group}"
+
+    def linear_bytes(self, weights: int, group: int, scale: int) -> int:
+        """Half a byte for each weight, and a scale for each group."""
+        return weights // 2 + weights // group * scale
+
+    def modelopt_config(self, group: int) -> dict[str, Any]:
+        """ModelOpt's INT4_AWQ_CFG with ``group`` weights to a scale."""
+        config = modelopt_config("INT4_AWQ_CFG")
+        config["quant_cfg"]["*weight_quantizer"]["block_sizes"][-1] = group
+        return config
+
+    def linear(self, stored: Stored) -> QuantizedLinear:
+        """The ints of all ranks, with their scales."""
+        scale = "prequant_scaling_factor"
+        return QuantizedLinear(
+            ints=stored.merge([unpack_int4(packed) for packed in stored.parts("weight")]),
+            scales=stored.merge(stored.parts("weights_scaling_factor")),
+            pre_quant_scale=stored.merge_inputs(stored.parts(scale)) if stored.has(scale) else None,
+            bias=stored.bias,
+        )
+
+    def quantization_config(self, group: int) -> dict[str, Any]:
+        """Int4, symmetric, a scale for each ``group`` of inputs."""
+        weights = {
+            "num_bits": _BITS, "type": "int", "symmetric": True, "strategy": "group", "group_size": group,
+            "dynamic": False, "observer": "minmax", "actorder": None,
+        }  # fmt: skip
+        return compressed_tensors("pack-quantized", weights, None)
+
 
 def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
     """Int8 [out / 2, in] with two values a byte -> int8 [out, in] with values -8 .. 7."""
@@ -76,17 +114,6 @@ def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
     return torch.stack([low.to(torch.int8), high], dim=1).flatten(0, 1)
 
 
-def packed(linear: QuantizedLinear, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of one layer under their short names."""
-    import torch
-
-    yield "weight_packed", pack(linear.ints)
-    yield "weight_scale", as_type(linear.scales, dtype, "weight_scale")
-    yield "weight_shape", torch.tensor(linear.ints.shape, dtype=torch.int64)
-    if linear.bias is not None:
-        yield "bias", as_type(linear.bias, dtype, "bias")
-
-
 def pack(ints: torch.Tensor) -> torch.Tensor:
     """Int8 [out, in] with values -8 .. 7 -> int32 [out, in / 8]."""
     import torch
@@ -95,32 +122,3 @@ def pack(ints: torch.Tensor) -> torch.Tensor:
     shifts = torch.arange(0, 32, _BITS, dtype=torch.int32, device=ints.device)
     # No bit is set twice, so the sum is the bitwise or; int32 wraps where the last nibble has its highest bit.
     return (nibbles << shifts).sum(dim=-1, dtype=torch.int32).contiguous()
-
-
-def quantization_config(group: int) -> dict[str, Any]:
-    """The part of it that names the layout: int4, symmetric, a scale for each ``group`` of inputs."""
-    weights = {
-        "num_bits": _BITS, "type": "int", "symmetric": True, "strategy": "group", "group_size": group,
-        "dynamic": False, "observer": "minmax", "actorder": None,
-    }  # fmt: skip
-    group_0 = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group_0},
-        "ignore": ["lm_head"],
-        "kv_cache_scheme": None,
-    }
-
-
-def as_type(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """The tensor in the engine's type; raises `ToolError` if a value of it is too large, or a scale vanishes."""
-    import torch
-
-    cast = tensor.to(dtype)
-    if not torch.isfinite(cast).all() or (name.endswith("scale") and bool((cast == 0).logical_and(tensor != 0).any())):
-        raise ToolError(
-            f"{name} has values that {str(dtype).removeprefix('torch.')} does not hold", fix="use dtype bfloat16"
-        )
-    return cast.contiguous()

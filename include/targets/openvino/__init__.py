@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from include.errors import HostError, UserError
+from include.errors import HostError
 from include.files import sha256_of
 from include.host.docker.containers import Containers, ContainerSpec
 from include.host.docker.engine import local_engine
@@ -85,13 +85,7 @@ class OpenVinoTarget(Target):
         self._python = settings.openvino_python
 
     def check_host(self, request: ReleaseRequest, shared: Collection[str] = ()) -> None:
-        """Raises `UserError` for a field that the target cannot meet, `HostError` for a part that the host lacks."""
-        if request.tp_size != 1:
-            raise UserError(
-                f"tp_size is {request.tp_size}; target openvino serves one copy on one host",
-                where="field tp_size",
-                fix="set tp_size to 1, or choose target tensorrt_llm",
-            )
+        """Raises `HostError` for a part that the host lacks."""
         if self._in_containers:
             self.image_id()
         elif not self._python.exists():

@@ -24,7 +24,7 @@ from include.runners.job import Command
 from include.settings import Settings
 from include.stages.build_tensorrt_llm.outputs import Engine
 from include.targets import estimates
-from include.targets.base import Target
+from include.targets.base import Target, check_format
 from include.targets.tensorrt_llm import engines, templates
 from include.targets.tensorrt_llm.image import ImageFacts, probe_argv
 from include.targets.tensorrt_llm.server import SHM_BYTES, ULIMITS, server_argv
@@ -33,7 +33,7 @@ from include.triton.repository import paths, read
 from include.triton.servers import Ports, ServerPlan
 
 KERNELS = gpu.Kernels(
-    name="W4A16 AWQ in TensorRT-LLM 1.2.1",
+    name="TensorRT-LLM 1.2.1's kernels",
     min_sm=80,
     max_sm=90,
     too_old="it is older than Ampere",
@@ -111,7 +111,7 @@ class TensorRTLLMTarget(Target):
         They are idle. If those are too few, ``shared`` ones are among them: `check_fits` counts the memory that
         their server leaves free.
         """
-        return gpu.usable(
+        found = gpu.usable(
             self.list_gpus(),
             self.gpus(request),
             kernels=KERNELS,
@@ -119,6 +119,7 @@ class TensorRTLLMTarget(Target):
             busy_mib=self._own.busy_mib,
             shared=shared,
         )
+        return check_format(request, found)
 
     def environment(self) -> dict[str, str]:
         """The image, by its digest or id, and the versions in it."""

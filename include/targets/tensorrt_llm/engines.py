@@ -28,9 +28,9 @@ MODULE = "include.stages.build_tensorrt_llm"
 
 def check_request(request: ReleaseRequest) -> None:
     """Raises `UserError` for a field that TensorRT-LLM's engines do not take."""
-    if request.awq_group_size not in GROUP_SIZES:
+    if request.group_size not in (None, *GROUP_SIZES):
         raise UserError(
-            f"awq_group_size is {request.awq_group_size}; TensorRT-LLM's int4 kernels take 64 and 128 only",
+            f"awq_group_size is {request.group_size}; TensorRT-LLM's int4 kernels take 64 and 128 only",
             where="field awq_group_size",
             fix="use 128, or 64 if 128 does not divide the model's dimensions",
         )

@@ -1,4 +1,4 @@
-"""Target ``vllm``: int4 weights served by vLLM in the ensemble of the other targets, on NVIDIA GPUs from SM 75 to 120.
+"""Target ``vllm``: quantized weights served by vLLM in the ensemble of the other targets, on NVIDIA GPUs, SM 75 to 120.
 
 ModelOpt calibrates out of a folder of its own (`Settings.vllm_modelopt`), for neither NVIDIA's image nor vLLM's
 environment has the versions that write the checkpoint.
@@ -25,7 +25,7 @@ from include.runners.job import Command, inherited
 from include.settings import Settings
 from include.stages.build_vllm.__main__ import LIMITS
 from include.targets import ensemble, estimates, pytriton
-from include.targets.base import Target, pinned
+from include.targets.base import Target, check_format, pinned
 from include.targets.vllm.settings import VllmSettings
 from include.triton.repository import paths, read
 from include.triton.servers import Ports, ServerPlan
@@ -39,7 +39,7 @@ GROUP_SIZES = (128, 64, 32)
 """Those of vLLM's Marlin kernel."""
 
 KERNELS = gpu.Kernels(
-    name="Marlin int4 kernels of vLLM",
+    name="vLLM's kernels",
     min_sm=75,
     max_sm=120,
     too_old="it is older than Turing",
@@ -96,9 +96,9 @@ class VllmTarget(Target):
             UserError: a field that vLLM does not take, or no such image.
             HostError: a part is missing, or the GPUs are too few, too old or busy.
         """
-        if request.awq_group_size not in GROUP_SIZES:
+        if request.group_size not in (None, *GROUP_SIZES):
             raise UserError(
-                f"awq_group_size is {request.awq_group_size}; vLLM's int4 kernels take 32, 64 and 128 only",
+                f"awq_group_size is {request.group_size}; vLLM's int4 kernels take 32, 64 and 128 only",
                 where="field awq_group_size",
                 fix="use 128, or 64 if 128 does not divide the model's dimensions",
             )
@@ -126,7 +126,7 @@ class VllmTarget(Target):
 
     def devices(self, request: ReleaseRequest, shared: Collection[str] = ()) -> list[Gpu]:
         """The GPUs that ``tp_size`` of them may be leased from; raises `HostError` if there are too few."""
-        return gpu.usable(
+        found = gpu.usable(
             self.list_gpus(),
             self.gpus(request),
             kernels=KERNELS,
@@ -134,6 +134,7 @@ class VllmTarget(Target):
             busy_mib=self._own.busy_mib,
             shared=shared,
         )
+        return check_format(request, found)
 
     def environment(self) -> dict[str, str]:
         """The image, by its digest or id, or the versions of the tools; and ModelOpt's folder, by its requirements."""

@@ -250,8 +250,17 @@ def test_clients_ask_at_the_same_time(start: Start) -> None:
 def test_figures_of_a_load() -> None:
     timings = (Timing(10, latency_s=1.0, first_s=0.1), Timing(1, latency_s=0.5, first_s=0.5))
     load = load_of("live", 2, [Burst(1.0, timings, ()), Burst(3.0, (Timing(5, latency_s=2.0, first_s=None),), ())])
-    assert (load.output_tokens, load.seconds, load.output_tokens_per_s, load.requests_per_s) == (16, 4.0, 4.0, 0.75)
+    assert (load.output_tokens, load.seconds, load.requests_per_s) == (16, 4.0, 0.75)
+    assert load.output_tokens_per_s == pytest.approx((11 + 5 / 3) / 2), "the median of the bursts"
     assert None not in (load.ttft_ms, load.itl_ms, load.latency_ms)
     assert load.latency_ms.p50 == 1000
     assert (load.ttft_ms.p50, load.ttft_ms.p90) == (pytest.approx(300), pytest.approx(460))
     assert load.itl_ms.p99 == pytest.approx(100), "a single token has none after it"
+
+
+def test_the_ratio_is_that_of_the_figures_beside_it(start: Start) -> None:
+    verdict = start(live={"token_s": FAST_S}, token_s=SLOW_S).judge()
+    loads = _loads(verdict)
+    for clients in (1, 3):
+        shown = loads["candidate", clients].output_tokens_per_s / loads["live", clients].output_tokens_per_s
+        assert verdict.measured[f"ratio_at_{clients}"] == pytest.approx(shown)

@@ -123,7 +123,10 @@ def test_a_retired_model_is_gone_and_comes_back_by_its_name(
     report.write(deployment.releases.path(first), example())
     context = deployment.context()
     object.__setattr__(context, "find_requester", lambda: "ann")
+    for name in (NAME, "other"):
+        deployment.live().record_answer(name)
     retired = retire_model.run(context, {"name": NAME})
+    assert [path.name for path in (deployment.settings.artifacts / "servers" / "answers").iterdir()] == ["other"]
     assert (retired.release, retired.default) == (1, "other")
     assert "the default model is other now" in deployment.log
     assert (deployment.answer(NAME), deployment.answer()) == ("HTTP 404", "autre")

@@ -12,9 +12,11 @@ import pytest
 from include.artifacts.kind import Kind
 from include.errors import HostError
 from include.live.launch import launch_on_free_ports
+from include.live.supervise import NAME as SUPERVISOR
+from include.live.supervise import Supervision
 from include.releases.records import Release
-from include.triton.signatures import Signatures
-from tests.support.live import Deployment
+from include.triton.signatures import Signatures, _verified
+from tests.support.live import NAME, Deployment
 
 ENGINE = "engine.bin"
 
@@ -74,27 +76,38 @@ def test_a_signed_release_goes_live_and_a_changed_one_does_not(deployment: Deplo
 
 
 @pytest.mark.timeout(120)
-def test_each_way_to_go_live_checks_once(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_reads_what_goes_live_once(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = (signed(deployment, answer) for answer in ("un", "deux", "trois"))
     candidate = deployment.candidate(third, "run")
-    checked = list[str]()
-    verify = Signatures.verify
+    read = list[str]()
+    read_all = Signatures._read
+    _verified.clear()
 
-    def counted(self: Signatures, directory: Path) -> bool:
-        checked.append(directory.name)
-        return verify(self, directory)
+    def counted(self: Signatures, directory: Path) -> None:
+        read.append(directory.name)
+        read_all(self, directory)
 
-    monkeypatch.setattr(Signatures, "verify", counted)
+    monkeypatch.setattr(Signatures, "_read", counted)
     deployment.live().promote(first)
     deployment.live().promote(second)
     deployment.live().promote(first)  # a rollback, from its own plan
     deployment.live().promote(second, swap="recreate")
     deployment.live("run").promote(third, candidate=candidate)  # its server runs already
     deployment.live().promote(third)
-    assert checked == [one.repository for one in (first, second, first, second, third, third)]
     deployment.kill_live_server()
     deployment.live().reconcile()
-    assert checked[6:] == [third.repository]
+    assert read == [one.repository for one in (first, second, third)]
+    _verified.clear()  # as in another process
+    supervision = Supervision(deployment.context(SUPERVISOR))
+    for _ in range(2):
+        supervision.read_ahead(NAME)
+    deployment.kill_live_server()
+    supervision.step(NAME, 0)
+    assert deployment.answer() == "trois"
+    assert read[3:] == [third.repository]
+    (files(deployment, third) / "answer.txt").touch()  # its bytes are as they were, which only reading tells
+    deployment.live().promote(third)
+    assert read[4:] == [third.repository]
 
 
 @pytest.mark.timeout(120)

@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from include.errors import PipelineError
-from include.files import locked
 from include.host.docker.engine import EngineAway
 from include.host.services import ServiceRecord, read
 from include.live.daemon import Daemon
 from include.live.last_answer import LastAnswer
+from include.live.locks import LiveLocks
 from include.live.supervise import NAME, Supervision
 from include.releases.records import Outage, Release
 from include.settings import PROJECT
@@ -98,7 +98,7 @@ def test_without_a_live_release_there_is_nothing_to_do(deployment: Deployment) -
 
 def test_what_another_process_is_changing_is_left_to_it(deployment: Deployment, supervision: Supervision) -> None:
     kill(deployment, SERVER)
-    with locked(deployment.settings.artifacts / ".locks" / "live.lock"):
+    with LiveLocks(deployment.settings.artifacts / ".locks", print).of(SERVED):
         supervision.step(SERVED, 0)
         assert deployment.serving() == []
     supervision.step(SERVED, 1)

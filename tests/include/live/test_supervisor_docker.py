@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,21 @@ def test_a_killed_proxy_gets_another_container(client: Any, boxed: Deployment) -
     outage = ended(boxed, supervision)
     assert outage.cause.startswith("the proxy ended: it was killed")
     assert boxed.answer() == "un"
+
+
+def test_three_models_in_containers_change_at_once_and_lose_no_request(boxed: Deployment) -> None:
+    models = ("two", "three", "four")
+    first, second = (
+        [boxed.release(f"{model} {number}", model=f"org--{model}") for model in models] for number in (1, 2)
+    )
+    boxed.promote_at_once(first)
+    with ExitStack() as loads:
+        counted = {model: loads.enter_context(boxed.load(model)) for model in (*models, SERVED)}
+        boxed.promote_at_once(second)
+        boxed.promote_at_once(first)
+    print(f"{sum(sum(counts.values()) for counts in counted.values())} requests")
+    assert {model: set(counts) for model, counts in counted.items()} == {
+        **{model: {f"{model} 1", f"{model} 2"} for model in models},
+        SERVED: {"un"},
+    }
+    assert len(boxed.serving()) == len(counted)

@@ -175,3 +175,25 @@ def test_the_scores_are_what_the_gates_measured() -> None:
 
 def test_what_was_not_measured_has_no_score() -> None:
     assert example().scores == report.Scores()
+
+
+def test_a_report_has_the_settings_that_differ_from_the_live_release(store: ArtifactStore, release: Release) -> None:
+    releases = ReleaseStore(store.root / "releases")
+    request = {"model": "org/model", "max_batch_size": 4, "dtype": "float16"}
+    chain = {"model": f"org/model@{'d' * 40}"}
+    live = releases.open("org--model", target="openvino", repository="other", chain=chain, request=request)
+    made = report.compose(found(), release, store, RUN, live=live, address="http://a", curl="curl -s")
+    assert made.compared
+    assert made.compared.release == live.id
+    assert {one.field: (one.live, one.here) for one in made.compared.settings} == {
+        "max_batch_size": (4, None),
+        "dtype": ("float16", None),
+        "commit": ("d" * 40, COMMIT),
+    }
+    assert (made.address, made.curl) == ("http://a", "curl -s")
+
+
+@pytest.mark.parametrize("live", ["none", "itself"])
+def test_without_another_live_release_nothing_is_compared(store: ArtifactStore, release: Release, live: str) -> None:
+    made = report.compose(found(), release, store, RUN, live=release if live == "itself" else None)
+    assert (made.compared, made.subject.replaces) == (None, "")

@@ -12,7 +12,7 @@ from include.releases.records import Outage, Promotion, Release
 from include.report.charts import trend
 from include.report.model import Scores
 from include.report.models import Card, Figure, Line, chosen, compare, trends, uptime
-from include.report.served import urls
+from include.report.urls import urls
 from tests.support.report import WHEN, load, report, verdict
 
 DAY = timedelta(days=1)

@@ -9,9 +9,13 @@ from html.parser import HTMLParser
 import pytest
 
 from include.gates import Quality, Sample
+from include.releases.ids import ReleaseId
 from include.releases.records import Promotion
-from include.report import ReleaseReport
+from include.releases.run import RunRecord, TaskTime
+from include.report import ReleaseReport, Subject
+from include.report.model import Compared, Setting
 from include.report.page import render_message, render_report
+from include.report.runs import ORDER
 from tests.support.report import WHEN, full_report, load, report, spread, stage, verdict
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -191,7 +195,8 @@ def test_a_page_is_one_file_without_scripts(html: str) -> None:
     parsed = Page(html)
     assert parsed.open == []
     assert parsed.tags("script", "link", "img", "iframe", "object") == []
-    assert {a["href"] for _, a in parsed.elements if "href" in a} <= {"report.json"}
+    hrefs = [str(a["href"]) for _, a in parsed.elements if "href" in a]
+    assert [href for href in hrefs if href != "report.json" and not href.startswith("../")] == []
     assert not [name for _, a in parsed.elements for name in a if name == "src" or name.startswith("on")]
     assert "url(" not in html
     assert "@import" not in html
@@ -251,3 +256,38 @@ def luminance(colour: str) -> float:
 def test_colours_can_be_told_apart(scheme: str, ink: str, paper: str, least: float) -> None:
     colours = variables(render_report(report()), scheme)
     assert contrast(colours[ink], colours[paper]) >= least
+
+
+def links(html: str) -> list[str]:
+    return [str(attributes["href"]) for tag, attributes in Page(html).elements if tag == "a" and "href" in attributes]
+
+
+def test_the_report_leads_to_its_run_to_the_releases_and_to_the_live_one_then() -> None:
+    live = ReleaseId(model="org--other", number=7)
+    html = render_report(report(compared=Compared(release=live, settings=()), runs=("manual__1", "a/b?c")))
+    assert {"../2/report.html", "../../org--other/7/report.html", "../../../releases", "../../../models"} <= {
+        *links(html)
+    }
+    assert "../../../runs/release_awq_engine/a/b%3Fc/tasks" in links(html)
+    assert "made by the same request" in html
+
+
+def test_the_report_has_the_settings_that_differ_and_how_to_ask() -> None:
+    changed = Setting(field="max_batch_size", live=4, here=8), Setting(field="quantization", here=EVIL)
+    compared = Compared(release=ReleaseId(model="m", number=1), settings=changed)
+    subject = Subject(model="m", number=2, target="openvino", source="o/m@c", served_name="chat")
+    html = render_report(report(compared=compared, subject=subject, address="https://a.example", curl="curl -s"))
+    text = Page(html).text
+    assert "max_batch_size" in text
+    assert "not given" in text
+    assert EVIL not in html
+    assert "curl -s https://a.example/v2/models/chat/generate -d" in text
+    assert "Once it is live" in text
+
+
+def test_the_tasks_of_a_run_stand_in_their_order() -> None:
+    names = ("build_engine", "calibrate_awq", "check_request", "validate_generate")
+    tasks = tuple(TaskTime(task=name, state="success", seconds=1.0) for name in names)
+    html = render_report(report(run=RunRecord(id="r", tasks=tasks), chain=()))
+    places = [html.index(f'<th scope="row">{name}</th>') for name in ORDER if name in names]
+    assert places == sorted(places)

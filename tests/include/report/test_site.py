@@ -15,7 +15,7 @@ from include.releases.approval import Answer, Approval
 from include.releases.ids import ReleaseId
 from include.releases.records import Outage, Promotion, Retirement
 from include.report.models import Candidate, Card, chosen
-from include.report.page import STATIC, render_model, render_models, render_presets
+from include.report.page import STATIC, render_model, render_models, render_presets, render_report
 from include.requests.operations import RetireRequest, RollbackRequest
 from include.requests.presets import PRESETS
 from tests.include.report.test_models import card, line, measured
@@ -196,6 +196,26 @@ def test_the_time_since_a_promotion_is_told_in_two_units(span: timedelta, said: 
 def test_an_uptime_is_never_rounded_up_to_the_whole(down_s: int, said: str) -> None:
     outage = Outage(since=WHEN, until=WHEN + timedelta(seconds=down_s), cause="c")
     assert f"Uptime {said} of" in Page(render_models([card(line(1, "live", outages=(outage,)))], [])).text
+
+
+@pytest.mark.parametrize(
+    ("asked", "title", "settings"),
+    [
+        ({"awq_group_size": 64}, "INT4 AWQ", {"awq_group_size"}),
+        ({"quantization": "int4_awq", "awq_group_size": 64}, "INT4 AWQ", {"quantization", "awq_group_size"}),
+        ({"quantization": "fp8", "awq_group_size": 64}, "FP8", {"quantization"}),
+        ({"quantization": "to come"}, "to come", {"quantization"}),
+    ],
+    ids=["older than the field", "int4_awq", "fp8", "newer than this version"],
+)
+def test_pages_name_the_format_of_a_release(asked: dict[str, Any], title: str, settings: set[str]) -> None:
+    request = {"model": "m", **asked}
+    one = line(1, "live", request=request, promotions=(Promotion(at=WHEN),))
+    models = render_models([card(one)], [])
+    assert f"<dt>Format</dt><dd>{title}</dd>" in models
+    shown = {name for name in ("quantization", "awq_group_size") if f'<th scope="row">{name}</th>' in models}
+    assert shown == settings
+    assert f"<dt>Format</dt><dd>{title}</dd>" in render_report(report(request=request))
 
 
 def test_a_click_on_a_preset_releases_with_all_its_values() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from include.errors import UserError
 from include.requests.operations import RollbackRequest
 from include.requests.release import SEED_PROMPT, Form, ReleaseRequest, slug_of
+from include.stages.formats import DEFAULT, FORMATS
 
 
 def test_the_defaults_are_a_valid_request() -> None:
@@ -25,6 +28,10 @@ def test_the_defaults_are_a_valid_request() -> None:
         "https://huggingface.co/org/x",
         "a/b/c",
         "org/x\n",
+        "/srv/x\n",
+        "/srv/\x1b[31m",
+        "/srv/a\\b",
+        "/srv/\u2028",
         "a b",
         "-x/y",
         "",
@@ -35,7 +42,16 @@ def test_a_model_that_is_neither_a_hub_id_nor_a_path_is_refused(model: str) -> N
         ReleaseRequest.parse({"model": model})
 
 
-@pytest.mark.parametrize("model", ["gpt2", "org/name", "NousResearch/Llama-2-7b-hf", "/srv/models/my model-1.5"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "gpt2",
+        "org/name",
+        "NousResearch/Llama-2-7b-hf",
+        "/srv/models/my model-1.5",
+        "/srv/Modèles (neu)/a [b]: 'c' & 日本 😀 $x;y",
+    ],
+)
 def test_hub_ids_and_paths_are_taken(model: str) -> None:
     assert ReleaseRequest.parse({"model": model}).model == model
 
@@ -154,3 +170,33 @@ def test_models_with_one_last_name_have_names_of_their_own() -> None:
 def test_a_swap_is_known_by_its_former_name_too(form: type[Form], former: str, swap: str) -> None:
     assert form.parse({"swap": former}) == form.parse({"swap": swap})
     assert form.parse({"swap": former}).model_dump(mode="json")["swap"] == swap
+
+
+def test_each_format_is_a_value_of_the_field() -> None:
+    assert set(get_args(ReleaseRequest.model_fields["quantization"].annotation)) == set(FORMATS)
+    assert ReleaseRequest().quantization == DEFAULT
+
+
+@pytest.mark.parametrize("target", get_args(ReleaseRequest.model_fields["target"].annotation))
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_refused_by_a_target_that_does_not_serve_it(name: str, target: str) -> None:
+    params = {"quantization": name, "target": target}
+    if target in FORMATS[name].targets:
+        assert ReleaseRequest.parse(params).format is FORMATS[name]
+        return
+    with pytest.raises(UserError) as refusal:
+        ReleaseRequest.parse(params)
+    assert f"target {target} does not serve quantization {name}: set it to int4_awq" in str(refusal.value)
+    assert "target tensorrt_llm or vllm, on an NVIDIA GPU of SM 89 or later" in str(refusal.value)
+
+
+def test_only_a_format_with_groups_has_a_group_size() -> None:
+    asked = {"target": "vllm", "awq_group_size": 32}
+    assert ReleaseRequest.parse(asked).group_size == 32
+    assert ReleaseRequest.parse({**asked, "quantization": "fp8"}).group_size is None
+
+
+def test_the_title_of_a_run_names_the_format() -> None:
+    asked = {"target": "vllm", "awq_group_size": 32, "model": "org/name"}
+    assert ReleaseRequest.parse(asked).title == "name int4 g32"
+    assert ReleaseRequest.parse({**asked, "quantization": "fp8"}).title == "name fp8"

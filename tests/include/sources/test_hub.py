@@ -119,7 +119,7 @@ REFUSED = [
     pytest.param({}, "hf_revoked", "does not accept the token", id="invalid-token"),
     pytest.param({"files": without("config.json")}, None, "has no config.json", id="no-config"),
     pytest.param(
-        {"files": without("config.json", **{"adapter_config.json": b"{}"})}, None, "LoRA adapter", id="adapter"
+        {"files": without("config.json", **{"adapter_config.json": b"{}"})}, None, "PEFT adapter", id="adapter"
     ),
     pytest.param({"files": without("config.json", **{"a.gguf": b"x"})}, None, "GGUF", id="gguf"),
     pytest.param({"files": without(WEIGHTS)}, None, "has no safetensors", id="no-weights"),
@@ -262,7 +262,7 @@ class TestFetch:
         assert content_of(tmp_path) == files
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
         assert not [request for request in hub.requests if request.path.endswith(tuple(NOT_NEEDED))]
-        assert log[-1].startswith(f"verified {len(files)} files, 0.0 MB, after ")
+        assert log[-1].startswith(f"verified {len(files)} files, 0.2 MB, after ")
 
     @pytest.mark.parametrize(
         ("method", "fault"),

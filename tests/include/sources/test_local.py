@@ -57,7 +57,7 @@ def test_the_commit_is_that_of_the_content(model: Path, tmp_path: Path) -> None:
     elsewhere = shutil.copytree(model, tmp_path / "elsewhere")
     (elsewhere / "README.md").write_text("changed")
     assert ask(elsewhere).commit == source.commit
-    (elsewhere / "tokenizer.json").write_text('{"model": {"changed": 1}}')
+    (elsewhere / "tokenizer.json").write_bytes(tiny.TOKENIZER + b" ")
     assert ask(elsewhere).commit != source.commit
 
 
@@ -254,7 +254,7 @@ def test_an_index_names_only_files_beside_it(model: Path, shard: str) -> None:
 def test_the_numbers_of_a_tokenizer_that_transformers_writes_are_taken(model: Path) -> None:
     settings = {
         "model_max_length": 10**30,
-        "eos_token": {"content": "</s>"},
+        "eos_token": {"content": "<end>"},
         "chat_template": [{"name": "a", "template": "b"}],
     }
     (model / "tokenizer_config.json").write_text(json.dumps(settings))

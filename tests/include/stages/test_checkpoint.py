@@ -124,7 +124,7 @@ def test_each_tensor_is_dequantized_where_the_device_map_puts_it(calibrated: Cal
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"quantization": {"quant_algo": "FP8"}}, "quant_algo is FP8", id="fp8"),
+        pytest.param({"quantization": {"quant_algo": "NVFP4"}}, "quant_algo is NVFP4", id="nvfp4"),
         pytest.param({"quantization": {}}, "quant_algo is None", id="not quantized"),
         pytest.param({"architecture": "GPTJForCausalLM"}, "GPTJForCausalLM is not supported", id="architecture"),
         pytest.param({"mapping": {"tp_size": 1, "pp_size": 2}}, "pipeline-parallel", id="pipeline parallel"),

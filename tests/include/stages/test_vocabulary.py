@@ -109,3 +109,15 @@ def test_an_end_token_that_the_tokenizer_does_not_know_stays(llama: Path) -> Non
     tokenizer = AutoTokenizer.from_pretrained(llama)
     assert Vocabulary.of(tokenizer, 320, [300]) == Vocabulary(301, tuple(range(258, 300)))
     assert Vocabulary.of(tokenizer, 320, [400]) == Vocabulary(258)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["two matrices", "one matrix"])
+def test_the_weights_of_the_tokens_stay_as_they_are(tmp_path: Path, tied: bool) -> None:
+    source = SourceModel.read(tiny.save_model(tmp_path / "model", tie_word_embeddings=tied))
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = load_model(source, "cpu", torch.float32)(ids).logits[..., :258]
+        cut = Vocabulary(258).cut(load_model(source, "cpu", torch.float32))
+        torch.testing.assert_close(cut(ids).logits, expected)
+    assert (cut.get_output_embeddings().weight is cut.get_input_embeddings().weight) is tied
+    assert cut.config.vocab_size == 258

@@ -53,7 +53,8 @@ class TestSizes:
         ],
     )
     def test_the_checkpoint_is_what_modelopt_exported(self, base: dict[str, Any], group: int, measured: int) -> None:
-        assert estimates.checkpoint_bytes(config(base), group) == pytest.approx(measured, rel=0.001)
+        found = estimates.checkpoint_bytes(config(base), request(awq_group_size=group))
+        assert found == pytest.approx(measured, rel=0.001)
 
     def test_calibration_of_llama_2_7b_is_a_little_above_what_was_measured(self) -> None:
         needed = estimates.calibration_bytes(config(LLAMA2_7B), 32, 512)
@@ -67,13 +68,25 @@ class TestSizes:
 
     def test_a_smaller_group_has_more_scales(self) -> None:
         read = config(SMOLLM2_135M)
-        assert estimates.checkpoint_bytes(read, 32) > estimates.checkpoint_bytes(read, 64)
-        assert estimates.engine_bytes(read, 32) > estimates.engine_bytes(read, 64)
+        small, large = (request(awq_group_size=size) for size in (32, 64))
+        assert estimates.checkpoint_bytes(read, small) > estimates.checkpoint_bytes(read, large)
+        assert estimates.engine_bytes(read, small) > estimates.engine_bytes(read, large)
+
+    def test_fp8_takes_a_byte_for_each_weight(self) -> None:
+        read = config(LLAMA2_7B)
+        int4, fp8 = (request(quantization=name) for name in ("int4_awq", "fp8"))
+        for size in (estimates.checkpoint_bytes, estimates.engine_bytes):
+            assert size(read, fp8) > size(read, int4) + read.linear_weights * 0.4
+        assert estimates.engine_bytes(read, fp8) == pytest.approx(6.5e9 + 2 * 2 * 32000 * 4096, rel=0.01)
+        assert estimates.engine_bytes(read, fp8) == estimates.engine_bytes(
+            read, request(quantization="fp8", awq_group_size=16)
+        )
+        assert estimates.estimate(read, fp8).serve > estimates.estimate(read, int4).serve
 
     def test_a_run_needs_room_for_checkpoint_and_engine(self) -> None:
         read = config(LLAMA2_7B)
-        files = estimates.checkpoint_bytes(read, 128) + estimates.engine_bytes(read, 128)
-        assert estimates.pipeline_disk_bytes(read, 128) > files
+        files = estimates.checkpoint_bytes(read, request()) + estimates.engine_bytes(read, request())
+        assert estimates.pipeline_disk_bytes(read, request()) > files
 
     @pytest.mark.parametrize(
         ("base", "expected"), [(LLAMA2_7B, 524_288), (SMOLLM2_135M, 23_040), (QWEN2_5_0_5B, 12_288)]

@@ -73,6 +73,9 @@ def test_an_architecture_that_the_target_cannot_serve_is_refused(
         pytest.param(change(), {"max_input_len": 256}, "max_input_len", "", id="no room for an answer"),
         pytest.param(change(), {"calib_seq_len": 513}, "calib_seq_len", "512", id="calibration too long"),
         pytest.param(change(), {"tp_size": 2}, "tp_size", "1", id="tensor parallel on a CPU"),
+        pytest.param(
+            change(), {"target": "vllm", "precision": "fast"}, "precision", "openvino", id="another target's precision"
+        ),
         pytest.param(cut_weights, {}, "model.safetensors", "", id="corrupted safetensors"),
     ],
 )
@@ -120,6 +123,23 @@ def test_a_calibration_file_without_text_is_refused(
     (tmp_path / "calib.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"{problem}(.|\n)*field calib_data"):
         check(context, model, calib_data=str(tmp_path / "calib.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        pytest.param("a.txt", "A line.\n" * 20, "gives 2 samples of 64 tokens, 32 are asked for", id="too short"),
+        pytest.param("a.jsonl", '{"text": "a"}\n{"text"\n', "entry 2 is not a JSON object", id="no JSON"),
+        pytest.param("a.jsonl", '{"body": "a"}\n', "entry 1 is not a JSON object with a text field", id="no text"),
+        pytest.param("a.jsonl", '{"text": 5}\n', "the text field of entry 1 is no string", id="a number"),
+    ],
+)
+def test_calibration_text_is_read_as_calibrate_reads_it(
+    context: Context, model: Path, tmp_path: Path, name: str, content: str, problem: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{problem}(.|\n)*field calib_data"):
+        check(context, model, calib_data=str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "table.xlsx"])

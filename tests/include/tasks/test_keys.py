@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from include.context import Context
 from include.requests.catalogue import Entry
 from include.requests.release import ReleaseRequest, form_field
 from include.runners.job import StageJob
+from include.targets.openvino import OpenVinoTarget
 from include.targets.tensorrt_llm import engines
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
+from include.targets.vllm import VllmTarget
 from include.tasks import (
     ArtifactRef,
     Checked,
@@ -106,6 +109,49 @@ def test_keys_of_earlier_versions_still_hit(context: Context, checked: Checked, 
     assert context.target("openvino").build_options(checked.request) == {"precision": "exact"}
     made = context.store.find(Kind.REPOSITORY, keys(context, checked, pulled, checked.request)[Kind.REPOSITORY])
     assert set(made.manifest.inputs) == {"checkpoint", "engine", "templates", "values"}
+
+
+class GpuTarget(OpenVinoTarget):
+    """A target for formats that need a GPU, as far as a key goes."""
+
+    name = "vllm"
+    device = "cuda"
+
+    def calibrate_options(self) -> dict[str, str]:
+        return VllmTarget.calibrate_options(self)  # type: ignore[arg-type]
+
+
+def test_a_key_has_the_format_and_no_option_of_another(
+    context: Context, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("include.context.get_target", lambda name, *deployment: GpuTarget(*deployment))
+
+    def options(**fields: object) -> dict[str, object]:
+        asked = check_request.run(
+            context, {"model": str(model), **PARAMS, "target": "vllm", "calib_size": 32, **fields}
+        )
+        found: dict[str, object] = calibrate_awq.job(context, asked, pull_model.run(context, asked)).inputs["options"]
+        return found
+
+    common = {"dtype": "float16", "calib-size": 32, "calib-seq-len": 64, "tp-size": 1, "device": "cuda"}
+    assert options() == common | {"group-size": 64, "smoothing": "foldable"}
+    assert options(quantization="fp8") == common | {"quantization": "fp8"}
+    assert options(quantization="fp8", awq_group_size=128) == options(quantization="fp8")
+
+
+def test_a_run_is_told_which_field_its_format_does_not_use(
+    context: Context, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("include.context.get_target", lambda name, *deployment: GpuTarget(*deployment))
+    said: list[str] = []
+    told = replace(context, log=said.append)
+    asked = {"model": str(model), **PARAMS, "target": "vllm"}
+    check_request.run(told, asked)
+    assert any("target vllm: int4 in groups of 64, calibrated with" in line for line in said)
+    assert not any("not used" in line for line in said)
+    check_request.run(told, {**asked, "quantization": "fp8", "awq_group_size": 128})  # divides no dimension
+    assert any("target vllm: fp8 weights and activations" in line for line in said)
+    assert [line for line in said if "not used" in line] == ["field awq_group_size is not used: FP8 has no such thing"]
 
 
 def test_a_new_field_of_the_engine_counts_for_tensorrt_llm() -> None:

@@ -41,6 +41,19 @@ def test_the_model_is_an_artifact_named_by_its_commit(context: Context, checked:
     assert not pulled.model.reused
 
 
+def test_model_and_store_lie_under_any_name(
+    context: Context, tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.write(tiny.model(), tmp_path / "Modèle (neu) [1]: a 'b'")
+    monkeypatch.setenv("HF2TRITON_ARTIFACTS", str(short_path / "störe (a) [b]: c"))
+    context = replace(context, settings=Settings())
+    pulled = pull_model.run(context, check_request.run(context, PARAMS | {"model": str(model)}))
+    path = pulled.model.load(context.store).path
+    assert path.is_relative_to(short_path / "störe (a) [b]: c")
+    assert path.name.isascii()
+    assert (path / WEIGHTS).read_bytes() == tiny.model()[WEIGHTS]
+
+
 def test_a_second_pull_asks_the_hub_for_nothing(context: Context, checked: Checked, hub: HubServer) -> None:
     pull_model.run(context, checked)
     asked = len(hub.requests)

@@ -137,7 +137,7 @@ def test_the_content_of_a_directory_is_its_commit(scene: Scene, model: Path) -> 
     scene.follow(model=str(model))
     assert scene.check().conf["model"] == str(model)
     assert scene.check() is None
-    (model / "generation_config.json").write_text('{"v": 2}')
+    (model / "generation_config.json").write_text('{"eos_token_id": 1}')
     assert "changed: commit: " in scene.check().why
 
 

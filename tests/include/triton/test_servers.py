@@ -14,6 +14,7 @@ from include.host.services.process import INHERITED, TOKEN_VARIABLE, ProcessBack
 from include.settings import Settings
 from include.targets import pytriton
 from include.triton import servers
+from include.triton.hardening import beside_its_models
 from include.triton.servers import ServerPlan, ServerRecord
 from tests.support.echo import BROKEN, ECHO, ask, free, launched, write_repository
 
@@ -147,3 +148,16 @@ def _argv(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def test_a_repository_in_a_folder_of_any_name_is_served_from_inside_it() -> None:
+    """Triton's python backend writes the path into a command of bash, without quotes."""
+    argv = ("tritonserver", "--model-repository=/störe (a)/repositories/x@1", "--http-port=1")
+    assert beside_its_models(argv, Path("/störe (a)/repositories/x@1")) == (
+        "env",
+        "--chdir=/störe (a)/repositories",
+        "tritonserver",
+        "--model-repository=/proc/self/cwd/x@1",
+        "--http-port=1",
+    )
+    assert beside_its_models(argv, Path("/store/x@1")) == argv

@@ -111,6 +111,25 @@ def test_bytecode_is_never_taken_for_a_source(repository: Path, signatures: Sign
     assert (elsewhere / "kept").exists()
 
 
+def test_bytecode_that_another_server_writes_meanwhile_is_no_change(
+    repository: Path, signatures: Signatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, calls = Signatures._read, list[Path]()
+    cache = repository / "engine" / "1" / "__pycache__"
+
+    def beside_a_server_that_starts(self: Signatures, directory: Path) -> None:
+        if not calls:
+            cache.mkdir()
+            (cache / "model.cpython-311.pyc").write_bytes(b"its own")
+        calls.append(directory)
+        read(self, directory)
+
+    monkeypatch.setattr(Signatures, "_read", beside_a_server_that_starts)
+    assert signatures.verify(repository)
+    assert len(calls) == 2
+    assert not cache.exists()
+
+
 def test_an_engine_that_was_changed_before_the_signature_is_not_signed(
     store: ArtifactStore, engine: Path, checkpoint: Path, signatures: Signatures
 ) -> None:

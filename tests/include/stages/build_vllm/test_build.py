@@ -26,7 +26,7 @@ from include.stages.calibrate.quantize import quantize
 from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
 from include.stages.common import StageReport
-from include.stages.formats.int4_awq import pack, packed
+from include.stages.formats.int4_awq import pack
 from include.stages.quality import HeldOut, perplexity
 from tests.include.stages.conftest import Calibrated
 from tests.support import tiny_models as tiny
@@ -70,7 +70,7 @@ def test_another_reader_of_the_layout_scores_as_the_checkpoint(checkpoint: Path,
     described = json.loads((tmp_path / "engine.json").read_text())
     assert described["arguments"] == engine_arguments("float16", LIMITS, None)
     assert described["proof"]["engine_perplexity"] == pytest.approx(described["proof"]["torch_perplexity"], rel=0.002)
-    assert report.results["int4_layers"] == 2 * 7
+    assert report.results["quantized_layers"] == 2 * 7
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["rope_theta"] == 50000.0
     assert {"tokenizer.json", "generation_config.json"} <= {path.name for path in tmp_path.iterdir()}
@@ -151,4 +151,4 @@ def test_values_beyond_the_engines_type_are_named(checkpoint: Path) -> None:
     _, linear = next(iter(Checkpoint(checkpoint).linears()))
     huge = replace(linear, scales=linear.scales * 1e9)
     with pytest.raises(ToolError, match="bfloat16"):
-        list(packed(huge, torch.float16))
+        list(huge.compressed(torch.float16))

@@ -15,7 +15,7 @@ from include.stages.calibrate.loading import load_model
 from include.stages.calibrate.quantize import Slot, quantize, quantize_within_memory
 from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
-from include.stages.formats.int4_awq import awq_config
+from include.stages.formats.int4_awq import Int4Awq
 from tests.support import tiny_models as tiny
 
 Failure = Callable[[torch.Tensor], RuntimeError | None]
@@ -98,7 +98,7 @@ def test_the_output_head_would_change_nothing(llama: Path, tmp_path: Path) -> No
     source, blocks = SourceModel.read(llama), tiny.small_blocks()
     alone, whole = (load_model(source, "cpu", torch.float32) for _ in range(2))
     quantize(alone, blocks, tiny.GROUP_SIZE, 4)
-    mtq.quantize(whole, awq_config(tiny.GROUP_SIZE), lambda model: model(blocks))
+    mtq.quantize(whole, Int4Awq().modelopt_config(tiny.GROUP_SIZE), lambda model: model(blocks))
     linears = []
     for name, model in {"alone": alone, "whole": whole}.items():
         (tmp_path / name).mkdir()
@@ -108,7 +108,7 @@ def test_the_output_head_would_change_nothing(llama: Path, tmp_path: Path) -> No
 
 
 def test_group_size_is_modelopts_block_size() -> None:
-    config = awq_config(32)
+    config = Int4Awq().modelopt_config(32)
     assert config["quant_cfg"]["*weight_quantizer"]["block_sizes"][-1] == 32
     assert mtq.INT4_AWQ_CFG["quant_cfg"]["*weight_quantizer"]["block_sizes"][-1] == 128
 
@@ -116,4 +116,4 @@ def test_group_size_is_modelopts_block_size() -> None:
 def test_refuses_a_modelopt_whose_config_is_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mtq, "INT4_AWQ_CFG", {"quant_cfg": [{"quantizer_name": "*weight_quantizer"}]})
     with pytest.raises(ToolError, match=r"use nvidia-modelopt 0\.37"):
-        awq_config(64)
+        Int4Awq().modelopt_config(64)

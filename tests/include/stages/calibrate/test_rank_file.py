@@ -15,11 +15,16 @@ TENSORS = {
     "half": torch.randn(5, 3).half(),
     "scalar": torch.tensor(2.5),
     "bfloat": torch.randn(4, 4).bfloat16(),
+    "eight": torch.randn(3, 4).to(torch.float8_e4m3fn),
 }
 
 
 @pytest.mark.parametrize("buffer", [rank_file._BUFFER_BYTES, 16], ids=["whole", "in pieces"])
-@pytest.mark.parametrize("names", [["b", "a", "half", "scalar"], ["a", "bfloat"], ["scalar"]], ids="-".join)
+@pytest.mark.parametrize(
+    "names",
+    [["b", "a", "half", "scalar"], ["a", "bfloat"], ["scalar"], ["eight", "half", "scalar"]],
+    ids="-".join,
+)
 def test_writes_the_bytes_that_safetensors_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], buffer: int
 ) -> None:

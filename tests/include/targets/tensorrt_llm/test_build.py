@@ -53,10 +53,10 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "checkpoint", world_size=1)
 
 
-def write_checkpoint(path: Path, *, world_size: int) -> Path:
+def write_checkpoint(path: Path, *, world_size: int, algorithm: str = "W4A16_AWQ") -> Path:
     path.mkdir()
     mapping = {"world_size": world_size, "tp_size": world_size, "pp_size": 1}
-    config = {"architecture": "LlamaForCausalLM", "mapping": mapping, "quantization": {"quant_algo": "W4A16_AWQ"}}
+    config = {"architecture": "LlamaForCausalLM", "mapping": mapping, "quantization": {"quant_algo": algorithm}}
     (path / "config.json").write_text(json.dumps(config))
     for rank in range(world_size):
         (path / f"rank{rank}.safetensors").write_bytes(b"weights")
@@ -103,6 +103,21 @@ def test_a_build_leaves_the_engine_and_a_report(image_path: dict[str, str], chec
     assert report["versions"].items() >= {"tensorrt_llm": "1.2.1", "tensorrt": "10.14.1.48"}.items()
     assert report["gpu"] == "NVIDIA L40S"
     assert "building 10%\nbuilding 100%" in done.stdout.replace("[TRT-LLM] [I] ", "")
+
+
+@pytest.mark.parametrize(("algorithm", "built"), [("FP8", True), ("NVFP4", False)])
+def test_a_checkpoint_of_another_format(
+    image_path: dict[str, str], tmp_path: Path, algorithm: str, built: bool
+) -> None:
+    """Its engine is of the same, or it is refused before ``trtllm-build`` runs."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", world_size=1, algorithm=algorithm)
+    done = run(image_path, checkpoint, tmp_path / "out")
+    assert (done.returncode == 0) is built, done.stdout + done.stderr
+    if built:
+        assert read_engine(tmp_path / "out").quantization == algorithm
+    else:
+        assert "quant_algo is NVFP4, not one of W4A16_AWQ, FP8" in done.stdout
+        assert not list((tmp_path / "out").glob("*.engine"))
 
 
 def test_the_timing_cache_goes_from_build_to_build(
@@ -153,6 +168,14 @@ def test_an_image_without_trtllm_build_is_refused(image_path: dict[str, str], ch
     assert (failure["class"], failure["where"]) == ("HostError", "/opt/none/trtllm-build")
 
 
+def test_a_vocabulary_with_gaps_is_not_built(image_path: dict[str, str], checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "suppress_tokens": [255, 258]}))
+    out = tmp_path / "out"
+    done = run(image_path, checkpoint, out)
+    assert done.returncode == UserError.exit_code
+    assert "2 ids of the vocabulary stand for no token, 255" in json.loads((out / "failure.json").read_text())["what"]
+
+
 def test_a_checkpoint_that_lacks_a_rank_is_refused(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", world_size=2)
     (checkpoint / "rank1.safetensors").unlink()
@@ -169,11 +192,12 @@ def test_an_engine_without_a_proper_config_is_refused(tmp_path: Path, text: str,
         read_engine(tmp_path)
 
 
-def test_an_engine_that_is_not_int4_awq_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["W4A16_AWQ", "FP8"])
+def test_an_engine_of_another_format_than_its_checkpoint_is_refused(tmp_path: Path, algorithm: str) -> None:
     (tmp_path / "rank0.engine").touch()
     (tmp_path / "config.json").write_text(json.dumps({"version": "1.2.1", "pretrained_config": {}}))
-    with pytest.raises(ToolError, match="quantization is None, not W4A16_AWQ"):
-        check_engine(tmp_path, version="1.2.1", world_size=1)
+    with pytest.raises(ToolError, match=f"quantization is None, not {algorithm}"):
+        check_engine(tmp_path, version="1.2.1", world_size=1, algorithm=algorithm)
 
 
 @pytest.mark.parametrize(

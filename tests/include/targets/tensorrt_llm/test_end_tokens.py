@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from include.errors import ToolError
+from include.releases.contract import Contract
 from include.targets.tensorrt_llm import templates
 from include.triton import repository
 from tests.include.targets.tensorrt_llm.test_repository import OVERLAY, TEMPLATES, local, values
@@ -53,6 +54,11 @@ def test_the_engine_gets_the_further_end_tokens(store: Path, tmp_path: Path) -> 
     assert steps["end_tokens"].input_map["END_ID"] == steps["preprocessing"].output_map["OUT_END_ID"]
     assert steps["tensorrt_llm"].input_map["stop_words_list"] == steps["end_tokens"].output_map["STOP_WORDS_AND_ENDS"]
     assert steps["tensorrt_llm"].input_map["end_id"] == steps["preprocessing"].output_map["OUT_END_ID"]
+
+
+def test_the_contract_names_them(store: Path, tmp_path: Path) -> None:
+    found = [Contract.stored(assembled(store, tmp_path / str(len(ends)), ends), {}).end_ids for ends in (ENDS, (2,))]
+    assert found == [frozenset(ENDS), None]
 
 
 @pytest.mark.parametrize("ends", [(), (2,)])

@@ -141,6 +141,7 @@ def test_a_good_host_passes_and_the_image_is_probed_once(tmp_path: Path) -> None
     [
         (PlayedImage("Failed to initialize NVML: Unknown Error", 255), {}, {}, "lost its GPUs"),
         (PlayedImage(GPUS.replace("8.9", "12.0")), {}, {}, "Blackwell"),
+        (PlayedImage(GPUS.replace("8.9", "8.6")), {}, {"quantization": "fp8"}, "SM 86; FP8 needs SM 89 or later"),
         (PlayedImage(), {}, {"tp_size": 4}, "host has 2 x NVIDIA L40S"),
         (PlayedImage(), {"digests": ["sha256:other"]}, {}, "not accepted"),
         (
@@ -150,13 +151,17 @@ def test_a_good_host_passes_and_the_image_is_probed_once(tmp_path: Path) -> None
             "no mpirun",
         ),
     ],
-    ids=["nvidia-smi-fails", "blackwell", "too-few", "digest", "mpirun"],
+    ids=["nvidia-smi-fails", "blackwell", "too-old-for-fp8", "too-few", "digest", "mpirun"],
 )
 def test_a_host_that_will_not_do_is_refused(
     tmp_path: Path, image: PlayedImage, own: dict[str, object], fields: dict[str, object], words: str
 ) -> None:
     with pytest.raises(HostError, match=words):
         target(tmp_path, image, **own).check_host(request(**fields))
+
+
+def test_an_ada_gpu_will_do_for_fp8_whatever_the_group_size(tmp_path: Path) -> None:
+    target(tmp_path, PlayedImage()).check_host(request(quantization="fp8", awq_group_size=32))
 
 
 def test_a_model_that_the_gpu_cannot_hold_is_refused(tmp_path: Path) -> None:

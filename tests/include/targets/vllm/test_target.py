@@ -96,6 +96,20 @@ def test_a_group_size_that_no_kernel_takes_is_refused(settings: Settings) -> Non
         target(settings).check_host(request(awq_group_size=16))
 
 
+@pytest.mark.parametrize("sm", [75, 80, 86])
+def test_a_gpu_that_is_too_old_for_fp8_is_refused_by_name(settings: Settings, sm: int) -> None:
+    old = replace(B200, sm=sm, name="NVIDIA A10")
+    with pytest.raises(HostError) as refusal:
+        target(settings, old).check_host(request(quantization="fp8"))
+    assert f"GPU 0 (NVIDIA A10) is SM {sm}; FP8 needs SM 89 or later" in str(refusal.value)
+    assert "set quantization to int4_awq" in str(refusal.value)
+
+
+@pytest.mark.parametrize("sm", [89, 90, 100, 120])
+def test_fp8_asks_for_no_group_size(settings: Settings, sm: int) -> None:
+    target(settings, replace(B200, sm=sm)).check_host(request(quantization="fp8", awq_group_size=16))
+
+
 def test_without_modelopts_folder_the_setup_is_named(settings: Settings) -> None:
     (settings.vllm_modelopt / "requirements.txt").unlink()
     with pytest.raises(HostError, match="make setup-vllm"):

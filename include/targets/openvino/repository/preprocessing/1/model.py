@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +66,7 @@ class TritonPythonModel:
         """Loads the tokenizer; ``args["model_config"]`` is the filled config.pbtxt as JSON."""
         fields = json.loads(args["model_config"])["parameters"]
         values = {key: field["string_value"] for key, field in fields.items()}
-        self._tokenizer = AutoTokenizer.from_pretrained(values["tokenizer_dir"])
+        self._tokenizer = AutoTokenizer.from_pretrained(near(values["tokenizer_dir"]))
         self._special = _flag(values["add_special_tokens"])
         self._chat = _flag(values["apply_chat_template"]) and bool(self._tokenizer.chat_template)
         self._limits = Limits(int(values["max_input_len"]), int(values["max_seq_len"]))
@@ -129,6 +131,14 @@ class TritonPythonModel:
     def _id(self, request: pb_utils.InferenceRequest, name: str, default: int, size: int) -> npt.NDArray[np.int32]:
         given = _array(request, name)
         return np.full((size, 1), default, np.int32) if given is None else given.astype(np.int32)
+
+
+def near(path: str) -> Path:
+    """The path, from the current folder on if it has accents: Triton's stub starts Python without a locale.
+
+    The folder is then that of the repository, in the same store.
+    """
+    return Path(path if path.isascii() else os.path.relpath(os.fsdecode(path.encode())))
 
 
 def check_words(words: list[str], name: str) -> None:

@@ -18,7 +18,7 @@ from hangups import Connections, Hangups, connection_of
 from options import InvalidRequest, Options
 from pipeline import Capacity, EngineConfig, load_compiler, load_pipeline, load_tokenizer
 from replies import Reply, Wishes
-from text import Decoder, StopWords, Transcript
+from text import Decoder, StopWords, Transcript, near
 
 _OPTION_INPUTS = {
     "end_id": "end_id",
@@ -100,13 +100,13 @@ class TritonPythonModel:
         self._max_seq_len = int(values["max_seq_len"])
         self._hangups = Hangups()
         self._connections = Connections()
-        tokenizer_dir = Path(values["tokenizer_dir"])
+        tokenizer_dir = near(values["tokenizer_dir"])
         self._decoder = Decoder(tokenizer_dir, _flag(values["skip_special_tokens"]))
         tokenizer = load_tokenizer(tokenizer_dir)
         self._end_ids = frozenset(map(int, values["end_ids"].split()))
         # What ends a text with banned words; without the tokens' texts none can be banned.
         self._eos_id = tokenizer.get_eos_token_id() if tokenizer and tokenizer.get_vocab() else None
-        engine_dir = Path(values["gpt_model_path"])
+        engine_dir = near(values["gpt_model_path"])
         engine_config = EngineConfig.read(engine_dir)
         self._vocab_size = engine_config.vocab_size
         # Those of its ids that stand for no token.

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)  # its warnings are in the server's log
 
 _GIB = 1 << 30
 _PRECISION = "INFERENCE_PRECISION_HINT"
+# A thread that is bound to a core waits while Triton or another model has it, and all others wait for that thread.
+_UNBOUND = {"ENABLE_CPU_PINNING": False}
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def load_pipeline(
 ) -> genai.ContinuousBatchingPipeline:
     """Compiles the engine's model for this CPU."""
     scheduler = capacity.scheduler_config()
-    properties = config.properties(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    properties = _UNBOUND | config.properties(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     if tokenizer is None:
         return genai.ContinuousBatchingPipeline(str(engine_dir), scheduler, "CPU", properties)
     return genai.ContinuousBatchingPipeline(str(engine_dir), tokenizer, scheduler, "CPU", **properties)

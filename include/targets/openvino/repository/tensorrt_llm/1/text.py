@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,14 @@ from tokenizers import Tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def near(path: str) -> Path:
+    """The path, from the current folder on if it has accents: Triton's stub starts Python without a locale.
+
+    The folder is then that of the repository, in the same store.
+    """
+    return Path(path if path.isascii() else os.path.relpath(os.fsdecode(path.encode())))
 
 
 class Decoder:

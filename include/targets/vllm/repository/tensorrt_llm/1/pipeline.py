@@ -111,7 +111,7 @@ def _work_folder(engine_dir: Path) -> Path:
         if not Path("/proc", left.name.removeprefix(_FOLDER).partition("-")[0]).exists():
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
-    for path in engine_dir.iterdir():
+    for path in engine_dir.absolute().iterdir():
         if path.name == _CACHE:
             shutil.copytree(path, folder / _CACHE)
         else:
