@@ -95,10 +95,13 @@ class Architecture:
 
 
 _BY_TESTS = {
-    "openvino": "a tiny random model: calibrated, built, scored and answered as PyTorch does; no real weights",
+    "openvino": "a tiny random model: calibrated, built, scored and answered as PyTorch does, in CI",
     "tensorrt_llm": "a tiny checkpoint's names, shapes and fields compared with upstream's source; engine not run",
-    "vllm": "a tiny checkpoint in vLLM's layout read by transformers, names compared with vLLM's source; vLLM not run",
+    "vllm": "a tiny checkpoint in vLLM's layout, read and computed with by transformers, in CI; vLLM not run",
 }
+
+_SERVED = {"openvino": f"{_BY_TESTS['openvino']}; served in Triton once, all gates passed"}
+_NAMES_READ = {**_SERVED, "vllm": f"{_BY_TESTS['vllm']}, names compared with its source"}
 
 
 def _granite_multipliers(hf: Fields) -> Fields:
@@ -153,6 +156,7 @@ _ROWS = (
         defaults={"sliding_window": 4096},
         window_is_switched=False,
         models="Mistral 7B, Mistral NeMo",
+        ran=_SERVED,
     ),
     Architecture(
         "Qwen2ForCausalLM",
@@ -163,20 +167,23 @@ _ROWS = (
     Architecture(
         "Qwen3ForCausalLM",
         models="Qwen3, dense",
+        ran=_SERVED,
         defaults={"head_dim": 128},
         checkpoint_fields=lambda _: {"qwen_type": "qwen3"},
         tensors=replace(LLAMA_TENSORS, norms={**LLAMA_TENSORS.norms, **_QK_NORMS}),
     ),
-    Architecture("GraniteForCausalLM", checkpoint_fields=_granite_multipliers, models="Granite 3, dense"),
+    Architecture("GraniteForCausalLM", checkpoint_fields=_granite_multipliers, models="Granite 3, dense", ran=_SERVED),
     Architecture(
         "SmolLM3ForCausalLM",
         models="SmolLM3",
+        ran=_SERVED,
         defaults={"tie_word_embeddings": True, "rope_theta": 2e6},
         refused=_NOT_IN_TENSORRT_LLM,
     ),
     Architecture(
         "Olmo2ForCausalLM",
         models="OLMo 2",
+        ran=_NAMES_READ,
         tensors=_OLMO2_TENSORS,
         qk_norm_of_all_heads=True,
         refused=_NOT_IN_TENSORRT_LLM,
@@ -185,6 +192,7 @@ _ROWS = (
     Architecture(
         "Phi3ForCausalLM",
         models="Phi-3 with 4k positions, Phi-4 14B",
+        ran=_SERVED,
         window_is_switched=False,
         fused={"self_attn.qkv_proj": LLAMA_TENSORS.attention, "mlp.gate_up_proj": tuple(LLAMA_TENSORS.column_parallel)},
         exported_as="MistralForCausalLM",
@@ -192,6 +200,7 @@ _ROWS = (
     Architecture(
         "Gemma2ForCausalLM",
         models="Gemma 2",
+        ran=_NAMES_READ,
         defaults={"tie_word_embeddings": True, "head_dim": 256, "sliding_window": 4096},
         window_is_switched=False,
         decoder_type="gemma",
@@ -203,6 +212,7 @@ _ROWS = (
     Architecture(
         "Gemma3ForCausalLM",
         models="Gemma 3 270M and 1B",
+        ran=_NAMES_READ,
         defaults={"tie_word_embeddings": True, "head_dim": 256, "sliding_window": 4096, "rope_theta": 1e6},
         window_is_switched=False,
         decoder_type="gemma",
