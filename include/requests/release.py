@@ -253,8 +253,8 @@ class ReleaseRequest(Form):
         "Tasks: maximum drop",
         "Share of the tasks that quantization may turn from right to wrong, on balance. If the 95 % interval is on one "
         "side of it, the gate passes or fails; else a person decides. With few tasks only a large limit can be "
-        "decided: 0.3 suits the 30 that are built in, 0.02 takes about a thousand.",
-        0.3,
+        "decided: 0.5 suits the 30 that are built in, 0.02 takes about a thousand.",
+        0.5,
     )
     max_task_relative_drop: Share = _gates(
         "Tasks: maximum relative drop",
