@@ -134,18 +134,24 @@ class Pruner:
             self.log(f"kept {path}: {error}")
 
     @cached_property
-    def _damage(self) -> dict[str, Damaged]:
-        """The damage among the artifacts, by its path."""
-        return {}
+    def _listed(self) -> tuple[dict[Path, Artifact], dict[str, Damaged]]:
+        """The artifacts, and the damage among them by its path."""
+        found: dict[str, Damaged] = {}
 
-    @cached_property
-    def _artifacts(self) -> dict[Path, Artifact]:
         def note(damage: Damaged) -> None:
-            self._damage[damage.where] = damage
+            found[damage.where] = damage
             self.log(f"skipped: {damage}")
 
         kinds = [kind for kind in KINDS if not (self.store.root / kind).is_symlink()]
-        return {artifact.path: artifact for kind in kinds for artifact in self.store.all(kind, note)}
+        return {artifact.path: artifact for kind in kinds for artifact in self.store.all(kind, note)}, found
+
+    @property
+    def _artifacts(self) -> dict[Path, Artifact]:
+        return self._listed[0]
+
+    @property
+    def _damage(self) -> dict[str, Damaged]:
+        return self._listed[1]
 
     def _keep(self, path: Path, why: str) -> Kept:
         kept = Kept(kind=self._artifacts[path].manifest.kind, name=path.name, bytes=_size(path), why=why)

@@ -38,8 +38,7 @@ class TaskInstance(SimpleNamespace):
     is_paused = False
 
     def get_dr_count(self, dag_id: str, run_ids: list[str]) -> int:
-        assert dag_id == RELEASE_DAG
-        return len(self.runs.keys() & set(run_ids))
+        return len(self.runs.keys() & set(run_ids)) if dag_id == RELEASE_DAG else 0
 
     def get_dagrun_state(self, dag_id: str, run_id: str) -> DagRunState:
         return self.runs[run_id]

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from include.errors import UserError
 from include.model.architectures import ARCHITECTURES
-from include.model.weights import check_tensors
+from include.model.weights import Weights
 from include.stages.build_openvino.__main__ import main
 from include.stages.build_openvino.proof import PLUGIN_CONFIGS
 from include.stages.build_vllm.fold import folded
@@ -85,7 +85,7 @@ def test_every_architecture_is_tried() -> None:
 
 
 def test_the_files_tensors_are_those_of_the_table(case: Case) -> None:
-    check_tensors(case.folder, case.source.config)
+    Weights.read(case.folder).check(case.source.config)
     assert case.source.config.parameters == sum(tensor.numel() for tensor in tiny.weights(case.folder).values())
 
 
