@@ -13,6 +13,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.errors import HostError, UserError
 from include.model import generation
+from include.model.config import ModelConfig
 from include.stages.calibrate import data, memory
 from include.stages.calibrate.export import export
 from include.stages.calibrate.foldable import make_foldable
@@ -114,9 +115,9 @@ def _calibrate(options: Options, report: StageReport) -> None:
 
 def check(options: Options) -> Inputs:
     """Reads the small files and refuses a request that cannot be met; see `calibrate` for its exceptions."""
-    subject = Subject.read(options.model, options.device)
     group = options.format.group(options.group_size)
-    subject.source.config.check_calibration(group, options.calib_seq_len, options.tp_size)
+    ModelConfig.read(options.model).check_calibration(group, options.calib_seq_len, options.tp_size)
+    subject = Subject.read(options.model, options.device)
     blocks = data.calibration_blocks(options.calib_data, subject.tokenizer, options.calib_size, options.calib_seq_len)
     _check_vocabulary(subject.source, int(blocks.max()))
     return Inputs(**vars(subject), blocks=blocks)

@@ -149,6 +149,7 @@ def test_names_the_file_that_is_missing(calibrated: Calibrated, tmp_path: Path, 
 
 def test_names_the_tensor_that_is_missing(calibrated: Calibrated, tmp_path: Path) -> None:
     folder = shutil.copytree(calibrated.checkpoint, tmp_path / "copy")
+    (folder / "source_config.json").unlink()  # it says how many layers there are, too
     tiny.change_config(folder, num_hidden_layers=3)
     with pytest.raises(UserError, match=r"no tensor transformer\.layers\.2\."):
         Checkpoint(folder).model(torch.float32)

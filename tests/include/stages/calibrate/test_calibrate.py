@@ -55,6 +55,7 @@ def test_writes_checkpoint_tokenizer_and_reference(llama: Path, run: Run) -> Non
     names = {path.name for path in out.iterdir()}
     assert names == {
         "config.json",
+        "source_config.json",
         "rank0.safetensors",
         "tokenizer",
         "reference.json",

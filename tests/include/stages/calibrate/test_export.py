@@ -168,8 +168,8 @@ def test_tied_embeddings_and_an_odd_vocabulary_survive(tmp_path: Path) -> None:
 
 def test_biases_win_over_what_tensorrt_llm_fills_in(calibrated: Calibrated) -> None:
     """Where tensorrt_llm is installed, its config class leaves a mlp_bias that says False for every Llama."""
-    config = {"quantization": {}, "mlp_bias": False, "attn_bias": False, "qwen_type": "qwen"}
+    config = {"quantization": {}, "mlp_bias": False, "attn_bias": False, "qwen_type": "qwen", "head_size": 16}
     source = calibrated.source.config
-    _complete(config, calibrated.model, ARCHITECTURES[source.architecture])
+    _complete(config, calibrated.model, ARCHITECTURES[source.architecture], {})
     assert (config["mlp_bias"], config["attn_bias"]) == (source.mlp_bias, source.qkv_bias)
     assert config["qwen_type"] == ("qwen2" if source.architecture == "Qwen2ForCausalLM" else "qwen")

@@ -14,8 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from include.stages.calibrate import __main__, original
-from include.stages.calibrate.loading import load_model, load_tokenizer
-from include.stages.calibrate.source import SourceModel
+from include.stages.calibrate.stage import Subject
 from tests.support import tiny_models as tiny
 
 TASKS = (
@@ -57,8 +56,9 @@ def test_each_task_has_the_models_own_greedy_answer(
     assert [one["prompt"] for one in answered] == [task["prompt"] for task in TASKS]
     assert [one["judge"] for one in answered] == ["contains", "regex", "contains"]
     assert answered[2]["original"] is None, "it is longer than the model's 256 positions"
-    tokenizer = load_tokenizer(llama)
-    model = load_model(SourceModel.read(llama), "cpu", torch.float32)
+    subject = Subject.read(llama, "cpu")
+    tokenizer, model = subject.tokenizer, subject.load("cpu", torch.float32)
+    never = {"suppress_tokens": list(subject.vocabulary.missing) or None}
     for one, task in zip(answered[:2], TASKS, strict=False):
         messages = [{"role": "user", "content": task["prompt"]}]
         ids = (
@@ -68,7 +68,7 @@ def test_each_task_has_the_models_own_greedy_answer(
         )
         length = int(task["max_tokens"])
         answer = model.generate(
-            torch.tensor([ids]), max_new_tokens=length, do_sample=False, eos_token_id=257, pad_token_id=257
+            torch.tensor([ids]), max_new_tokens=length, do_sample=False, eos_token_id=257, pad_token_id=257, **never
         )
         assert (one["prompt_tokens"], one["chat"]) == (len(ids), chat == "auto")
         assert one["original"] == tokenizer.decode(answer[0, len(ids) :], skip_special_tokens=True)
