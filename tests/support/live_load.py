@@ -1,6 +1,7 @@
 """Constant requests to the live address, from a process of its own; says at its end what was counted.
 
-Each client has a connection of its own that it keeps, and sends the next request when it has the answer to the last.
+Each client has a connection of its own that it keeps, and sends the next request a moment after it has the answer to
+the last: what goes on meanwhile needs the host, too.
 The requests of the first have what the second argument adds. Ends when its standard input does.
 """
 
@@ -15,7 +16,8 @@ from itertools import repeat
 import httpx
 
 CLIENTS = 4
-REQUEST = {"text_input": "x", "max_tokens": 20, "top_k": 1}
+PAUSE_S = 0.25
+REQUEST = {"text_input": "x", "max_tokens": 8, "top_k": 1}
 
 
 def ask(
@@ -30,6 +32,7 @@ def ask(
                 said = f"failed: {type(error).__name__} {error}"
             counts[said] += 1
             answered.release()
+            done.wait(PAUSE_S)
 
 
 def main() -> None:
