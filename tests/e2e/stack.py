@@ -14,7 +14,7 @@ from typing import Any
 from include.artifacts.store import ArtifactStore
 from include.deploy.init import read_env
 from include.host.ports import free_ports
-from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE
+from include.runners.container_job import LABEL_PARTIAL, LABEL_STORE, LABEL_TASK
 from include.settings import PROJECT, Settings
 from tests.e2e.rest import AnyPath
 
@@ -77,9 +77,9 @@ class Stack:
         path = self.data / "logs" / f"dag_id={dag}" / f"run_id={run}" / f"task_id={task}" / f"attempt={attempt}.log"
         return path.read_text() if path.exists() else ""
 
-    def stages(self, engine: Any) -> list[str]:
-        """Ids of the stage containers that run."""
-        labels = [f"{LABEL_STORE}={self.store.root}", LABEL_PARTIAL]
+    def stages(self, engine: Any, task: str = "") -> list[str]:
+        """Ids of the stage containers that run, or of those of one task."""
+        labels = [f"{LABEL_STORE}={self.store.root}", LABEL_PARTIAL, *([f"{LABEL_TASK}={task}"] if task else [])]
         return [found["Id"] for found in engine.containers(filters={"label": labels})]
 
     def save_model(self) -> None:

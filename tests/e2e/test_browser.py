@@ -47,6 +47,7 @@ LOGS = {
         "target openvino: int4 in groups of 64",
     ],
     "pull_model": [rf"(hit: |made )models/{SLUG}@[0-9a-f]{{12}} \("],
+    "measure_original": [r"(hit: |made )originals/[0-9a-f]{12} \("],
     "calibrate_awq": [r"(hit: |made )checkpoints/[0-9a-f]{12} \("],
     "build_engine": [r"(hit: |made )engines/[0-9a-f]{12} \("],
     "assemble_repository": ["miss: ", r"made repositories/[0-9a-f]{12} \("],

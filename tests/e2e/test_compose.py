@@ -43,7 +43,7 @@ from tests.support.live import live_record
 pytestmark = [pytest.mark.docker, pytest.mark.story]
 
 WAIT_S = 900
-CALIBRATE, BUILD = "calibrate_awq", "build_engine"
+MEASURE, CALIBRATE, BUILD = "measure_original", "calibrate_awq", "build_engine"
 CHECK = "rebuild_on_change"
 FORM = {
     "Model": ["model"],
@@ -192,7 +192,7 @@ def test_no_service_runs_as_root(stack: Stack, engine: Any) -> None:
 
 
 def test_a_killed_gpu_worker_is_made_up_for(stack: Stack, interrupted: str, engine: Any) -> None:
-    (container,) = wait_for(lambda: stack.stages(engine), "from the trigger to the calibration's container")
+    (container,) = wait_for(lambda: stack.stages(engine, CALIBRATE), "from the trigger to the calibration's container")
     with frozen(engine, container):
         wait_for(lambda: stack.api.tasks(run.DAG, interrupted)[CALIBRATE].state == "running", "Airflow's word for it")
         worker = stack.container("gpu-worker")
@@ -207,7 +207,7 @@ def test_a_killed_gpu_worker_is_made_up_for(stack: Stack, interrupted: str, engi
 
 
 def test_a_killed_scheduler_is_made_up_for(stack: Stack, interrupted: str, engine: Any) -> None:
-    (container,) = wait_for(lambda: stack.stages(engine), "the build's container")
+    (container,) = wait_for(lambda: stack.stages(engine, BUILD), "the build's container")
     with frozen(engine, container):
         scheduler = stack.container("scheduler")
         engine.kill(scheduler)
@@ -225,7 +225,7 @@ def test_the_whole_dag_ran_on_two_workers(stack: Stack, interrupted: str) -> Non
     ran = {i["task_id"]: (i["hostname"], i["queue"]) for i in instances(stack, interrupted) if i["hostname"]}
     host = platform.node()
     assert ran.pop("pull_model") == ("worker", "default")
-    assert {task for task, where in ran.items() if where == (host, "gpu")} == {CALIBRATE, BUILD}
+    assert {task for task, where in ran.items() if where == (host, "gpu")} == {MEASURE, CALIBRATE, BUILD}
     assert {"check_request", "launch_triton", "promote_release", "stop_candidate"} <= {
         task for task, where in ran.items() if where == (host, "serve")
     }

@@ -73,7 +73,8 @@ def test_a_long_silence_is_no_end(spec: Spec, log: list[str]) -> None:
 def test_the_program_finds_the_stage_code(runner: StageContainers, spec: Spec, log: list[str]) -> None:
     run_to_end(runner, spec("cd $PYTHONPATH; find . -type f | sort; cat include/errors.py > /dev/null && pwd"))
     folders = (PROJECT / "include" / name for name in ("model", "stages"))
-    code = {f"./{path.relative_to(PROJECT)}" for folder in folders for path in folder.rglob("*.py")}
+    files = [path for folder in folders for kind in ("*.py", "*.jsonl") for path in folder.rglob(kind)]
+    code = {f"./{path.relative_to(PROJECT)}" for path in files}
     assert set(log) == {CODE_ROOT, "./include/__init__.py", "./include/errors.py", "./include/reading.py", *code}
 
 
