@@ -16,22 +16,26 @@ from typing import Any
 
 from include.model.config import DTYPE_BYTES
 from include.stages.calibrate.parser import Options
-from include.stages.calibrate.tasks import Task, read_tasks
+from include.stages.calibrate.tasks import BUILTIN_FILE, Task, read_tasks
 from include.stages.common import StageReport, log, run_stage
 
 TASKS_FILE = "tasks.json"
+BUILTIN = "builtin"
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class OriginalOptions:
-    """One measurement. Without ``tasks`` no task is asked; ``chat``: in the model's chat template, if it has one."""
+    """One measurement. Without ``tasks`` no task is asked, by `BUILTIN` those of this folder, which travel with it.
+
+    ``chat``: they are asked in the model's chat template, if it has one.
+    """
 
     model: Path
     out: Path
     device: str = Options.device
     dtype: str = Options.dtype
-    tasks: Path | None = None
+    tasks: str | None = None
     chat: str = "off"
 
 
@@ -43,7 +47,7 @@ def parse(argv: Sequence[str] | None = None) -> OriginalOptions:
     add("--out", type=Path, required=True, help="existing, empty directory")
     add("--device", choices=("cpu", "cuda"), default=OriginalOptions.device)
     add("--dtype", choices=DTYPE_BYTES, default=OriginalOptions.dtype)
-    add("--tasks", type=Path, help="JSON lines: see docs/gates.md")
+    add("--tasks", help=f"{BUILTIN}, or a file of JSON lines: see docs/gates.md")
     add("--chat", choices=("auto", "off"), default=OriginalOptions.chat, help="tasks in the chat template")
     return OriginalOptions(**vars(parser.parse_args(argv)))
 
@@ -63,7 +67,7 @@ def measure_original(options: OriginalOptions, report: StageReport) -> None:
     from include.stages.vocabulary import silenced
 
     with report.part("check"):
-        tasks = tuple(read_tasks(options.tasks).values()) if options.tasks else ()
+        tasks = _read(options.tasks) if options.tasks else ()
         subject = Subject.read(options.model, options.device)
         if options.device == "cpu":
             memory.check_model_fits(subject.source, torch.float32.itemsize)
@@ -78,6 +82,10 @@ def measure_original(options: OriginalOptions, report: StageReport) -> None:
     (options.out / TASKS_FILE).write_text(json.dumps({"tasks": answers}, indent=1, ensure_ascii=False))
     describe(options.device, report)
     report.results |= {"perplexity": before.perplexity, "tasks": len(tasks)}
+
+
+def _read(tasks: str) -> tuple[Task, ...]:
+    return tuple(read_tasks(BUILTIN_FILE if tasks == BUILTIN else Path(tasks)).values())
 
 
 def _answers(model: Any, tokenizer: Any, tasks: Sequence[Task], chat: str) -> list[dict[str, Any]]:  # noqa: ANN401

@@ -76,6 +76,14 @@ def test_the_program_reads_model_and_tasks(context: Context, checked: Checked, p
     assert "--tasks" not in measure_original.job(context, off, pulled).args
 
 
+def test_tasks_that_are_built_in_come_with_the_program(context: Context, checked: Checked, pulled: Pulled) -> None:
+    """A container's engine may not see the worker's own files."""
+    builtin = checked.model_copy(update={"request": checked.request.model_copy(update={"task_data": "builtin"})})
+    job = measure_original.job(context, builtin, pulled)
+    assert job.args[-2:] == ("--tasks", "builtin")
+    assert job.reads == (pulled.model.load(context.store).path,)
+
+
 def test_a_calibration_begins_with_it_and_has_the_key_that_it_has_without(
     context: Context, checked: Checked, pulled: Pulled
 ) -> None:
