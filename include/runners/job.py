@@ -46,6 +46,8 @@ class Command:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "TQDM_MININTERVAL": "5",
+            # Threads that spin while they wait take the cores from those that they wait for, if others use them, too.
+            "OMP_WAIT_POLICY": "passive",
         }
         return cls((interpreter, "-m", module, *args), {**common, **env})
 

@@ -282,7 +282,7 @@ def test_a_person_approves(story: Story) -> None:
 
 def test_the_release_is_live_and_answers(story: Story, deployment: Deployment) -> None:
     story.page.goto(f"dags/{DAG}/runs/{story.run}")
-    expect(story.page.get_by_text("Success", exact=True)).to_have_count(1 + len(LOGS))
+    expect(story.page.get_by_text("Success", exact=True)).to_have_count(1 + len(LOGS), timeout=3 * STEP_MS)
     story.picture("run-succeeded")
     story.page.goto("plugin/hf2triton-releases")
     page = story.page.frame_locator("iframe[title=Releases]")

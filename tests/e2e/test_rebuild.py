@@ -129,7 +129,9 @@ def test_the_schedule_brings_a_followed_model_to_the_live_address(
 ) -> None:
     run = scene.ended("smollm2", 1)
     assert (run["state"], run["triggered_by"]) == ("success", "operator")
-    assert run["note"].startswith("smollm2: new: no run was started for this entry yet; ")
+    outcome, _, why = run["note"].partition("\n")
+    assert outcome.endswith("-> release 1, promoted")
+    assert why.startswith("smollm2: new: no run was started for this entry yet; ")
     assert releases.live(MODEL.name).name == f"{SLUG}/1"
     assert ask(live.replace("ensemble", MODEL.name))
 
@@ -154,11 +156,17 @@ def test_a_changed_setting_and_a_new_commit_start_one_run_each(scene: Scene, rel
     scene.follow("live", entry("smollm2", str(MODEL), settings={**SETTINGS, "max_batch_size": 4}))
     scene.follow("broken", entry("broken", "org/other", targt="openvino"))
     run = scene.ended("smollm2", 2)
-    assert (run["state"], run["note"]) == ("success", "smollm2: changed: settings.max_batch_size: 8 -> 4")
+    assert (run["state"], run["note"].splitlines()[-1]) == (
+        "success",
+        "smollm2: changed: settings.max_batch_size: 8 -> 4",
+    )
     assert releases.live(MODEL.name).name == f"{SLUG}/2"
     assert ask(live.replace("ensemble", MODEL.name))
     run = scene.ended("tiny", 2)
-    assert (run["conf"]["revision"], run["note"]) == (new, f"tiny: changed: commit: {old[:12]}... -> {new[:12]}...")
+    assert (run["conf"]["revision"], run["note"].splitlines()[-1]) == (
+        new,
+        f"tiny: changed: commit: {old[:12]}... -> {new[:12]}...",
+    )
 
 
 def test_a_broken_entry_is_shown_and_hurts_nothing(scene: Scene) -> None:

@@ -125,7 +125,7 @@ def test_after_a_no_the_release_is_rejected_and_the_task_fails_with_who_and_why(
 ) -> None:
     ask(approval, **ASKED)
     with pytest.raises(GateFailure, match=f"release {MODEL}/1 is rejected by ann .*: too slow"):
-        approval.execute_complete(context(approval), answer("Reject", comment="too slow"))
+        approval.execute_complete(context(approval), event=answer("Reject", comment="too slow"))
     assert releases.state(releases.get(MODEL, 1)) == "rejected"
     assert releases.get(MODEL, 1).approvals[0].answer.comment == "too slow"
 
@@ -134,7 +134,7 @@ def test_after_a_yes_everything_goes_on(
     releases: ReleaseStore, approval: ReleaseApprovalOperator, asked: list[dict[str, Any]]
 ) -> None:
     ask(approval, **ASKED)
-    approval.execute_complete(context(approval), answer("Approve"))
+    approval.execute_complete(context(approval), event=answer("Approve"))
     (kept,) = releases.get(MODEL, 1).approvals
     assert (kept.answer.approved, kept.answer.by, kept.run) == (True, "ann", RUN)
 
@@ -145,7 +145,7 @@ def test_the_answer_goes_to_the_release_that_was_asked_about_whatever_tasks_hand
     Deployment(Settings()).release("deux", model=MODEL)
     ask(approval, **ASKED)
     approval.inputs = {**approval.inputs, "release": {"model": MODEL, "number": 2}}
-    approval.execute_complete(context(approval), answer("Approve"))
+    approval.execute_complete(context(approval), event=answer("Approve"))
     assert [len(release.approvals) for release in releases.every()] == [1, 0]
 
 
@@ -154,7 +154,7 @@ def test_an_answer_to_a_question_of_before_it_was_cleared_decides_nothing(
 ) -> None:
     ask(approval, **ASKED)
     with pytest.raises(UserError, match="no release has a record of this question"):
-        approval.execute_complete(context(approval, ti="2"), answer("Approve"))
+        approval.execute_complete(context(approval, ti="2"), event=answer("Approve"))
 
 
 def test_no_answer_in_time_is_a_no_of_nobody(
@@ -162,7 +162,7 @@ def test_no_answer_in_time_is_a_no_of_nobody(
 ) -> None:
     ask(approval, **ASKED)
     with pytest.raises(GateFailure, match="nobody answered in time"):
-        approval.execute_complete(context(approval), answer("Reject", user=None))
+        approval.execute_complete(context(approval), event=answer("Reject", user=None))
     assert "nobody answered in time" in releases.get(MODEL, 1).approvals[0].answer.line
 
 
@@ -171,7 +171,7 @@ def test_an_approval_by_default_is_none(
 ) -> None:
     ask(approval, **ASKED)
     with pytest.raises(UserError, match="nobody is not among the approvers"):
-        approval.execute_complete(context(approval), answer("Approve", user=None))
+        approval.execute_complete(context(approval), event=answer("Approve", user=None))
 
 
 def test_an_answer_without_a_choice_is_refused(
@@ -179,7 +179,7 @@ def test_an_answer_without_a_choice_is_refused(
 ) -> None:
     ask(approval, **ASKED)
     with pytest.raises(UserError, match="the answer chooses nothing"):
-        approval.execute_complete(context(approval), {**answer("Approve"), "chosen_options": []})
+        approval.execute_complete(context(approval), event={**answer("Approve"), "chosen_options": []})
     assert releases.get(MODEL, 1).approvals[0].answer is None
 
 
@@ -205,7 +205,7 @@ def test_a_rollback_asks_the_deployments_approvers(
     assert "It is a rollback. Live now: nothing." in question["body"]
     assert question["assigned_users"] == [{"id": "admin", "name": "admin"}]
     with pytest.raises(GateFailure, match="is rejected by admin"):
-        rollback.execute_complete(context(rollback), answer("Reject", user="admin"))
+        rollback.execute_complete(context(rollback), event=answer("Reject", user="admin"))
 
 
 @pytest.mark.parametrize("by", ["ann", None])
@@ -220,10 +220,10 @@ def test_who_triggered_the_run_is_known(
     settings.cache_clear()
     ask(approval, **ASKED, by=by)
     if by is None:
-        approval.execute_complete(context(approval, by=by), answer("Approve"))
+        approval.execute_complete(context(approval, by=by), event=answer("Approve"))
     else:
         with pytest.raises(UserError, match="ann has triggered this run"):
-            approval.execute_complete(context(approval, by=by), answer("Approve"))
+            approval.execute_complete(context(approval, by=by), event=answer("Approve"))
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def message_first(execute: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(execute)
-    def told(self: BaseOperator, context: Context, *arguments: Any) -> Any:  # noqa: ANN401
+    def told(self: BaseOperator, context: Context, **arguments: Any) -> Any:  # noqa: ANN401
         try:
-            return execute(self, context, *arguments)
+            return execute(self, context, **arguments)
         except PipelineError as error:
             failure = error
         self.log.error("%s: %s", type(failure).__name__, failure)
