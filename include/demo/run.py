@@ -20,22 +20,12 @@ from include.demo.airflow import DAG
 from include.demo.api import AirflowApi, TaskState
 from include.errors import ToolError, UserError
 from include.live.proxy import proxy_of
+from include.report.runs import ORDER
 from include.requests.release import SEED_PROMPT
 from include.settings import Settings
 
-STAGES = (
-    "check_request",
-    "pull_model",
-    "measure_original",
-    "calibrate_awq",
-    "build_engine",
-    "assemble_repository",
-    "launch_triton",
-    "validate_generate",
-    "promote_release",
-    "stop_candidate",
-    "finish_run",
-)
+STAGES = tuple(task for task in ORDER if task != "approve_release")
+"""The tasks that run if nobody is asked."""
 SEED_REQUEST = {
     "text_input": SEED_PROMPT,
     "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]},

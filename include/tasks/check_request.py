@@ -130,12 +130,7 @@ def check_calibration_file(request: ReleaseRequest) -> None:
 def calibration_file_digest(request: ReleaseRequest) -> str:
     """The sha256 of the calibration file that the request names; raises as `check_calibration_file`."""
     check_calibration_file(request)
-    try:
-        return sha256_of(Path(request.calib_data))
-    except OSError as error:
-        raise UserError(
-            f"{request.calib_data} cannot be read: {error.strerror}", where="field calib_data", fix="put the file back"
-        ) from error
+    return _digest_of(request.calib_data, "calib_data")
 
 
 def _check_calibration_text(request: ReleaseRequest, folder: Path) -> None:
@@ -164,11 +159,15 @@ def check_task_file(context: Context, request: ReleaseRequest) -> None:
 
 def task_file_digest(request: ReleaseRequest) -> str:
     """The sha256 of the file of tasks that the request names."""
+    return _digest_of(request.task_data, "task_data")
+
+
+def _digest_of(path: str, field: str) -> str:
     try:
-        return sha256_of(Path(request.task_data))
+        return sha256_of(Path(path))
     except OSError as error:
         raise UserError(
-            f"{request.task_data} cannot be read: {error.strerror}", where="field task_data", fix="put the file back"
+            f"{path} cannot be read: {error.strerror}", where=f"field {field}", fix="put the file back"
         ) from error
 
 
