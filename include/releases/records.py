@@ -171,6 +171,10 @@ class Release(ReleaseId):
         """True if it was made by this request; fields that earlier versions did not have count as their defaults."""
         return {**ReleaseRequest().model_dump(mode="json"), **self.request} == request
 
+    def replaces(self, live: Release | None) -> bool:
+        """True if the release that is live under this one's name is known to be of another model."""
+        return bool(live and live.source and live.identity != self.identity)
+
     @property
     def format(self) -> str:
         """The title of the format of its weights."""
@@ -324,7 +328,7 @@ class ReleaseStore:
     def replaced_model(self, release: Release) -> Release | None:
         """The live release of another model that this one would take the served name from."""
         live = self.lives().get(release.served_name)
-        return live if live and live.source and live.identity != release.identity else None
+        return live if release.replaces(live) else None
 
     def check_names(self, name: str, aliases: Iterable[str], model: str, *, given: bool) -> None:
         """Checks that a release of a model may be served under these names, of which ``name`` was ``given``, or not.

@@ -39,7 +39,6 @@ def compose(
 
     ``live``: the live release that has the served name; ``address`` and ``curl``: fields of the report.
     """
-    replaced = live if live and live.model != release.model else None
     return ReleaseReport(
         **dict(verdicts),
         subject=Subject(
@@ -49,7 +48,7 @@ def compose(
             source=release.chain["model"],
             served_name=release.served_name,
             aliases=release.aliases,
-            replaces=replaced.name if replaced else "",
+            replaces=live.name if live and release.replaces(live) else "",
         ),
         runs=_with(known.runs if known else (), run.id),
         run=run,
