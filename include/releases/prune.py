@@ -172,7 +172,8 @@ class Pruner:
             for kind, name in (*release.chain.items(), (Kind.REPOSITORY, release.repository)):
                 released.setdefault(self.store.root / kind / name, f"release {release.name} is {why}")
         texts = self._texts_of_damage()
-        found = {path: released.get(path) or self._own_reason(path, texts) for path in self._artifacts}
+        ordered = dict.fromkeys([*(path for path in released if path in self._artifacts), *self._artifacts])
+        found = {path: released.get(path) or self._own_reason(path, texts) for path in ordered}
         return self._with_what_they_are_made_from({path: why for path, why in found.items() if why})
 
     def _own_reason(self, path: Path, texts: list[str]) -> str:
@@ -200,7 +201,9 @@ class Pruner:
         new = roots
         while new:
             kept |= new
-            makers = {value: path for path in new for value in _strings(self._artifacts[path].manifest.inputs)}
+            # Of several, the first: what a live release needs comes before all else.
+            inputs = ((path, self._artifacts[path].manifest.inputs) for path in reversed(new))
+            makers = {value: path for path, given in inputs for value in _strings(given)}
             new = {
                 path: f"{maker.parent.name}/{maker.name[:12]} is made from it"
                 for path, artifact in self._artifacts.items()
