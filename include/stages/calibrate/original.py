@@ -5,7 +5,6 @@ Nothing here depends on the group size or on the format, so calibrations with ot
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from include.model.config import DTYPE_BYTES
-from include.stages.calibrate.parser import Options
+from include.stages.calibrate.parser import Options, model_parser
 from include.stages.calibrate.tasks import BUILTIN_FILE, Task, read_tasks
 from include.stages.common import StageReport, log, run_stage
 
@@ -41,12 +39,8 @@ class OriginalOptions:
 
 def parse(argv: Sequence[str] | None = None) -> OriginalOptions:
     """The options out of the command line; exits with 2 and a usage line on a bad one."""
-    parser = argparse.ArgumentParser(prog="include.stages.calibrate.original", description=__doc__)
+    parser = model_parser("include.stages.calibrate.original", __doc__)
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="Hugging Face model directory")
-    add("--out", type=Path, required=True, help="existing, empty directory")
-    add("--device", choices=("cpu", "cuda"), default=OriginalOptions.device)
-    add("--dtype", choices=DTYPE_BYTES, default=OriginalOptions.dtype)
     add("--tasks", help=f"{BUILTIN}, or a file of JSON lines: see docs/gates.md")
     add("--chat", choices=("auto", "off"), default=OriginalOptions.chat, help="tasks in the chat template")
     return OriginalOptions(**vars(parser.parse_args(argv)))

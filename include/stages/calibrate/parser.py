@@ -54,14 +54,21 @@ def _at_least(low: int) -> type:
     return number  # type: ignore[return-value]
 
 
-def parse(argv: Sequence[str] | None = None) -> Options:
-    """The options out of the command line; exits with 2 and a usage line on a bad one."""
-    parser = argparse.ArgumentParser(prog="include.stages.calibrate", description=__doc__)
+def model_parser(program: str, about: str | None) -> argparse.ArgumentParser:
+    """The arguments of every program that loads a model: which one, where the results go, and what to compute in."""
+    parser = argparse.ArgumentParser(prog=program, description=about)
     add = parser.add_argument
     add("--model", type=Path, required=True, help="Hugging Face model directory")
     add("--out", type=Path, required=True, help="existing, empty directory")
     add("--device", choices=("cpu", "cuda"), default=Options.device)
     add("--dtype", choices=DTYPE_BYTES, default=Options.dtype)
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """The options out of the command line; exits with 2 and a usage line on a bad one."""
+    parser = model_parser("include.stages.calibrate", __doc__)
+    add = parser.add_argument
     add("--group-size", type=_at_least(2), default=Options.group_size, help="weights that share one scale")
     add("--calib-size", type=_at_least(1), default=Options.calib_size, help="token blocks")
     add("--calib-seq-len", type=_at_least(2), default=Options.calib_seq_len, help="tokens in a block")
