@@ -23,8 +23,8 @@ from tests.support.planted import swapped_tokenizer
 from .conftest import PYTHON, TEMPLATES, Endpoint, values
 
 PROMPTS = ("How do I count to nine", "The quick brown fox", "Once upon a time", "Python is a language")
-# Speed has tests of its own, and a random model has no quality.
-GATES = tuple(gate for gate in gates_for(ReleaseRequest(task_data="off")) if gate.name not in ("speed", "quality"))
+# Speed has tests of its own, a random model has no quality, and no original was asked the tasks.
+GATES = tuple(gate for gate in gates_for(ReleaseRequest()) if gate.name not in ("speed", "quality", "tasks"))
 TOKENS = 32
 
 # Where the faulty server's code goes wrong while the fault's name stands in a file.
