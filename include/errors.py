@@ -81,10 +81,25 @@ class Cancelled(PipelineError):
     """A person has stopped the run."""
 
 
-_CLASSES = (UserError, GateFailure, HostError, ToolError, TransientError)
+class Ended(TransientError):
+    """Airflow has ended the task: its run was cancelled, it was cleared or marked, or its worker stops.
+
+    Only after the last is there a retry: Airflow takes no news of a task that it has given another state.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the program was stopped with its task",
+            where="Airflow ended the task: its run or the task was stopped, or its worker",
+            fix="trigger the run again if nobody meant to stop it: finished stages are taken from the store",
+        )
+
+
+CLASSES = (UserError, GateFailure, HostError, ToolError, TransientError)
+"""The failures that travel between processes."""
 
 
 def from_dict(fields: dict[str, str]) -> PipelineError:
     """The failure that `PipelineError.to_dict` described; an unknown class becomes a `ToolError`."""
-    classes = {c.__name__: c for c in _CLASSES}
+    classes = {c.__name__: c for c in CLASSES}
     return classes.get(fields["class"], ToolError)(fields["what"], where=fields["where"], fix=fields["fix"])

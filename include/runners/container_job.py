@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from include.artifacts.kind import Kind
 from include.artifacts.store import ArtifactStore, Claim
-from include.errors import PipelineError, TransientError
+from include.errors import Ended, PipelineError
 from include.files import Log
 from include.host.docker.containers import Container
 from include.host.docker.engine import EngineAway
@@ -70,7 +70,7 @@ class ContainerRunner:
             self._finish(container_id, command.argv, claim)
 
     def stop(self) -> None:
-        """Removes the container; then `run` raises a `TransientError`."""
+        """Removes the container; then `run` raises `Ended`."""
         self._stopped = True
         if self._labels:
             self._remove_all()
@@ -130,7 +130,7 @@ class ContainerRunner:
             ended = self.containers.follow(container_id)
             if not ended.succeeded:
                 raise self.containers.failure_of(ended, argv, claim.partial)
-        except TransientError:
+        except PipelineError:
             self._check_not_stopped()
             raise
         claim.commit()
@@ -166,7 +166,7 @@ class ContainerRunner:
 
     def _check_not_stopped(self) -> None:
         if self._stopped:
-            raise TransientError("the container was stopped with its task")
+            raise Ended
 
 
 def sweep(containers: StageContainers, store: ArtifactStore) -> None:

@@ -99,7 +99,7 @@ class Runner(Protocol):
         """
 
     def stop(self) -> None:
-        """Ends the program and all processes that it started; then `run` raises."""
+        """Ends the program and all processes that it started; then `run` raises `Ended`."""
 
 
 def stage_code(module: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, ClassVar
 
 from include.artifacts.store import Claim
-from include.errors import HostError, PipelineError, ToolError, from_dict
+from include.errors import Ended, HostError, PipelineError, ToolError, from_dict
 from include.files import Log
 from include.runners.job import Command, FindTarget, StageJob, inherited
 from include.settings import PROJECT
@@ -49,6 +49,7 @@ class ProcessRunner:
         self._log = log
         self._lease = lease
         self._process: subprocess.Popen[str] | None = None
+        self._stopped = False
 
     def run(self, job: StageJob, claim: Claim) -> None:
         """Makes the claim's artifact; if the store has it already, starts nothing."""
@@ -65,7 +66,8 @@ class ProcessRunner:
         """Runs ``command --out out`` to its end.
 
         Raises:
-            PipelineError: of the class that the program reported, else `ToolError` with its last lines.
+            PipelineError: of the class that the program reported, else `ToolError` with its last lines; `Ended` after
+                `stop`.
         """
         # setpriv: the kernel ends the program if this process is killed before it can do so.
         argv = [*self._without_network(), "setpriv", "--pdeathsig", "KILL", *command.argv, "--out", str(out)]
@@ -87,7 +89,9 @@ class ProcessRunner:
                 tail.append(line)
             code = self._process.wait()
         finally:
-            self.stop()
+            self._end()
+        if self._stopped:
+            raise Ended
         if code != 0:
             raise failure(command.argv, code, out, list(tail))
 
@@ -101,6 +105,11 @@ class ProcessRunner:
         return ()
 
     def stop(self) -> None:
+        """Ends the program; then `run` raises `Ended`."""
+        self._stopped = True
+        self._end()
+
+    def _end(self) -> None:
         """Ends the program and all processes that it started, if it still runs."""
         process = self._process
         if process is None or process.poll() is not None:

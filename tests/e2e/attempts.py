@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from hf2triton.operators.docker_stage import DockerStageOperator
 from include.context import Context as TaskContext
-from include.errors import PipelineError, from_dict
+from include.errors import CLASSES, PipelineError, from_dict
 from include.host.docker.containers import ContainerSpec
 from include.runners import container as docker_runner
 from include.runners.job import Command, StageJob
@@ -174,7 +174,7 @@ def _work(attempt: Attempt, lines: Connection) -> None:
         try:
             lines.send(operator.execute(context))
         except PipelineError as error:
-            known = next(kind for kind in type(error).__mro__ if kind.__module__ == "include.errors")
+            known = next(kind for kind in type(error).__mro__ if kind in CLASSES)
             lines.send({**error.to_dict(), "class": known.__name__})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ from hf2triton.operators import TaskOperator
 from hf2triton.operators.failures import outcome_of
 from hf2triton.runs import read
 from include.context import Context
-from include.errors import Cancelled, GateFailure, HostError, PipelineError, UserError
+from include.errors import Cancelled, Ended, GateFailure, HostError, PipelineError, TransientError, UserError
 from include.releases.run import RunRecord, TaskTime
 from include.report.runs import ORDER, Task
 from include.requests.release import ReleaseRequest
@@ -172,6 +173,18 @@ def test_the_message_of_a_failure_comes_before_a_traceback_without_our_frames(
     ]
     assert caught.value.__cause__ is None
     assert "refuse" not in [entry.name for entry in caught.traceback]
+
+
+def test_a_task_that_ends_with_its_run_does_not_say_what_came_of_the_run() -> None:
+    told: list[str] = []
+
+    def end(context: Context) -> None:
+        raise Ended
+
+    instance = SimpleNamespace(dag_id="d", xcom_push=lambda key, value: told.append(key))
+    with pytest.raises(TransientError, match="stopped with its task"):
+        TaskOperator(task_id="calibrate_awq", call=end).execute({"ti": instance, "run_id": "r", "params": {}})
+    assert told == [ERROR]
 
 
 def finish(**states: str) -> None:

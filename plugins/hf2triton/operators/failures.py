@@ -8,7 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from hf2triton.context import ERROR, OUTCOME, keep
-from include.errors import Cancelled, GateFailure, PipelineError, UserError
+from include.errors import Cancelled, Ended, GateFailure, PipelineError, UserError
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -32,7 +32,8 @@ def message_first(execute: Callable[..., Any]) -> Callable[..., Any]:
             failure = error
         self.log.error("%s: %s", type(failure).__name__, failure)
         self.log.debug("it was raised here", exc_info=failure)
-        keep(context, OUTCOME, outcome_of(failure, self.task_id))
+        if not isinstance(failure, Ended):  # of a cancelled run, `finish_run` tells what came of it
+            keep(context, OUTCOME, outcome_of(failure, self.task_id))
         keep(context, ERROR, str(failure))
         raise failure.with_traceback(None) from None
 

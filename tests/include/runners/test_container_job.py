@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from include.artifacts.store import ArtifactStore
-from include.errors import HostError, PipelineError, ToolError, TransientError
+from include.errors import Ended, HostError, PipelineError, ToolError, TransientError
 from include.host.docker.containers import Container, ContainerSpec
 from include.host.docker.engine import EngineAway
 from include.runners.container import StageContainers
@@ -159,6 +159,22 @@ def test_a_failure_leaves_nothing(engine: Engine, store: ArtifactStore, failure:
 def test_a_runner_that_is_stopped_says_so_and_leaves_nothing(engine: Engine, store: ArtifactStore) -> None:
     runner = attempt(engine, store)
     runner.stop()
-    with pytest.raises(TransientError, match="stopped with its task"):
+    with pytest.raises(Ended, match="stopped with its task"):
+        make(runner, store)
+    assert (engine.containers, partials(store)) == ({}, [])
+
+
+@pytest.mark.parametrize("failure", [TransientError("gone"), HostError("killed: (OOM)"), ToolError("143")])
+def test_a_stop_while_the_container_runs_is_no_failure_of_its_program(
+    engine: Engine, store: ArtifactStore, failure: PipelineError
+) -> None:
+    runner = attempt(engine, store)
+
+    def follow(container_id: str) -> Container:
+        runner.stop()
+        raise failure
+
+    engine.follow = follow  # type: ignore[method-assign]
+    with pytest.raises(Ended):
         make(runner, store)
     assert (engine.containers, partials(store)) == ({}, [])
