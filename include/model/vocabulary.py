@@ -13,7 +13,7 @@ from include.model.tokenizer import TokenizerFacts
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_CONVERTED = re.compile(r"(Llama|CodeLlama|Gemma)Tokenizer(Fast)?|PreTrainedTokenizerFast|TokenizersBackend")
+_CONVERTED = re.compile(r"(Llama|CodeLlama|Gemma)Tokenizer(Fast)?|PreTrainedTokenizerFast")
 """The classes that `include.stages.calibrate` makes a tokenizer.json for, of a ``tokenizer.model``."""
 _BYTE_PAIRS = re.compile(r"(GPT2|Qwen2)Tokenizer(Fast)?")
 """The classes that are made of ``vocab.json`` and ``merges.txt``."""
@@ -45,6 +45,8 @@ def check_tokenizer(folder: Path, facts: TokenizerFacts, vocab_size: int) -> Non
         _check_tokens(folder, facts, vocab_size)
     elif facts.has_code:
         raise _refused(folder, "its tokenizer is made by code in the repository, which is never run")
+    elif facts.of_transformers_5:
+        raise _refused(folder, f"its {TOKENIZER_CONFIG_FILE} is of transformers 5, which never saves without one")
     elif (file := folder / TOKENIZER_MODEL).exists():
         content = read_file(file)
         if not content.startswith(_SENTENCEPIECE) and not is_tiktoken(content):

@@ -232,6 +232,16 @@ BY_FILES = {
         SAVE_JSON,
     ),
     "an unknown tokenizer": (tokenizer_model(SENTENCEPIECE, tokenizer_class="MyTokenizer"), "MyTokenizer", SAVE_JSON),
+    "tiktoken of transformers 5": (
+        tokenizer_model(TIKTOKEN, tokenizer_class="TokenizersBackend"),
+        "tokenizer_config.json is of transformers 5",
+        SAVE_JSON,
+    ),
+    "SentencePiece of transformers 5": (
+        tokenizer_model(SENTENCEPIECE, tokenizer_class="LlamaTokenizer", extra_special_tokens=["<x>"]),
+        "tokenizer_config.json is of transformers 5",
+        SAVE_JSON,
+    ),
     "neither form": (tokenizer_model(b"\x00 what is this"), "neither a SentencePiece model nor tiktoken", "again"),
     "a pointer as tokenizer.model": (tokenizer_model(POINTER), "Git LFS pointer", "git lfs pull"),
     "no merges": (both(lambda files: files.pop("tokenizer.json"), put(vocab__json=b"{}")), "merges.txt", SAVE_JSON),
