@@ -29,10 +29,11 @@ from typing import Any
 
 import httpx
 import psutil
+from aiohttp import ClientSession
 
 from benchmarks.serving import PROMPTS
 from include.context import Context
-from include.gates.load import Burst, Timing, Workload, burst
+from include.gates.load import Burst, Timing, Workload, burst, post
 from include.host import services
 from include.host.ports import free_ports
 from include.host.services import ServiceRecord
@@ -195,23 +196,20 @@ def endless(tokenizer: Path, copy: Path) -> Path:
     return copy
 
 
-async def complete(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | NoAnswer:
+async def complete(http: ClientSession, body: dict[str, Any]) -> Timing | NoAnswer:
     """One request of the load as a completion of OpenAI's API."""
     asked = {"model": NAME, "prompt": body["text_input"], "max_tokens": body["max_tokens"], "temperature": 0}
-    parts: list[tuple[float, bytes]] = []
-    sent = time.perf_counter()
     options = {"stream": True, "stream_options": {"include_usage": True}}
-    async with http.stream("POST", "/v1/completions", json=asked | options) as answer:
-        async for part in answer.aiter_raw():
-            parts.append((time.perf_counter() - sent, part))
-    text = b"".join(part for _, part in parts).decode()
-    events = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")]
+    received = await post(http, "/v1/completions", asked | options)
+    if isinstance(received, NoAnswer):
+        return received
+    events = [line.removeprefix("data: ") for line in received.text.splitlines() if line.startswith("data: {")]
     usage = json.loads(events[-1]).get("usage") if events else None
     if not usage:
-        return NoAnswer(text[:200])
+        return NoAnswer(received.text[:200])
     if usage["completion_tokens"] != body["max_tokens"]:
         return NoAnswer(f"an answer of {usage['completion_tokens']} tokens, and not of {body['max_tokens']}")
-    return Timing(usage["completion_tokens"], latency_s=parts[-1][0], first_s=parts[0][0])
+    return Timing(usage["completion_tokens"], received.last_s, received.first_s)
 
 
 def make_release(context: Context, model: Path, precision: str) -> Path:

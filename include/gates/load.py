@@ -1,25 +1,26 @@
 """A constant load on Triton's generate endpoint, and the times that its clients see.
 
 Ours, as aiperf takes 16 CPU seconds to start each run and 0.4 of a core of the host that it measures, and cannot
-alternate between two servers; benchmarks/serving.py holds the two against each other (docs/serving-figures.md).
+alternate between two servers; benchmarks/serving.py holds the two against each other (docs/serving-figures.md). By
+aiohttp, which takes a quarter of the CPU time of httpx for each part of a stream, from a host that the engine fills.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal
-
-import httpx
+from typing import TYPE_CHECKING, Any, Literal
 
 from include.gates.verdict import Load, Percentiles
 from include.triton.client import TIMEOUT_S, Client, Endpoint, NoAnswer, events, path_of, read_answer
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Burst:
         return self.tokens / self.seconds
 
 
-Ask = Callable[[httpx.AsyncClient, dict[str, Any]], Awaitable[Timing | NoAnswer]]
+Ask = Callable[["ClientSession", dict[str, Any]], Awaitable[Timing | NoAnswer]]
 """Sends one request of a `Workload`, and times its answer."""
 
 
@@ -112,11 +113,10 @@ def load_of(server: Literal["candidate", "live"], concurrency: int, bursts: Sequ
 
 
 async def _burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurrency: int, ask: Ask) -> Burst:
-    limits = httpx.Limits(max_connections=concurrency)
-    no_certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading them would take longer than a small burst
-    async with httpx.AsyncClient(
-        base_url=endpoint.url, timeout=TIMEOUT_S, limits=limits, trust_env=False, verify=no_certificates
-    ) as http:
+    from aiohttp import ClientSession, ClientTimeout, TCPConnector
+
+    patience = ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
+    async with ClientSession(endpoint.url, timeout=patience, connector=TCPConnector(limit=concurrency)) as http:
         waiting = iter(bodies)
 
         async def client() -> list[Timing | NoAnswer]:
@@ -132,22 +132,43 @@ async def _burst(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], concurren
     )
 
 
-async def _ask(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing | NoAnswer:
-    """Notes when each part of the answer came, and reads them only at the end, to take no time from the others."""
+async def _ask(http: ClientSession, body: dict[str, Any]) -> Timing | NoAnswer:
+    received = await post(http, path_of("generate_stream" if body["stream"] else "generate"), body)
+    if isinstance(received, NoAnswer):
+        return received
+    try:
+        tokens = _tokens(received.text, received.status)
+    except NoAnswer as error:
+        return error
+    return Timing(tokens, received.last_s, received.first_s if body["stream"] else None)
+
+
+@dataclass(frozen=True)
+class Received:
+    """A response, and the seconds from its request to its first and its last part."""
+
+    status: int
+    text: str
+    first_s: float
+    last_s: float
+
+
+async def post(http: ClientSession, path: str, body: dict[str, Any]) -> Received | NoAnswer:
+    """Sends a request; of its response nothing is read before the end, to take no time from the others."""
+    from aiohttp import ClientError
+
     parts: list[tuple[float, bytes]] = []
     sent = perf_counter()
     try:
-        async with http.stream(
-            "POST", path_of("generate_stream" if body["stream"] else "generate"), json=body
-        ) as answer:
-            async for part in answer.aiter_raw():
+        async with http.post(path, json=body) as answer:
+            async for part in answer.content.iter_any():
                 parts.append((perf_counter() - sent, part))
-        tokens = _tokens(b"".join(part for _, part in parts).decode(), answer.status_code)
-    except httpx.TransportError as error:
+    except (ClientError, TimeoutError) as error:
         return NoAnswer(f"{type(error).__name__}: {error}")
-    except NoAnswer as error:
-        return error
-    return Timing(tokens, latency_s=parts[-1][0], first_s=parts[0][0] if body["stream"] else None)
+    text = b"".join(part for _, part in parts).decode()
+    if not parts:
+        return NoAnswer(f"HTTP {answer.status}, and nothing else")
+    return Received(answer.status, text, first_s=parts[0][0], last_s=parts[-1][0])
 
 
 def _tokens(text: str, status: int) -> int:
