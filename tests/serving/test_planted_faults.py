@@ -31,7 +31,11 @@ TOKENS = 32
 PATCHES = (
     ("postprocessing/1/model.py", "return text[: len(text) - overhang]", "return said(text, bool(context))"),
     ("tensorrt_llm/1/options.py", "max_new_tokens = self.max_tokens", "max_new_tokens = most(self.max_tokens)"),
-    ("tensorrt_llm/1/engine.py", "if listener.token(token_id)", "if listener.token(spoken(token_id))"),
+    (
+        "tensorrt_llm/1/engine.py",
+        "listener.tokens(_new_tokens(handle))",
+        "listener.tokens(spoken(_new_tokens(handle)))",
+    ),
 )
 FUNCTIONS = """
 
@@ -44,8 +48,8 @@ def said(text, later):
 def most(tokens):
     return min(tokens, 3) if planted("stops early") else tokens
 
-def spoken(token_id):
-    return 100 if planted("goes round in circles") else token_id
+def spoken(ids):
+    return [100] * len(ids) if planted("goes round in circles") else ids
 """
 FAULTS = {
     "empty": "test_prompts",

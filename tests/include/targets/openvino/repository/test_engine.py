@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import openvino_genai as genai
@@ -31,10 +31,14 @@ class Collector:
     def cancelled(self) -> bool:
         return len(self.ids) >= self._leave_after
 
-    def token(self, token_id: int) -> bool:
-        self.ids.append(token_id)
-        self.begun.set()
+    def tokens(self, token_ids: Sequence[int]) -> bool:
+        self.ids += token_ids
+        if self.ids:
+            self.begun.set()
         return len(self.ids) >= self._stop_after
+
+    def show(self) -> None:
+        pass
 
     def end(self) -> None:
         self._over.set()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,18 +25,28 @@ class Letters:
 
 
 class Sender:
-    """Triton, which keeps what it is sent."""
+    """Triton, which keeps what it is sent; ``slow``: it takes nothing before `free` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, slow: bool = False) -> None:
         self.sent: list[dict[str, Any]] = []
         self.asked = 0
+        self.gone = False
+        self.taking, self.free = threading.Event(), threading.Event()
+        if not slow:
+            self.free.set()
 
     def send(self, response: dict[str, Any], flags: int) -> None:
+        self.taking.set()
+        assert self.free.wait(60)
         self.sent.append(response)
 
     def is_cancelled(self) -> bool:
         self.asked += 1
-        return False
+        return self.gone
+
+
+def at_once(work: Callable[..., None], *arguments: Any) -> None:
+    work(*arguments)
 
 
 @pytest.fixture
@@ -50,18 +61,19 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     del sys.modules["replies"]
 
 
-def streamed(replies: Any, sender: Sender, outputs: set[str]) -> Any:
+def streamed(replies: Any, sender: Sender, outputs: set[str], post: Callable[..., None] = at_once) -> Any:
     """An answer that is streamed as stream 7."""
     hangups = SimpleNamespace(open=lambda: 7, close=lambda stream: None, hung_up=lambda stream: False)
     wishes = replies.Wishes(one_each=True, outputs=frozenset(outputs), pad_id=0)
-    reply = replies.Reply(sender, wishes, lambda: False, hangups)
+    reply = replies.Reply(sender, post, wishes, lambda: False, hangups)
     return reply.answer(3, Transcript(Letters(), StopWords()))  # type: ignore[arg-type]
 
 
 def test_only_the_outputs_that_are_wished_for_are_made(replies: Any) -> None:
     sender = Sender()
     answer = streamed(replies, sender, {"output_ids", "sequence_length", "num_output_tokens"})
-    answer.token(5)
+    answer.tokens([5])
+    answer.show()
     answer.end()
     assert [set(one) for one in sender.sent] == [{"output_ids", "sequence_length", "num_output_tokens"}] * 2
     assert sender.sent[0]["output_ids"].tolist() == [[[5]]]
@@ -77,6 +89,62 @@ def test_who_has_gone_is_asked_at_intervals_and_with_the_next_piece(
     answer = streamed(replies, sender, POSTPROCESSINGS)
     for token in range(5):
         assert not answer.cancelled()
-        answer.token(token)
+        answer.tokens([token])
+        answer.show()
     assert [one["stream_number"].item() for one in sender.sent] == [7, 0, 0, 7, 0]
     assert sender.asked == 2
+
+
+def test_no_token_waits_for_the_piece_before_it_and_none_is_lost(replies: Any) -> None:
+    outbox, sender = replies.Outbox(on_failure=pytest.fail), Sender(slow=True)
+    answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
+    for token in range(5):
+        answer.tokens([token])
+        answer.show()
+    answer.end()
+    assert not sender.sent
+    sender.free.set()
+    outbox.close()
+    assert [one["output_ids"].flatten().tolist() for one in sender.sent] == [[0], [1], [2], [3], [4], []]
+
+
+def test_a_client_that_is_slow_to_take_a_piece_holds_up_no_other(replies: Any) -> None:
+    outbox, slow, fast = replies.Outbox(on_failure=pytest.fail), Sender(slow=True), Sender()
+    for sender in (slow, fast):
+        answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
+        answer.tokens([5])
+        answer.end()
+    assert fast.taking.wait(60)
+    assert not slow.sent
+    slow.free.set()
+    outbox.close()
+    assert len(slow.sent) == len(fast.sent) == 1
+
+
+def test_nothing_is_sent_to_a_client_that_has_gone(replies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    triton, logged = sys.modules["triton_python_backend_utils"], list[str]()
+    error = type("TritonError", (), {"CANCELLED": 1, "__init__": lambda self, message, code: None})
+    monkeypatch.setattr(triton, "TritonError", error, raising=False)
+    monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_info=logged.append), raising=False)
+    sender = Sender()
+    answer = streamed(replies, sender, {"output_ids"})
+    answer.tokens([5])
+    sender.gone = True
+    assert answer.cancelled()
+    answer.show()
+    answer.end()
+    assert [list(one) for one in sender.sent] == [["error"]]
+    assert logged == ["the client has gone: cancelled after 1 tokens"]
+
+
+def test_a_response_that_cannot_be_sent_ends_the_server(replies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    triton, logged, ended = sys.modules["triton_python_backend_utils"], list[str](), threading.Event()
+    monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_error=logged.append), raising=False)
+    outbox, sender = replies.Outbox(on_failure=ended.set), Sender()
+    monkeypatch.setattr(sender, "send", lambda response, flags: 1 / 0)
+    answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
+    answer.tokens([5])
+    answer.show()
+    assert ended.wait(60)
+    outbox.close()
+    assert logged == ["a response cannot be sent: division by zero"]

@@ -71,11 +71,7 @@ class PlayedLLM:
 class Collector:
     """A listener that keeps what it hears."""
 
-    def __init__(self, stop_after: int = 1 << 30, slow: bool = False) -> None:
-        """``slow``: a piece is not sent before the test says so."""
-        self.showing, self.sent = threading.Event(), threading.Event()
-        if not slow:
-            self.sent.set()
+    def __init__(self, stop_after: int = 1 << 30) -> None:
         self.ids: list[int] = []
         self.error: Exception | None = None
         self.gone = False
@@ -92,8 +88,6 @@ class Collector:
         return len(self.ids) >= self._stop_after
 
     def show(self) -> None:
-        self.showing.set()
-        assert self.sent.wait(60)
         shown = sum(map(len, self.pieces))
         if self.ids[shown:]:
             self.pieces.append(self.ids[shown:])
@@ -120,8 +114,8 @@ def failed() -> threading.Event:
 def ask(llm: PlayedLLM, failed: threading.Event) -> Iterator[Callable[..., Collector]]:
     running = engine.Engine(lambda: llm, max_queue_size=2, on_failure=failed.set)
 
-    def submit(*ids: int, stop_after: int = 1 << 30, slow: bool = False) -> Collector:
-        listener = Collector(stop_after, slow)
+    def submit(*ids: int, stop_after: int = 1 << 30) -> Collector:
+        listener = Collector(stop_after)
         running.submit([engine.Task(ids, None, listener)])
         return listener
 
@@ -144,14 +138,6 @@ def test_the_first_token_is_shown_at_once_and_the_end_waits_for_no_piece(
     assert listener.over.wait(60)
     assert listener.pieces[0] == [5]
     assert listener.ids == [5, 6, 7]
-
-
-def test_an_answer_that_is_slow_to_send_holds_up_no_other(ask: Callable[..., Collector]) -> None:
-    slow = ask(5, 99, slow=True)
-    wait_for(slow.showing.is_set)
-    assert ask(6, 7).over.wait(60)
-    assert not slow.pieces
-    slow.sent.set()
 
 
 def test_a_stop_word_ends_the_answer_and_vllms_work(ask: Callable[..., Collector], llm: PlayedLLM) -> None:

@@ -24,8 +24,11 @@ class Listener(Protocol):
     def cancelled(self) -> bool:
         """Whether nobody waits any more."""
 
-    def token(self, token_id: int) -> bool:
-        """Takes the answer's next token; returns whether the answer ends with it."""
+    def tokens(self, token_ids: Sequence[int]) -> bool:
+        """Takes the answer's next tokens; returns whether the answer ends with one of them."""
+
+    def show(self) -> None:
+        """Streams what was taken since the last piece, if pieces are wanted."""
 
     def end(self) -> None:
         """No token follows."""
@@ -136,11 +139,11 @@ def _advance(handle: genai.GenerationHandle, listener: Listener) -> bool:
         listener.fail(EngineFailure("cancelled"))
         return True
     while handle.can_read():
-        for token_id in _new_tokens(handle):
-            if listener.token(token_id):
-                handle.stop()
-                listener.end()
-                return True
+        if listener.tokens(_new_tokens(handle)):
+            handle.stop()
+            listener.end()
+            return True
+        listener.show()
     return _settle(handle.get_status(), listener)
 
 

@@ -17,7 +17,7 @@ from engine import Engine, EngineFailure, Task
 from hangups import Connections, Hangups, connection_of
 from options import InvalidRequest, Options
 from pipeline import Capacity, EngineConfig, load_compiler, load_pipeline, load_tokenizer
-from replies import Reply, Wishes
+from replies import Outbox, Reply, Wishes
 from text import Decoder, StopWords, Transcript, near
 
 _OPTION_INPUTS = {
@@ -100,6 +100,7 @@ class TritonPythonModel:
         self._max_seq_len = int(values["max_seq_len"])
         self._hangups = Hangups()
         self._connections = Connections()
+        self._outbox = Outbox(on_failure=_stop_server)
         tokenizer_dir = near(values["tokenizer_dir"])
         self._decoder = Decoder(tokenizer_dir, _flag(values["skip_special_tokens"]))
         tokenizer = load_tokenizer(tokenizer_dir)
@@ -122,7 +123,8 @@ class TritonPythonModel:
             hangups = self._hangups if self._streams(inputs) else None
             gone = partial(self._connections.lacks, connection_of(request.parameters()))
             gone()  # a first look, while the client most likely waits: only what was seen is missed
-            reply = Reply(request.get_response_sender(), _wishes(inputs, self._decoupled), gone, hangups)
+            sender = request.get_response_sender()
+            reply = Reply(sender, self._outbox.lane(), _wishes(inputs, self._decoupled), gone, hangups)
             try:
                 inputs.check_neutral()
                 self._begin([self._task(inputs, row, reply) for row in range(inputs.size)], reply)
@@ -136,13 +138,14 @@ class TritonPythonModel:
         if self._compiler:
             self._compiler.close()
         self._engine.close()
+        self._outbox.close()
 
     def _begin(self, tasks: list[Task], reply: Reply) -> None:
         """Hands the tasks to the engine as soon as their bad words are compiled, if its kind compiles them."""
         submit = partial(self._submit, tasks, reply)
         if self._compiler:
             invalid = partial(reply.failed, code=pb_utils.TritonError.INVALID_ARG)
-            self._compiler.compile([task.config for task in tasks], submit, invalid, reply.cancelled)
+            self._compiler.compile([task.config for task in tasks], submit, invalid, reply.gone)
         else:
             submit()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,6 +19,38 @@ from hangups import Hangups
 from text import Piece, Transcript
 
 _CANCEL_CHECK_S = 0.25
+_LANES = 4
+
+
+Post = Callable[..., None]
+"""Has a function called soon, with the arguments that follow it; what it is given is done in this order."""
+
+
+class Outbox:
+    """Threads that send responses: Triton takes one in a round trip, which no engine should wait for."""
+
+    def __init__(self, on_failure: Callable[[], None]) -> None:
+        """``on_failure`` is called when a response cannot be sent, for which its client would wait for ever."""
+        self._on_failure = on_failure
+        self._lanes = [ThreadPoolExecutor(1, thread_name_prefix="outbox") for _ in range(_LANES)]
+        self._next = itertools.cycle(self._lanes)
+
+    def lane(self) -> Post:
+        """One of the threads."""
+        return partial(self._post, next(self._next))
+
+    def close(self) -> None:
+        """Waits until all is sent."""
+        for lane in self._lanes:
+            lane.shutdown()
+
+    def _post(self, lane: Executor, work: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401
+        lane.submit(work, *arguments).add_done_callback(self._check)
+
+    def _check(self, done: Future[Any]) -> None:
+        if error := done.exception():
+            pb_utils.Logger.log_error(f"a response cannot be sent: {error}")
+            self._on_failure()
 
 
 @dataclass(frozen=True)
@@ -34,17 +68,19 @@ class Wishes:
 class Reply:
     """The responses to one Triton request: one when all its answers are whole, or one for each answer.
 
-    With ``hangups`` each answer comes in pieces.
+    With ``hangups`` each answer comes in pieces. ``post`` has them sent, and has it asked whether the client has gone.
     """
 
     def __init__(
         self,
         sender: pb_utils.InferenceResponseSender,
+        post: Post,
         wishes: Wishes,
         disconnected: Callable[[], bool],
         hangups: Hangups | None = None,
     ) -> None:
         self._sender = sender
+        self._post = post
         self._disconnected = disconnected
         self._wishes = wishes
         self._hangups = hangups
@@ -66,30 +102,42 @@ class Reply:
         return self._answers[-1]
 
     def cancelled(self) -> bool:
-        """Whether the client has gone; asks four times a second at most, for each question is a round trip.
+        """Whether the client is known to have gone; has it asked four times a second at most.
 
         So does postprocessing, with a piece that has the stream's number.
         """
         now = time.monotonic()
         if not self._over and now - self._asked_at > _CANCEL_CHECK_S:
             self._asked_at, self._asking = now, True
-            hung_up = self._hangups and self._hangups.hung_up(self._stream)
-            if hung_up or self._disconnected() or self._sender.is_cancelled():
-                tokens = sum(answer.transcript.length for answer in self._answers)
-                pb_utils.Logger.log_info(f"the client has gone: cancelled after {tokens} tokens")
-                self.failed("cancelled", pb_utils.TritonError.CANCELLED)
+            self._post(self.gone)
+        return self._over
+
+    def gone(self) -> bool:
+        """Asks whether the client has gone: a round trip."""
+        hung_up = self._hangups and self._hangups.hung_up(self._stream)
+        if not self._over and (hung_up or self._disconnected() or self._sender.is_cancelled()):
+            tokens = sum(answer.transcript.length for answer in self._answers)
+            pb_utils.Logger.log_info(f"the client has gone: cancelled after {tokens} tokens")
+            self.failed("cancelled", pb_utils.TritonError.CANCELLED)
         return self._over
 
     def progressed(self, answer: Answer) -> None:
         """Streams what ``answer`` has settled."""
-        with self._sending:
-            if not self._over and (piece := answer.transcript.take()):
-                self._send([(answer, piece)], final=False)
+        if not self._over and (piece := answer.transcript.take()):
+            self._post(self._show, answer, piece)
 
     def completed(self, answer: Answer) -> None:
         """Sends the rest of ``answer``, which is whole, or that of all answers once every one is."""
+        self._post(self._complete, answer)
+
+    def _show(self, answer: Answer, piece: Piece) -> None:
         with self._sending:
-            answer.whole = True  # under the lock, so that only one of several answers is the last
+            if not self._over:
+                self._send([(answer, piece)], final=False)
+
+    def _complete(self, answer: Answer) -> None:
+        with self._sending:
+            answer.whole = True
             if self._over:
                 return
             final = all(one.whole for one in self._answers)
@@ -153,13 +201,6 @@ class Answer:
     def cancelled(self) -> bool:
         """Whether nobody waits any more."""
         return self.reply.cancelled()
-
-    def token(self, token_id: int) -> bool:
-        """Takes the answer's next token and streams it; returns whether a stop word ends the answer with it."""
-        if self.tokens([token_id]):
-            return True
-        self.show()
-        return False
 
     def tokens(self, token_ids: Sequence[int]) -> bool:
         """Takes the answer's next tokens; returns whether a stop word ends the answer with one of them."""

@@ -7,12 +7,10 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 _CHECK_S = 0.1
-_SENDERS = 4
 _PIECES_PER_S = 2000
 """What postprocessing, which decodes one piece after the other, can take of all streams together."""
 
@@ -22,7 +20,7 @@ class EngineFailure(Exception):
 
 
 class Listener(Protocol):
-    """Who waits for an answer. `show` and `end` are called one after the other, but not from the engine's thread."""
+    """Who waits for an answer. All methods are called from the engine's thread, and none of them waits."""
 
     streams: bool
 
@@ -66,8 +64,6 @@ class Engine:
         self._in_flight = 0
         self._running: dict[asyncio.Task[None], Listener] = {}
         self._failure: EngineFailure | None = None
-        # Triton takes a response in a round trip, for which vLLM's other answers need not wait.
-        self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sender")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self._thread.start()
@@ -90,7 +86,6 @@ class Engine:
         self._watcher.cancel()
         asyncio.run_coroutine_threadsafe(self._give_up("the engine is shutting down"), self._loop).result()
         self._llm.shutdown()
-        self._senders.shutdown()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -122,8 +117,8 @@ class Engine:
                 break
             if task.listener.streams and (now := time.monotonic()) >= next_piece:
                 next_piece = now + len(self._running) / _PIECES_PER_S
-                await self._loop.run_in_executor(self._senders, task.listener.show)
-        await self._loop.run_in_executor(self._senders, task.listener.end)
+                task.listener.show()
+        task.listener.end()
 
     async def _watch(self) -> None:
         """Ends answers that nobody waits for, and the engine once vLLM's core is dead."""
