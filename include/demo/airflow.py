@@ -15,7 +15,7 @@ from include.demo.api import AirflowApi
 from include.errors import ToolError
 from include.host.ports import check_port_free, http_url
 from include.host.services import ServiceRecord, ServiceSpec, find
-from include.host.services.process import GRACE_S, ProcessBackend
+from include.host.services.process import ProcessBackend
 from include.settings import PROJECT, Settings
 
 DAG = "release_awq_engine"
@@ -23,6 +23,7 @@ READY_TIMEOUT_S = 240
 USER = "admin"
 _DATABASE = "airflow.db"
 _PASSWORDS = "simple_auth_manager_passwords.json.generated"
+_GRACE_S = 15.0  # idle, it takes 11; with tasks that run it would wait for them, without the server that they talk to
 _BACKEND = ProcessBackend(ask=signal.SIGINT)  # makes Airflow stop its components gracefully
 
 
@@ -107,7 +108,7 @@ def stop(settings: Settings) -> bool:
     record = _record(settings)
     running = find(record, ServiceRecord, _BACKEND)
     if running:
-        _BACKEND.stop(running, record, GRACE_S)
+        _BACKEND.stop(running, record, _GRACE_S)
     return running is not None
 
 
