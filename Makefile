@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down \
-    e2e-process e2e-docker e2e-browser e2e-compose gpu-proof lock wheels clean purge
+    test-slow e2e-process e2e-docker e2e-browser e2e-compose gpu-proof lock wheels clean purge
 
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # nvidia-pytriton carries Triton's python backend for both; numpy 1.26 ends at 3.12.
@@ -106,9 +106,12 @@ up: init images ## Airflow on Celery, all of it in containers (docker-compose.ya
 compose-down: ## Stops what make up started; releases stay live, the database and the store stay
 	docker compose down
 
-e2e-process: setup demo-model ## The demo's path, approval, the web UI and promotions cut off at each step (runner: process)
+test-slow: setup demo-model ## Tests that take minutes or put servers under load: speed, promotions cut off at each step
+	$(PYTEST) -m "slow and not e2e and not docker" --durations=10
+
+e2e-process: setup demo-model ## The demo's path, approval, REST, the catalogue and the web UI (runner: process)
 	tests/e2e/chromium.sh
-	$(PYTEST) -s -m "(e2e or slow) and not docker"
+	$(PYTEST) -s -m "e2e and not docker" --durations=25
 
 e2e-browser: setup demo-model ## The web UI in Chromium, to an approved release; screenshots in .local/e2e/browser
 	tests/e2e/chromium.sh
@@ -116,12 +119,12 @@ e2e-browser: setup demo-model ## The web UI in Chromium, to an approved release;
 
 e2e-docker: setup demo-model ## The whole DAG in containers, and what these survive, on a real Docker engine; starts one if need be (root, no registry)
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
-	    $(PYTEST) -m docker --ignore=tests/e2e/test_compose.py
+	    $(PYTEST) -m docker --ignore=tests/e2e/test_compose.py --durations=15
 
 e2e-compose: setup ## docker-compose.yaml on a real Docker engine: two workers, one killed, a queue of runs
 	tests/e2e/chromium.sh
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
-	    export DOCKER_CONFIG=$$(tests/e2e/images/build.sh); $(PYTEST) tests/e2e/test_compose.py -s
+	    export DOCKER_CONFIG=$$(tests/e2e/images/build.sh); $(PYTEST) tests/e2e/test_compose.py -s --durations=10
 
 gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorrt_llm, and a dated record of it in docs/proof
 	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.demo.gpu_proof
