@@ -339,7 +339,8 @@ def test_the_pages_follow_the_dark_mode(story: Story) -> None:
 
 def test_the_pages_fit_a_telephone(story: Story) -> None:
     story.page.set_viewport_size({"width": 420, "height": 900})
-    for page in ("models", f"models/{NAME}", "releases", "presets"):
+    run_page = f"runs/{DAG}/{story.run}"  # leads to its report
+    for page in ("models", f"models/{NAME}", "releases", "presets", run_page, f"{run_page}/tasks"):
         story.page.goto(f"hf2triton/{page}")
         too_wide = "html => html.scrollWidth - html.clientWidth"
         assert story.page.locator("html").evaluate(too_wide) <= 0, page
