@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from textwrap import fill
+from urllib.parse import quote
 
 import psutil
-from playwright.sync_api import Page, ViewportSize, expect
+from playwright.sync_api import ViewportSize, expect
 
 from include import report
 from include.demo import airflow, run
@@ -39,7 +40,7 @@ BEGIN, END = "<!-- figures of make readme -->", "<!-- end of the figures -->"
 IMAGES = Path("docs", "images")
 VIEWPORT: ViewportSize = {"width": 1200, "height": 760}
 WIDTH = 118
-ANSWER_MS = 120_000
+STEP_MS = 120_000
 LOOK_S = 0.2
 
 
@@ -203,13 +204,24 @@ def measured(clone: Path) -> tuple[Figures, ReleaseReport, Settings]:
 
 
 def pictures(found: ReleaseReport, settings: Settings, folder: Path) -> None:
-    """Takes the report's and the playground's picture."""
+    """Takes the pictures of the form, of the demo's first run, of its report, and of the playground."""
     with chromium() as browser:
         page = browser.new_page(base_url=f"{airflow.url_of(settings)}/", viewport=VIEWPORT)
+        expect.set_options(timeout=STEP_MS)
         log_in(page, airflow.USER, airflow.password(settings))
+        page.goto(f"dags/{airflow.DAG}")
+        page.get_by_test_id("trigger-dag-button").click()
+        expect(page.get_by_role("dialog").get_by_role("button", name="Advanced Options")).to_be_visible()
+        page.screenshot(path=folder / "form.png")
+        page.goto(f"dags/{airflow.DAG}/runs/{quote(found.runs[0])}")
+        expect(page.get_by_role("link", name=run.STAGES[0]).last).to_be_visible()
+        page.screenshot(path=folder / "run.png")
         page.goto(f"hf2triton/reports/{found.subject.model}/{found.subject.number}/report.html")
         page.screenshot(path=folder / "report.png")
-        _ask(page, found.subject.served_name)
+        page.goto(f"hf2triton/models/{found.subject.served_name}")
+        page.get_by_label("Prompt").fill(run.CHAT_PROMPT)
+        page.get_by_role("button", name="Ask").click()
+        expect(page.get_by_text("First text after")).to_be_visible()
         page.locator("section", has=page.locator("#playground")).screenshot(path=folder / "playground.png")
 
 
@@ -223,13 +235,6 @@ def main() -> None:
         figures, found, settings = measured(clone)
         pictures(found, settings, PROJECT / IMAGES)
     readme.write_text(rewritten(readme.read_text(), text(figures)))
-
-
-def _ask(page: Page, name: str) -> None:
-    page.goto(f"hf2triton/models/{name}")
-    page.get_by_label("Prompt").fill(run.CHAT_PROMPT)
-    page.get_by_role("button", name="Ask").click()
-    expect(page.get_by_text("First text after")).to_be_visible(timeout=ANSWER_MS)
 
 
 @contextmanager
