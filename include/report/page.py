@@ -38,7 +38,7 @@ from include.triton.servers import ServerRecord
 
 STATIC = Path(__file__).parent / "static"
 """The scripts of the pages."""
-_BADGES = {"success": "pass", "failed": "fail", "upstream_failed": "fail", "running": "running"}
+_BADGES = {"success": "pass", "failed": "fail", "running": "running"}
 _ORDER = {"fail": 0, "ask": 1, "pass": 2, "skip": 3}
 
 
@@ -211,6 +211,8 @@ def _value(value: object) -> object:
     """A field's value as requests have it."""
     if value is None:
         return "not given"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else value
 
 

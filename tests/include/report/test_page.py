@@ -306,7 +306,10 @@ def test_the_tasks_of_a_run_stand_in_their_order() -> None:
 
 
 def test_values_of_fields_stand_as_requests_have_them() -> None:
-    html = render_report(report(request={"streaming": True, "calib_size": None, "test_prompts": ["True"]}))
+    html = render_report(
+        report(request={"streaming": True, "calib_size": None, "aliases": [], "test_prompts": ["True"]})
+    )
     assert "<code>true</code>" in html
     assert "<code>not given</code>" in html
+    assert "<code>none</code>" in html
     assert "<code>True</code>" in html, "a text stays as it is"
