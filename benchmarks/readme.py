@@ -41,6 +41,7 @@ IMAGES = Path("docs", "images")
 VIEWPORT: ViewportSize = {"width": 1200, "height": 760}
 WIDTH = 118
 STEP_MS = 120_000
+MARGIN = 24
 LOOK_S = 0.2
 
 
@@ -222,7 +223,12 @@ def pictures(found: ReleaseReport, settings: Settings, folder: Path) -> None:
         page.get_by_label("Prompt").fill(run.CHAT_PROMPT)
         page.get_by_role("button", name="Ask").click()
         expect(page.get_by_text("First text after")).to_be_visible()
-        page.locator("section", has=page.locator("#playground")).screenshot(path=folder / "playground.png")
+        asked = page.locator("#playground").evaluate("form => form.getBoundingClientRect().bottom + window.scrollY")
+        page.screenshot(
+            path=folder / "playground.png",
+            full_page=True,
+            clip={"x": 0, "y": 0, "width": VIEWPORT["width"], "height": asked + MARGIN},
+        )
 
 
 def main() -> None:
