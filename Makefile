@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down \
-    test-slow e2e-process e2e-docker e2e-browser e2e-compose gpu-proof lock wheels clean purge
+    test-slow e2e-process e2e-docker e2e-browser e2e-compose gpu-proof readme lock wheels clean purge
 
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # nvidia-pytriton carries Triton's python backend for both; numpy 1.26 ends at 3.12.
@@ -58,7 +58,7 @@ endif
 help: ## This list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(AIRFLOW)/.ready $(OPENVINO)/.ready ## The two Python environments (about 2.5 GB)
+setup: $(AIRFLOW)/.ready $(OPENVINO)/.ready ## The two Python environments (about 2.8 GB)
 
 setup-vllm: $(VLLM)/.ready $(MODELOPT)/requirements.txt ## On a GPU host: the environment of target vllm for runner process (about 12 GB)
 
@@ -128,6 +128,10 @@ e2e-compose: setup ## docker-compose.yaml on a real Docker engine: two workers, 
 
 gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorrt_llm, and a dated record of it in docs/proof
 	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.demo.gpu_proof
+
+readme: setup ## README's figures and pictures anew, from make demo in a fresh clone, twice; for a quiet machine
+	tests/e2e/chromium.sh
+	$(AIRFLOW)/bin/python -m benchmarks.readme
 
 lock: $(UV) ## Resolves the locked requirements anew, with the hashes of their files
 	$(COMPILE) --universal pyproject.toml -o requirements.txt

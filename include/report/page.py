@@ -38,7 +38,7 @@ from include.triton.servers import ServerRecord
 
 STATIC = Path(__file__).parent / "static"
 """The scripts of the pages."""
-_BADGES = {"success": "pass", "failed": "fail", "upstream_failed": "fail", "running": "live"}
+_BADGES = {"success": "pass", "failed": "fail", "running": "running"}
 _ORDER = {"fail": 0, "ask": 1, "pass": 2, "skip": 3}
 
 
@@ -127,9 +127,9 @@ def render_run(run: Run, paces: Mapping[str, Pace], now: datetime, *, has_report
     )
 
 
-def render_settings(made: SettingsComparison) -> str:
+def render_settings(made: SettingsComparison, root: str = "") -> str:
     """Settings of one model beside each other."""
-    return _environment().get_template("settings.html.jinja").render(made=made)
+    return _environment().get_template("settings.html.jinja").render(made=made, root=root)
 
 
 def render_message(title: str, text: str, root: str = "") -> str:
@@ -146,7 +146,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_bytes, _change, _figure, _number, _parted, _second, _seconds, _share, _span, _when)
+    filters = (_bytes, _change, _figure, _number, _parted, _second, _seconds, _share, _span, _value, _when)
     environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
     environment.filters["json"] = partial(json.dumps, indent=2)
     return environment
@@ -205,6 +205,15 @@ def _number(value: float) -> str:
 def _figure(value: float) -> str:
     """Like `_number`, with zeros, so that measured values stand below each other."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def _value(value: object) -> object:
+    """A field's value as requests have it."""
+    if value is None:
+        return "not given"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _when(moment: datetime) -> str:

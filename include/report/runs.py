@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from include.releases.run import TaskTime
+from include.releases.run import ARROW, TaskTime
 from include.report.pace import Pace
 
 ORDER = (
@@ -32,6 +32,7 @@ def in_order(tasks: Sequence[TaskTime]) -> list[TaskTime]:
 
 
 _OVER = ("success", "failed")
+_NOT_RUN = {"upstream_failed", "skipped", "removed"}
 _JUDGES = "validate_generate"
 
 
@@ -49,10 +50,12 @@ class Task:
     @property
     def is_over(self) -> bool:
         """True if the task has ended, or will not run."""
-        return self.state in {"success", "failed", "upstream_failed", "skipped", "removed"}
+        return self.state in {*_OVER, *_NOT_RUN}
 
     def elapsed(self, now: datetime) -> float | None:
-        """The seconds of the task so far, or in all."""
+        """The seconds of the task so far, or in all; None if it has not run."""
+        if self.state in _NOT_RUN:
+            return None
         if self.state == "running" and self.began:
             return (now - self.began).total_seconds()
         return self.seconds
@@ -77,8 +80,17 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What the run is and what came of it, in a line."""
-        return self.note.partition("\n")[0] or self.id
+        """What the run is."""
+        return self._line.partition(ARROW)[0] or self.id
+
+    @property
+    def outcome(self) -> str:
+        """What came of the run, if its note says so."""
+        return self._line.partition(ARROW)[2]
+
+    @property
+    def _line(self) -> str:
+        return self.note.partition("\n")[0]
 
     @property
     def in_order(self) -> list[Task]:

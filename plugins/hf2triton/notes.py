@@ -15,6 +15,7 @@ from sqlalchemy.orm import object_session
 
 from hf2triton.context import OUTCOME
 from include.errors import UserError
+from include.releases.run import ARROW
 from include.requests.release import ReleaseRequest
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 NOTE_CHARACTERS = 1000
 """As many as Airflow keeps."""
 
-_ARROW = " -> "
 _BY_HAND = "manually set"
 
 
@@ -66,8 +66,8 @@ def on_dag_run_failed(dag_run: DagRun, msg: str) -> None:
 def with_first_line(note: str | None, subject: str, outcome: str) -> str:
     """The note with our line above what people and schedules wrote; it replaces that of the run's earlier states."""
     lines = (note or "").splitlines()
-    others = lines[1:] if lines and lines[0].partition(_ARROW)[0] == subject else lines
-    line = f"{subject}{_ARROW}{outcome}" if outcome else subject
+    others = lines[1:] if lines and lines[0].partition(ARROW)[0] == subject else lines
+    line = f"{subject}{ARROW}{outcome}" if outcome else subject
     return "\n".join((line, *others))[:NOTE_CHARACTERS]
 
 

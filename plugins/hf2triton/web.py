@@ -99,7 +99,7 @@ async def ask_to_log_in(request: Request, error: HTTPException) -> Response:
 async def say_what_is_wrong(request: Request, error: PipelineError) -> Response:
     """Tells what is wrong with the live address's settings, its keys or its certificate."""
     if "text/html" in request.headers.get("accept", ""):
-        return _site(render_message("The live address cannot be used", str(error)), status.HTTP_503_SERVICE_UNAVAILABLE)
+        return _message("The live address cannot be used", str(error), status.HTTP_503_SERVICE_UNAVAILABLE)
     return await http_exception_handler(request, HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, str(error)))
 
 
@@ -115,7 +115,7 @@ def model(name: Name, before: Chosen = None, after: Chosen = None) -> HTMLRespon
     """One served name, with its history; ``before`` and ``after`` choose the releases that stand side by side."""
     card = _served().card(name)
     if card is None:
-        return _site(render_message("No such model", f"No release has the name {name}."), status.HTTP_404_NOT_FOUND)
+        return _message("No such model", f"No release has the name {name}.", status.HTTP_404_NOT_FOUND)
     return _site(render_model(card, chosen(card, before, after), root_path()))
 
 
@@ -202,7 +202,7 @@ def run_report(dag_id: str, run_id: str) -> Response:
 
 def _comparison(dag_id: str, run_id: str) -> Response | None:
     made = read_comparison(settings().artifacts, run_id) if dag_id == COMPARE_DAG else None
-    return _site(render_settings(made)) if made else None
+    return _site(render_settings(made, root_path())) if made else None
 
 
 def _report_of(dag_id: str, run_id: str) -> Path | None:
@@ -212,7 +212,7 @@ def _report_of(dag_id: str, run_id: str) -> Path | None:
 def _to_report(found: Path | None, reports: str) -> Response:
     if found is None:
         text = "Airflow does not know this run, and no release report belongs to it."
-        return HTMLResponse(render_message("No report", text), status.HTTP_404_NOT_FOUND, _HEADERS)
+        return _message("No report", text, status.HTTP_404_NOT_FOUND)
     return RedirectResponse(f"{reports}/{found.relative_to(_root())}/{report.HTML_FILE}")
 
 
@@ -253,6 +253,10 @@ async def _bounded(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
     async with _asking, aclosing(events):
         async for event in events:
             yield event
+
+
+def _message(title: str, text: str, code: int) -> HTMLResponse:
+    return _site(render_message(title, text, root_path()), code)
 
 
 def _site(html: str, code: int = status.HTTP_200_OK) -> HTMLResponse:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, FrameLocator, Locator, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, FrameLocator, Locator, Page, ViewportSize, expect
 
 from hf2triton.form import OPEN_SECTION
 from include.demo import run
@@ -27,6 +27,7 @@ from include.requests.presets import PRESETS
 from include.requests.release import slug_of
 from include.settings import PROJECT
 from tests.e2e.conftest import OWN, Deployment
+from tests.support.chromium import chromium, log_in
 
 pytestmark = pytest.mark.story
 
@@ -116,11 +117,8 @@ def trigger(form: Locator) -> Locator:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium as installed, else as `playwright install chromium` has downloaded it."""
-    installed = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        yield playwright.chromium.launch(executable_path=next(filter(None, installed), None), args=options)
+    with chromium() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +141,7 @@ def story(deployment: Deployment, browser: Browser) -> Story:
 
 
 def test_log_in(story: Story, deployment: Deployment) -> None:
-    story.page.goto("")
-    story.page.locator("input[name=username]").fill(USER)
-    story.page.locator("input[name=password]").fill(password(deployment.settings))
-    story.page.get_by_role("button", name="Sign in").click()
-    expect(story.page.get_by_role("heading", name="Welcome")).to_be_visible()
+    log_in(story.page, USER, password(deployment.settings))
     story.picture("logged-in")
 
 
@@ -345,7 +339,8 @@ def test_the_pages_follow_the_dark_mode(story: Story) -> None:
 
 def test_the_pages_fit_a_telephone(story: Story) -> None:
     story.page.set_viewport_size({"width": 420, "height": 900})
-    for page in ("models", f"models/{NAME}", "releases", "presets"):
+    run_page = f"runs/{DAG}/{story.run}"  # leads to its report
+    for page in ("models", f"models/{NAME}", "releases", "presets", run_page, f"{run_page}/tasks"):
         story.page.goto(f"hf2triton/{page}")
         too_wide = "html => html.scrollWidth - html.clientWidth"
         assert story.page.locator("html").evaluate(too_wide) <= 0, page

@@ -37,6 +37,7 @@ from tests.e2e import test_browser as web
 from tests.e2e.outage import comes_back
 from tests.e2e.stack import AIRFLOW_IMAGE, TINY, Stack, replacing, stack_in
 from tests.support import wait as waiting
+from tests.support.chromium import log_in
 from tests.support.engine import client_or_skip, frozen
 from tests.support.live import live_record
 
@@ -295,11 +296,8 @@ def test_the_form_in_a_browser_releases(stack: Stack, interrupted: str, browser:
     """What the interrupted run asked for, once more."""
     page = browser.new_page(base_url=stack.api.url)
     page.set_default_timeout(web.STEP_MS)
-    page.goto("/")
-    page.locator("input[name=username]").fill("admin")
-    page.locator("input[name=password]").fill(stack.variables["HF2TRITON_ADMIN_PASSWORD"])
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("heading", name="Welcome")).to_be_visible(timeout=web.STEP_MS)
+    expect.set_options(timeout=web.STEP_MS)
+    log_in(page, "admin", stack.variables["HF2TRITON_ADMIN_PASSWORD"])
     page.goto(f"/dags/{run.DAG}")
     page.get_by_test_id("trigger-dag-button").click()
     form = page.get_by_role("dialog")

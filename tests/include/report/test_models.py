@@ -185,9 +185,9 @@ def test_one_release_is_not_compared() -> None:
 
 
 def test_the_oldest_release_is_compared_with_its_successor() -> None:
-    made = chosen(card(line(2, "rejected"), line(1, "live")), None, None)
+    made = chosen(card(line(2, "candidate"), line(1, "live")), None, None)
     assert made is not None
-    assert (made.before.release.number, made.after.release.number) == (2, 1)
+    assert (made.before.release.number, made.after.release.number) == (1, 2)
 
 
 def test_a_trend_skips_what_was_not_measured() -> None:

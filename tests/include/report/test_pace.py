@@ -54,6 +54,25 @@ def test_another_model_or_target_tells_nothing(releases: ReleaseStore, request_:
     assert paces(releases, request_) == {}
 
 
+@pytest.mark.parametrize(
+    ("note", "title", "outcome"),
+    [
+        ("name int4 g64 -> release 3, promoted\nmine -> theirs", "name int4 g64", "release 3, promoted"),
+        ("name int4 g64 -> refused: a -> b", "name int4 g64", "refused: a -> b"),
+        ("name int4 g64", "name int4 g64", ""),
+        ("", "r", ""),
+    ],
+)
+def test_the_note_of_a_run_tells_what_it_is_and_what_came_of_it(note: str, title: str, outcome: str) -> None:
+    run = Run("release_awq_engine", "r", "success", note, WHEN, None, {})
+    assert (run.title, run.outcome) == (title, outcome)
+
+
+@pytest.mark.parametrize(("state", "seconds"), [("success", 0.4), ("failed", 0.4), ("upstream_failed", None)])
+def test_a_task_that_has_not_run_took_no_time(state: str, seconds: float | None) -> None:
+    assert Task("build_engine", state, seconds=0.4).elapsed(WHEN) == seconds
+
+
 def test_what_is_left_of_a_run_is_what_its_tasks_have_not_used_yet() -> None:
     known = {task: Pace(release="r", seconds=100) for task in ("calibrate_awq", "build_engine", "launch_triton")}
     tasks = {

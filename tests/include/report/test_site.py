@@ -14,8 +14,17 @@ from include.gates import Quality, Sample
 from include.releases.approval import Answer, Approval
 from include.releases.ids import ReleaseId
 from include.releases.records import Outage, Promotion, Retirement
+from include.report.comparison import SettingsComparison
 from include.report.models import Candidate, Card, chosen
-from include.report.page import STATIC, render_model, render_models, render_presets, render_report
+from include.report.page import (
+    STATIC,
+    render_message,
+    render_model,
+    render_models,
+    render_presets,
+    render_report,
+    render_settings,
+)
 from include.requests.operations import RetireRequest, RollbackRequest
 from include.requests.presets import PRESETS
 from tests.include.report.test_models import card, line, measured
@@ -60,8 +69,10 @@ def buttons(html: str) -> list[tuple[str, dict[str, Any]]]:
         render_models([], []),
         render_model(card(line(1, "candidate")), None),
         render_presets(PRESETS),
+        render_message("No such model", "none of this name"),
+        render_settings(SettingsComparison(model="org/name", target="openvino", rows=())),
     ],
-    ids=["model", "models", "no models", "never live", "presets"],
+    ids=["model", "models", "no models", "never live", "presets", "message", "settings"],
 )
 def test_a_page_is_whole_and_loads_only_its_own_scripts(html: str) -> None:
     parsed = Page(html)
