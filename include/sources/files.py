@@ -30,6 +30,7 @@ from include.reading import open_regular
 _HASH_WORKERS = 4
 _SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 _QUANTIZATION_FILES = frozenset({"quantize_config.json", "quant_config.json", "hf_quant_config.json"})
+ADAPTER_FILE = "adapter_config.json"
 # At most more than any disk has: sums of sizes stay numbers that can be told in megabytes.
 Size = Annotated[int, Field(ge=0, le=1 << 50)]
 
@@ -114,18 +115,25 @@ def choose_model_files(paths: Collection[str], where: str) -> list[str]:
 
 
 def _check_plain(paths: Collection[str], where: str) -> None:
-    """Programs that quantize leave a file of their settings beside the weights, whatever ``config.json`` says."""
+    """Programs that quantize or train leave a file of theirs beside the weights, whatever ``config.json`` says."""
     if found := _QUANTIZATION_FILES.intersection(paths):
         raise UserError(
             f"the model is quantized already: it has a {min(found)}",
             where=where,
             fix="name the unquantized model that it was made from",
         )
+    if ADAPTER_FILE in paths:
+        raise UserError(
+            f"an adapter lies beside the model ({ADAPTER_FILE}), and would not be applied",
+            where=where,
+            fix="merge it into its base model (merge_and_unload of PEFT) and name the result; if it is merged already, "
+            f"use a copy without {ADAPTER_FILE}",
+        )
 
 
 def _special_fix(paths: Collection[str]) -> str | None:
     """The advice for what is no model of transformers' format, or only a part of one."""
-    if "adapter_config.json" in paths:
+    if ADAPTER_FILE in paths:
         return "this is a LoRA or another PEFT adapter: merge it into its base model and name the result"
     if any(path.endswith(".gguf") for path in paths):
         return "this holds GGUF files, which are quantized already: name the model they were made from"
