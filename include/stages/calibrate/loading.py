@@ -11,6 +11,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 from include.errors import HostError, UserError
 from include.model.architectures import ARCHITECTURES, Architecture
 from include.model.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from include.model.generation import end_ids
 from include.model.tokenizer import TokenizerFacts
 from include.stages.calibrate.source import SourceModel
 from include.stages.common import has_native_bfloat16
@@ -33,8 +34,9 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
         HostError: there is no GPU, or too little memory.
         UserError: the files lack weights of the model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+    row = ARCHITECTURES[source.config.architecture]
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
         # transformers 4.57 does not see the base in a config of transformers 5 and would use 10000.
@@ -42,6 +44,8 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
         config.max_position_embeddings = source.config.max_position_embeddings
         if source.config.local_rope_theta is not None:
             config.rope_local_base_freq = source.config.local_rope_theta
+        # No answer depends on it, and one beyond the vocabulary would make no embedding.
+        config.pad_token_id = None
         model = AutoModelForCausalLM.from_pretrained(
             source.folder,
             config=config,
@@ -49,6 +53,9 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
             device_map=device_map(device),
             trust_remote_code=False,
             use_safetensors=True,
+            attn_implementation="eager" if row.caps_scores else None,
+            # Not the model's own: its penalties and bans, which no endpoint applies, would change greedy answers, too.
+            generation_config=GenerationConfig(eos_token_id=list(end_ids(source.folder)) or None),
         )
     except torch.OutOfMemoryError as error:
         raise _too_large(source) from error
@@ -64,7 +71,6 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
     # With "auto", what the GPUs cannot hold goes to the host, where a calibration would take hours.
     if device == "cuda" and {"cpu", "disk"} & {str(place) for place in model.hf_device_map.values()}:
         raise _too_large(source)
-    row = ARCHITECTURES[source.config.architecture]
     return (_unfused(model, row) if row.fused else model).eval()
 
 
