@@ -52,9 +52,9 @@ def check_tokenizer(folder: Path, facts: TokenizerFacts, vocab_size: int) -> Non
     _check_beyond(folder, facts, {token: int(number) for number, token in facts.added.items()}, vocab_size)
     if facts.has_code:
         raise _refused(folder, "its tokenizer is made by code in the repository, which is never run")
-    elif facts.of_transformers_5:
+    if facts.of_transformers_5:
         raise _refused(folder, f"its {TOKENIZER_CONFIG_FILE} is of transformers 5, which never saves without one")
-    elif (file := folder / TOKENIZER_MODEL).exists():
+    if (file := folder / TOKENIZER_MODEL).exists():
         content = read_file(file)
         if not content.startswith(_SENTENCEPIECE) and not is_tiktoken(content):
             raise bad_file(file, "it is neither a SentencePiece model nor tiktoken's list of tokens")
