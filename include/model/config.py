@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StrictBool, StrictStr, ValidationError
 
 from include.errors import UserError
 from include.model.architectures import ARCHITECTURES, NO_WINDOW, TARGETS, Architecture, find_architecture
@@ -32,6 +32,8 @@ _WHERE = "field model"
 Count = Annotated[int, Field(strict=True, gt=0, le=2**31 - 1)]
 Layers = Annotated[int, Field(strict=True, gt=0, le=10_000)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e12)]
+# transformers takes null for false.
+Flag = Annotated[StrictBool, BeforeValidator(lambda value: False if value is None else value)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, le=1e12)]
 
 
@@ -46,7 +48,7 @@ class _Shared(BaseModel):
     heads: Count = Field(alias="num_attention_heads")
     vocab_size: Count
     max_position_embeddings: Count
-    tied_embeddings: StrictBool = Field(False, alias="tie_word_embeddings")
+    tied_embeddings: Flag = Field(False, alias="tie_word_embeddings")
 
 
 class _Base(BaseModel):
@@ -90,11 +92,11 @@ class _HfConfig(_Shared):
     rope_parameters: dict[str, JsonValue] | None = None
     dtype: StrictStr | None = None
     torch_dtype: StrictStr | None = None
-    attention_bias: StrictBool = False
-    mlp_bias: StrictBool = False
+    attention_bias: Flag = False
+    mlp_bias: Flag = False
     hidden_act: StrictStr | None = None
     hidden_activation: StrictStr | None = None
-    use_sliding_window: StrictBool = False
+    use_sliding_window: Flag = False
     sliding_window: Count | None = None
     max_window_layers: Annotated[int, Field(strict=True, ge=0)] | None = None
     layer_types: list[StrictStr] | None = None
@@ -414,8 +416,10 @@ def _rope(raw: _HfConfig, architecture: Architecture, where: str) -> _Rotary:
     """
     scaling, local = _parameters(raw, architecture.has_local_rotary_base, where)
     theta = _Base.model_validate({"rope_theta": scaling.pop("rope_theta", raw.rope_theta or 10000.0)}).rope_theta
-    old = scaling.pop("type", "default")
+    old = scaling.pop("type", None)
     kind = scaling.pop("rope_type", old)
+    if kind is None and "factor" in scaling:
+        raise ValueError("the rotary scaling has a factor and no rope_type")
     if scaling.pop("partial_rotary_factor", raw.partial_rotary_factor) != 1:
         raise UserError(
             f"{where}: a rotary embedding of a part of each head is not supported",
@@ -423,7 +427,7 @@ def _rope(raw: _HfConfig, architecture: Architecture, where: str) -> _Rotary:
             fix="use a model without partial_rotary_factor",
         )
     positions = raw.max_position_embeddings
-    if kind == "default":
+    if kind in ("default", None):
         return _Rotary(theta, local, None, positions)
     if kind not in ROPE_TYPES:
         raise UserError(

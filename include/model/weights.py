@@ -197,7 +197,7 @@ def _fields_of(name: str) -> str:
 
 
 def _about_bias(name: str, architecture: str) -> str:
-    if not name.endswith(".bias"):
+    if not re.search(r"\.(self_attn|mlp)\..*\.bias$", name):
         return ""
     fields = sorted(ARCHITECTURES[architecture].biases)
     return f"; biases need {' or '.join(fields)} in it" if fields else f"; a {architecture} has no such bias"

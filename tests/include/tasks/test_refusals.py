@@ -206,6 +206,12 @@ BY_CONFIG = {
         "needs .*low_freq_factor",
         "complete",
     ),
+    "a rope without a type": (config(rope_scaling={"factor": 8.0}), "a factor and no rope_type", "complete"),
+    "a reward model's head": (
+        tensors(score__weight=(1, 64)),
+        "does not speak of, score.weight|score.weight",
+        "of one save",
+    ),
     "su rope": (config(rope_scaling={"type": "su", "factor": 4.0}), "su is not supported", "yarn"),
     "mrope": (config(rope_scaling={"type": "mrope", "mrope_section": [1]}), "mrope is not supported", "yarn"),
     "rope for each kind of layer": (
@@ -249,6 +255,16 @@ BY_FILES = {
         "PEFT",
     ),
     "GGUF": (only(**{"model-Q4_K_M__gguf": b"GGUF"}), "no config.json", "GGUF"),
+    "NeMo": (only(**{"model__nemo": b"x"}), "no config.json", "archive of NeMo"),
+    "ONNX": (only(CONFIG, "tokenizer.json", model__onnx=b"x"), "no safetensors weights", "exported from"),
+    "TensorFlow": (only(CONFIG, "tokenizer.json", tf_model__h5=b"x"), "no safetensors weights", "from_tf=True"),
+    "Flax": (only(CONFIG, "tokenizer.json", flax_model__msgpack=b"x"), "no safetensors", "from_flax=True"),
+    "a model further down": (only(**{"hf/config__json": b"{}"}), "no config.json", "there is one in hf: name that"),
+    "a cache of the Hub": (
+        only(**{"snapshots/0a/config__json": b"{}"}),
+        "no config.json",
+        "there is one in snapshots/0a: name that",
+    ),
     "GGUF with a config": (only(CONFIG, "tokenizer.json", a__gguf=b"GGUF"), "no safetensors weights", "GGUF"),
     "Meta's form": (only(params__json=b"{}", consolidated__00__pth=b"x"), "no config.json", "convert"),
     "Mistral's form": (
@@ -428,6 +444,11 @@ ACCEPTED = {
         architectures=["MistralForCausalLM"], model_type="mistral", attention_bias=True, mlp_bias=True
     ),
     "weights that MLX wrote": of_framework(b"mlx"),
+    "null for false": put(
+        config__json=json.dumps(
+            {**tiny.CONFIG, "tie_word_embeddings": None, "attention_bias": None, "use_sliding_window": None}
+        ).encode()
+    ),
     "old buffers": tensors(
         dtypes={"model.layers.0.self_attn.rotary_emb.inv_freq": "F32"},
         **{"model.layers.0.self_attn.rotary_emb.inv_freq": (8,)},
