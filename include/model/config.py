@@ -247,7 +247,14 @@ class ModelConfig(_Shared):
 
     def _check_gpu_target(self, target: str) -> None:
         """Raises `UserError` for what `openvino`, whose engine is made of transformers' own graph, alone computes."""
-        field, standard = ARCHITECTURES[self.architecture].activation
+        row = ARCHITECTURES[self.architecture]
+        field, standard = row.activation
+        if self.output_bias and "mlp_bias" not in row.biases:
+            raise UserError(
+                f"target {target} leaves biases after the attention of a {self.architecture} out",
+                where="field target",
+                fix="choose target openvino",
+            )
         if self.activation != standard:
             raise UserError(
                 f"target {target} computes the activation {standard} only, the model's {field} is {self.activation}",
@@ -439,6 +446,8 @@ def _rope(raw: _HfConfig, architecture: Architecture, where: str) -> _Rotary:
     known = _Rope.model_validate(scaling)
     if lost := [name for name in _NEEDED.get(str(kind), ()) if name not in scaling]:
         raise ValueError(f"the rotary scaling {kind} needs {', '.join(lost)}")
+    if kind == "dynamic":  # changes nothing within the positions, and beyond them nothing is served
+        return _Rotary(theta, local, None, positions)
     if kind == "yarn":
         trained = known.original_max_position_embeddings or positions
         scaling["original_max_position_embeddings"] = trained

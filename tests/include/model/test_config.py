@@ -133,6 +133,10 @@ class TestRope:
     def test_its_scaling_is_named_one_way(self, fields: dict[str, object]) -> None:
         assert config(LLAMA2_7B, **fields).rope_scaling == {"rope_type": "linear", "factor": 2.0}
 
+    def test_dynamic_scaling_is_none_within_the_positions_that_are_served(self) -> None:
+        read = config(LLAMA2_7B, rope_scaling={"type": "dynamic", "factor": 4.0})
+        assert (read.rope_scaling, read.max_position_embeddings) == (None, 4096)
+
     def test_a_base_of_transformers_5_goes_before_one_of_4(self) -> None:
         read = config(LLAMA2_7B, rope_theta=1e4, rope_parameters={"rope_theta": 1e6, "rope_type": "default"})
         assert read.rope_theta == 1e6
@@ -312,6 +316,15 @@ class TestWindow:
 
 
 class TestTarget:
+    @pytest.mark.parametrize("target", ["tensorrt_llm", "vllm"])
+    def test_biases_that_engines_leave_out_are_for_the_target_that_computes_them(self, target: str) -> None:
+        read = config(QWEN3_0_6B, attention_bias=True)
+        read.check_target("openvino", 4096, "bfloat16")
+        with pytest.raises(UserError, match="biases after the attention of a Qwen3ForCausalLM"):
+            read.check_target(target, 4096, "bfloat16")
+        config(LLAMA2_7B, attention_bias=True, mlp_bias=True).check_target(target, 4096, "bfloat16")
+        config(QWEN2_5_0_5B, attention_bias=True).check_target(target, 4096, "bfloat16")  # it has none there
+
     @pytest.mark.parametrize("target", ["tensorrt_llm", "vllm"])
     def test_another_activation_is_for_the_target_that_computes_it(self, target: str) -> None:
         read = config(LLAMA2_7B, hidden_act="gelu")
