@@ -71,12 +71,15 @@ class _Rope(BaseModel):
     mscale_all_dim: NotNegative | None = None
     truncate: StrictBool | None = None
 
-    @property
-    def is_standard_yarn(self) -> bool:
-        """True if TensorRT-LLM, which knows neither of two fields, stretches as transformers does."""
+    def is_yarn_of(self, target: str) -> bool:
+        """True if ``target`` computes YaRN as transformers does, which takes ``mscale`` only beside its companion.
+
+        vLLM takes neither, TensorRT-LLM each alone. Neither knows ``attention_factor``; vLLM knows ``truncate``.
+        """
         ours = (self.mscale, self.mscale_all_dim) if self.mscale and self.mscale_all_dim else (1, 0)
-        theirs = (1 if self.mscale is None else self.mscale, self.mscale_all_dim or 0)
-        return self.attention_factor is None and self.truncate is not False and ours == theirs
+        alone = (1 if self.mscale is None else self.mscale, self.mscale_all_dim or 0)
+        known = {"tensorrt_llm": alone if self.truncate is not False else None, "vllm": (1, 0)}
+        return self.attention_factor is None and ours == known.get(target, ours)
 
 
 class _HfConfig(_Shared):
@@ -262,13 +265,14 @@ class ModelConfig(_Shared):
                 fix="choose target openvino",
             )
         scaling = self.rope_scaling or {}
-        yarn = scaling.get("rope_type") == "yarn"
-        if target == "tensorrt_llm" and yarn and not _Rope.model_validate(scaling).is_standard_yarn:
+        yarn = _Rope.model_validate(scaling) if scaling.get("rope_type") == "yarn" else None
+        if yarn and not yarn.is_yarn_of(target):
+            others = " or ".join(name for name in TARGETS if name == "openvino" or yarn.is_yarn_of(name))
             raise UserError(
-                "TensorRT-LLM knows no attention_factor and no truncate of YaRN, and takes mscale in another way than "
-                "transformers",
+                f"target {target} computes another YaRN than transformers where rope_scaling has attention_factor, "
+                "mscale or truncate as this model's",
                 where="field target",
-                fix="choose target openvino or vllm",
+                fix=f"choose target {others}",
             )
 
     def quantized_input_dims(self, tp: int = 1) -> dict[str, int]:

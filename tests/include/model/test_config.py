@@ -165,31 +165,31 @@ class TestRope:
             config(LLAMA2_7B, rope_scaling=scaling)
 
     @pytest.mark.parametrize(
-        ("fields", "same"),
+        ("fields", "targets"),
         [
-            ({}, True),
-            ({"mscale": 1.0, "mscale_all_dim": 1.0}, True),
-            ({"mscale": 0.707, "mscale_all_dim": 0.707}, True),
-            ({"mscale": 1.0}, True),
-            ({"mscale": 1.0, "mscale_all_dim": 0.0, "beta_fast": None}, True),
-            ({"mscale": 0.707}, False),
-            ({"mscale_all_dim": 1.0}, False),
-            ({"attention_factor": 1.0}, False),
-            ({"truncate": False}, False),
+            ({}, ["openvino", "tensorrt_llm", "vllm"]),
+            ({"mscale": 1.0, "mscale_all_dim": 0.0, "beta_fast": None}, ["openvino", "tensorrt_llm", "vllm"]),
+            ({"mscale": 1.0}, ["openvino", "tensorrt_llm", "vllm"]),
+            ({"mscale": 1.0, "mscale_all_dim": 1.0}, ["openvino", "tensorrt_llm"]),
+            ({"mscale": 0.707, "mscale_all_dim": 0.707}, ["openvino", "tensorrt_llm"]),
+            ({"mscale": 0.707}, ["openvino", "vllm"]),
+            ({"mscale_all_dim": 1.0}, ["openvino", "vllm"]),
+            ({"truncate": False}, ["openvino", "vllm"]),
+            ({"attention_factor": 1.0}, ["openvino"]),
         ],
         ids=str,
     )
-    def test_tensorrt_llm_gets_the_yarn_that_it_computes_as_transformers_does(
-        self, fields: dict[str, object], same: bool
+    def test_only_targets_that_compute_a_yarn_as_transformers_does_get_it(
+        self, fields: dict[str, object], targets: list[str]
     ) -> None:
         read = config(QWEN3_0_6B, rope_scaling={"rope_type": "yarn", "factor": 4.0, **fields})
-        for target in ("openvino", "vllm"):
-            read.check_target(target, 4096, "bfloat16")
-        if same:
-            read.check_target("tensorrt_llm", 4096, "bfloat16")
-        else:
-            with pytest.raises(UserError, match="openvino or vllm"):
-                read.check_target("tensorrt_llm", 4096, "bfloat16")
+        for target in ("openvino", "tensorrt_llm", "vllm"):
+            if target in targets:
+                read.check_target(target, 4096, "bfloat16")
+                continue
+            with pytest.raises(UserError, match="another YaRN than transformers") as caught:
+                read.check_target(target, 4096, "bfloat16")
+            assert caught.value.fix == f"choose target {' or '.join(targets)}"
 
     def test_yarn_keeps_the_positions_that_it_scales(self) -> None:
         scaling = config(QWEN3_0_6B, rope_scaling={"type": "yarn", "factor": 2.0}).rope_scaling
