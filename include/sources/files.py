@@ -37,6 +37,7 @@ _OTHER_FORMS = {
     ".h5": "these are weights of TensorFlow: load them with from_tf=True, and save the model again",
     ".msgpack": "these are weights of Flax: load them with from_flax=True, and save the model again",
 }
+EMBEDDING_FILE = "config_sentence_transformers.json"
 ADAPTER_FILE = "adapter_config.json"
 # At most more than any disk has: sums of sizes stay numbers that can be told in megabytes.
 Size = Annotated[int, Field(ge=0, le=1 << 50)]
@@ -122,12 +123,18 @@ def choose_model_files(paths: Collection[str], where: str) -> list[str]:
 
 
 def _check_plain(paths: Collection[str], where: str) -> None:
-    """Programs that quantize or train leave a file of theirs beside the weights, whatever ``config.json`` says."""
+    """Programs leave a file of theirs beside the weights that says what these are, whatever ``config.json`` says."""
     if found := _QUANTIZATION_FILES.intersection(paths):
         raise UserError(
             f"the model is quantized already: it has a {min(found)}",
             where=where,
             fix="name the unquantized model that it was made from",
+        )
+    if EMBEDDING_FILE in paths:
+        raise UserError(
+            f"the model makes vectors of texts: it has a {EMBEDDING_FILE} of sentence-transformers",
+            where=where,
+            fix="name a model for text generation",
         )
     if ADAPTER_FILE in paths:
         raise UserError(

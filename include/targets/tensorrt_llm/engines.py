@@ -135,7 +135,7 @@ def check_tokenizer(directory: Path) -> None:
 
 
 def check_vocabulary(directory: Path) -> None:
-    """Raises `UserError` if ids below the tokenizer's last one stand for no token.
+    """Raises `UserError` if ids below the last token, of the tokenizer or at the end of an answer, stand for none.
 
     TensorRT-LLM takes all ids below ``vocab_size`` for tokens: those beyond the last are no part of a checkpoint, but
     nothing keeps an engine from drawing one in between.
@@ -143,7 +143,7 @@ def check_vocabulary(directory: Path) -> None:
     path = directory / TOKENIZER_FILE
     if not path.is_file():
         return
-    ids = set(read_tokenizer(directory).get_vocab().values())
+    ids = {*read_tokenizer(directory).get_vocab().values(), *end_ids(directory)}
     gaps = [one for one in range(max(ids, default=0)) if one not in ids]
     if gaps:
         raise UserError(

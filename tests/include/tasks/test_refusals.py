@@ -293,6 +293,11 @@ BY_FILES = {
         "an adapter lies beside the model",
         MERGE,
     ),
+    "a model of embeddings": (
+        put(config_sentence_transformers__json=b"{}", modules__json=b"[]"),
+        "makes vectors of texts",
+        "text generation",
+    ),
     "an absolute shard": (
         index(weight_map={"lm_head.weight": "/etc/model.safetensors"}),
         "not a path inside",

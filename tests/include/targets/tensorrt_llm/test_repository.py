@@ -278,6 +278,15 @@ def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
     assert "vllm or openvino" in str(refused.value)
 
 
+def test_an_end_token_beyond_the_tokenizer_leaves_a_gap(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, sentencepiece=False)
+    size = len(json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"])
+    for end, refused in ((size, False), (size + 2, True)):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, end]}))
+        with pytest.raises(UserError, match=f"2 ids .* no token, {size} ") if refused else nullcontext():
+            engines.check_vocabulary(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "fields", "refused"),
     [
