@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from enum import IntEnum
 from io import BufferedReader
@@ -87,6 +88,8 @@ def read_lines(path: Path, limit: int = Limit.TEXT_FILE, line_limit: int = Limit
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > limit:
             raise OSError(errno.EFBIG, f"It is larger than {limit:,} bytes", str(path))
+        if file.peek(len(BOM_UTF8)).startswith(BOM_UTF8):  # Windows' editors begin a text so
+            file.seek(len(BOM_UTF8))
         while line := file.readline(line_limit + 1):
             if len(line) > line_limit:
                 raise OSError(errno.EFBIG, f"It has a line of more than {line_limit:,} bytes", str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import re2
 from include.files import read_record
 from include.frozen import Frozen
 from include.stages.calibrate.original import TASKS_FILE
-from include.stages.calibrate.tasks import Judge, Task, bad_tasks, read_tasks
+from include.stages.calibrate.tasks import Judge, Task, bad_tasks, read_tasks, settled
 
+_LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+"""Of a word with spaces around it: Thai, Lao, Burmese, Khmer, Chinese and Japanese set none."""
 _QUIET = re2.Options()
 _QUIET.log_errors = False
 
@@ -62,13 +65,8 @@ def check_tasks(path: Path) -> tuple[Task, ...]:
     return tuple(tasks.values())
 
 
-def _settled(text: str) -> str:
-    """Without regard to case and to how words are spaced."""
-    return " ".join(text.casefold().split())
-
-
 def _exact(task: AnsweredTask, answer: str) -> bool:
-    return _settled(answer) == _settled(task.expected)
+    return settled(answer) == settled(task.expected)
 
 
 def _contains(task: AnsweredTask, answer: str) -> bool:
@@ -82,7 +80,8 @@ def _choice(task: AnsweredTask, answer: str) -> bool:
 
 
 def _regex(task: AnsweredTask, answer: str) -> bool:
-    return _compiled(task.expected).search(answer) is not None
+    # Whether an answer begins with a space depends on the decoder.
+    return _compiled(task.expected).search(unicodedata.normalize("NFC", answer).strip()) is not None
 
 
 _JUDGES: dict[Judge, Callable[[AnsweredTask, str], bool]] = {
@@ -94,11 +93,14 @@ _JUDGES: dict[Judge, Callable[[AnsweredTask, str], bool]] = {
 
 
 def _place(wanted: str, answer: str) -> int | None:
-    """Where an answer has a text as whole words, so that 4 is not found in 14."""
-    found = re.search(rf"(?<!\w){re.escape(_settled(wanted))}(?!\w)", _settled(answer))
+    """Where an answer has a text as whole words and numbers, so that 4 is found neither in 14 nor in 4.5 or -4."""
+    text = settled(wanted)
+    before = r"(?<!\d[.,])(?<!(?<!\w)[-\u2212])" if text[0].isdigit() else ""
+    after = r"(?![.,]\d)" if text[-1].isdigit() else ""
+    found = re.search(rf"(?<!{_LETTER}){before}{re.escape(text)}(?!{_LETTER}){after}", settled(answer))
     return found.start() if found else None
 
 
 def _compiled(expression: str) -> re2._Regexp:
     """RE2 takes linear time, whatever a user writes."""
-    return re2.compile(f"(?i){expression}", _QUIET)
+    return re2.compile(f"(?i){unicodedata.normalize('NFC', expression)}", _QUIET)

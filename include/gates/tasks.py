@@ -48,6 +48,8 @@ class Tasks(
         rating, reason = judge(evidence, Policy(self.max_drop, self.max_relative_drop, self.guard_below))
         left_out = len(trial.tasks) - len(fitting)
         found = f"{_counts(pairs)}; {reason}" + (f"; {left_out} tasks are too long for it" if left_out else "")
+        if pairs and not any(pair.before for pair in pairs):
+            found += "; none could be lost, so these tasks say nothing of this model"
         return GateResult(
             gate=self.name,
             outcome=_OUTCOMES[rating],

@@ -56,6 +56,8 @@ class Architecture:
         name: the class's name, as ``config.json`` has it.
         qkv_bias: query, key and value have a bias even if ``attention_bias`` is not set.
         defaults: the fields of ``config.json`` whose defaults are not Llama's; transformers may leave them out.
+        biases: the fields of ``config.json`` that give its layers biases; it looks at no other.
+        activation: the field of its activation, and the one that engines for GPUs compute.
         window_is_switched: a sliding window counts only where ``use_sliding_window`` is set.
         decoder_type: the name in ModelOpt's export. "qwen" would need tensorrt_llm to be installed.
         checkpoint_fields: what TensorRT-LLM's own config class adds to a checkpoint's ``config.json``, by the
@@ -65,6 +67,7 @@ class Architecture:
         has_local_rotary_base: layers with a window have a rotary base of their own.
         norm_offset: what is added to the weight of each norm: Gemma's are about 0.
         needs_bfloat16: its activations are beyond float16.
+        caps_scores: its attention scores are capped, which PyTorch's fused attention leaves out.
         qk_norm_of_all_heads: the norms of queries and keys are of all heads together, not of each head.
         refused: the targets that cannot serve it, and why.
         models: known ones of it.
@@ -74,6 +77,8 @@ class Architecture:
     name: str
     qkv_bias: bool = False
     defaults: Fields = field(default_factory=dict)
+    biases: frozenset[str] = frozenset({"attention_bias"})
+    activation: tuple[str, str] = ("hidden_act", "silu")
     window_is_switched: bool = True
     decoder_type: str = "llama"
     checkpoint_fields: Callable[[Fields], Fields] = lambda _: {}
@@ -83,6 +88,7 @@ class Architecture:
     has_local_rotary_base: bool = False
     norm_offset: int = 0
     needs_bfloat16: bool = False
+    caps_scores: bool = False
     qk_norm_of_all_heads: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
     models: str = ""
@@ -140,12 +146,15 @@ _GEMMA_TENSORS = replace(
     },
     before_mlp="pre_feedforward_layernorm",
 )
+_EVERY_BIAS = frozenset({"attention_bias", "mlp_bias"})
+_GEMMA_ACTIVATION = ("hidden_activation", "gelu_pytorch_tanh")
 _NOT_IN_TENSORRT_LLM = {"tensorrt_llm": "TensorRT-LLM 1.2 has no engine for this architecture"}
 
 _ROWS = (
     Architecture(
         "LlamaForCausalLM",
         models="Llama 2 and 3, TinyLlama, SmolLM2",
+        biases=_EVERY_BIAS,
         ran={
             "openvino": "SmolLM2-135M: whole runs to a promoted release, in CI",
             "vllm": "SmolLM2-135M: every task up to the gates, on an H200",
@@ -154,6 +163,7 @@ _ROWS = (
     Architecture(
         "MistralForCausalLM",
         defaults={"sliding_window": 4096},
+        biases=frozenset(),
         window_is_switched=False,
         models="Mistral 7B, Mistral NeMo",
         ran=_SERVED,
@@ -161,6 +171,8 @@ _ROWS = (
     Architecture(
         "Qwen2ForCausalLM",
         qkv_bias=True,
+        biases=frozenset(),
+        defaults={"max_window_layers": 28},
         checkpoint_fields=lambda _: {"qwen_type": "qwen2"},
         models="Qwen 2 and 2.5",
     ),
@@ -168,15 +180,22 @@ _ROWS = (
         "Qwen3ForCausalLM",
         models="Qwen3, dense",
         ran=_SERVED,
-        defaults={"head_dim": 128},
+        defaults={"head_dim": 128, "max_window_layers": 28},
         checkpoint_fields=lambda _: {"qwen_type": "qwen3"},
         tensors=replace(LLAMA_TENSORS, norms={**LLAMA_TENSORS.norms, **_QK_NORMS}),
     ),
-    Architecture("GraniteForCausalLM", checkpoint_fields=_granite_multipliers, models="Granite 3, dense", ran=_SERVED),
+    Architecture(
+        "GraniteForCausalLM",
+        checkpoint_fields=_granite_multipliers,
+        biases=_EVERY_BIAS,
+        models="Granite 3, dense",
+        ran=_SERVED,
+    ),
     Architecture(
         "SmolLM3ForCausalLM",
         models="SmolLM3",
         ran=_SERVED,
+        biases=_EVERY_BIAS,
         defaults={"tie_word_embeddings": True, "rope_theta": 2e6},
         refused=_NOT_IN_TENSORRT_LLM,
     ),
@@ -193,6 +212,7 @@ _ROWS = (
         "Phi3ForCausalLM",
         models="Phi-3 with 4k positions, Phi-4 14B",
         ran=_SERVED,
+        biases=frozenset(),
         window_is_switched=False,
         fused={"self_attn.qkv_proj": LLAMA_TENSORS.attention, "mlp.gate_up_proj": tuple(LLAMA_TENSORS.column_parallel)},
         exported_as="MistralForCausalLM",
@@ -206,8 +226,10 @@ _ROWS = (
         decoder_type="gemma",
         checkpoint_fields=_gemma_fields,
         tensors=_GEMMA_TENSORS,
+        activation=_GEMMA_ACTIVATION,
         norm_offset=1,
         needs_bfloat16=True,
+        caps_scores=True,
     ),
     Architecture(
         "Gemma3ForCausalLM",
@@ -217,6 +239,7 @@ _ROWS = (
         window_is_switched=False,
         decoder_type="gemma",
         checkpoint_fields=_gemma_fields,
+        activation=_GEMMA_ACTIVATION,
         tensors=replace(_GEMMA_TENSORS, norms={**_GEMMA_TENSORS.norms, **_QK_NORMS}),
         has_local_rotary_base=True,
         norm_offset=1,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StrictBool, StrictStr, ValidationError
 
 from include.errors import UserError
 from include.model.architectures import ARCHITECTURES, NO_WINDOW, TARGETS, Architecture, find_architecture
@@ -19,6 +19,7 @@ GroupSize = Literal[128, 64, 32, 16]
 GROUP_SIZES: tuple[GroupSize, ...] = get_args(GroupSize)
 # What both TensorRT-LLM's RotaryScalingType and transformers know by the same name.
 ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn")
+_NEEDED = {"llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")}
 
 OUTPUT_LAYER = "lm_head.weight"
 
@@ -31,6 +32,9 @@ _WHERE = "field model"
 Count = Annotated[int, Field(strict=True, gt=0, le=2**31 - 1)]
 Layers = Annotated[int, Field(strict=True, gt=0, le=10_000)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e12)]
+# transformers takes null for false.
+Flag = Annotated[StrictBool, BeforeValidator(lambda value: False if value is None else value)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, le=1e12)]
 
 
 class _Shared(BaseModel):
@@ -44,8 +48,7 @@ class _Shared(BaseModel):
     heads: Count = Field(alias="num_attention_heads")
     vocab_size: Count
     max_position_embeddings: Count
-    tied_embeddings: StrictBool = Field(False, alias="tie_word_embeddings")
-    mlp_bias: StrictBool = False
+    tied_embeddings: Flag = Field(False, alias="tie_word_embeddings")
 
 
 class _Base(BaseModel):
@@ -64,6 +67,19 @@ class _Rope(BaseModel):
     attention_factor: Positive | None = None
     beta_fast: Positive | None = None
     beta_slow: Positive | None = None
+    mscale: NotNegative | None = None
+    mscale_all_dim: NotNegative | None = None
+    truncate: StrictBool | None = None
+
+    def is_yarn_of(self, target: str) -> bool:
+        """True if ``target`` computes YaRN as transformers does, which takes ``mscale`` only beside its companion.
+
+        vLLM takes neither, TensorRT-LLM each alone. Neither knows ``attention_factor``; vLLM knows ``truncate``.
+        """
+        ours = (self.mscale, self.mscale_all_dim) if self.mscale and self.mscale_all_dim else (1, 0)
+        alone = (1 if self.mscale is None else self.mscale, self.mscale_all_dim or 0)
+        known = {"tensorrt_llm": alone if self.truncate is not False else None, "vllm": (1, 0)}
+        return self.attention_factor is None and ours == known.get(target, ours)
 
 
 class _HfConfig(_Shared):
@@ -79,9 +95,14 @@ class _HfConfig(_Shared):
     rope_parameters: dict[str, JsonValue] | None = None
     dtype: StrictStr | None = None
     torch_dtype: StrictStr | None = None
-    attention_bias: StrictBool = False
-    use_sliding_window: StrictBool = False
+    attention_bias: Flag = False
+    mlp_bias: Flag = False
+    hidden_act: StrictStr | None = None
+    hidden_activation: StrictStr | None = None
+    use_sliding_window: Flag = False
     sliding_window: Count | None = None
+    max_window_layers: Annotated[int, Field(strict=True, ge=0)] | None = None
+    layer_types: list[StrictStr] | None = None
     quantization_config: dict[str, JsonValue] | None = None
 
 
@@ -101,6 +122,8 @@ class ModelConfig(_Shared):
     dtype: DType
     qkv_bias: bool
     output_bias: bool
+    mlp_bias: bool
+    activation: str
     sliding_window: Count | None
     quantization: str | None
 
@@ -150,6 +173,10 @@ class ModelConfig(_Shared):
             )
         rotary = _rope(raw, architecture, where)
         quantized = raw.quantization_config
+        attention_bias, mlp_bias = (
+            getattr(raw, name) and name in architecture.biases for name in ("attention_bias", "mlp_bias")
+        )
+        field, standard = architecture.activation
         return cls(
             **raw.model_dump(include=_Shared.model_fields.keys() - {"max_position_embeddings"}),
             architecture=architecture.name,
@@ -160,8 +187,10 @@ class ModelConfig(_Shared):
             local_rope_theta=rotary.local_theta,
             rope_scaling=rotary.scaling,
             dtype=_dtype(raw, where),
-            qkv_bias=raw.attention_bias or architecture.qkv_bias,
-            output_bias=raw.attention_bias,
+            qkv_bias=attention_bias or architecture.qkv_bias,
+            output_bias=attention_bias,
+            mlp_bias=mlp_bias,
+            activation=getattr(raw, field) or standard,
             sliding_window=_sliding_window(raw, architecture, rotary.positions),
             quantization=None if quantized is None else str(quantized.get("quant_method", "quantization_config")),
         )
@@ -203,6 +232,8 @@ class ModelConfig(_Shared):
                 where="field target",
                 fix=f"choose target {' or '.join(name for name in TARGETS if name not in row.refused)}",
             )
+        if target != "openvino":
+            self._check_gpu_target(target)
         if row.needs_bfloat16 and target != "openvino" and dtype != "bfloat16":
             raise UserError(
                 f"{self.architecture} computes values that {dtype} does not hold",
@@ -215,6 +246,33 @@ class ModelConfig(_Shared):
                 f"attends to, which target {target} does not serve",
                 where="field max_seq_len",
                 fix=f"use at most {self.sliding_window}, or choose target openvino or vllm",
+            )
+
+    def _check_gpu_target(self, target: str) -> None:
+        """Raises `UserError` for what `openvino`, whose engine is made of transformers' own graph, alone computes."""
+        row = ARCHITECTURES[self.architecture]
+        field, standard = row.activation
+        if self.output_bias and "mlp_bias" not in row.biases:
+            raise UserError(
+                f"target {target} leaves biases after the attention of a {self.architecture} out",
+                where="field target",
+                fix="choose target openvino",
+            )
+        if self.activation != standard:
+            raise UserError(
+                f"target {target} computes the activation {standard} only, the model's {field} is {self.activation}",
+                where="field target",
+                fix="choose target openvino",
+            )
+        scaling = self.rope_scaling or {}
+        yarn = _Rope.model_validate(scaling) if scaling.get("rope_type") == "yarn" else None
+        if yarn and not yarn.is_yarn_of(target):
+            others = " or ".join(name for name in TARGETS if name == "openvino" or yarn.is_yarn_of(name))
+            raise UserError(
+                f"target {target} computes another YaRN than transformers where rope_scaling has attention_factor, "
+                "mscale or truncate as this model's",
+                where="field target",
+                fix=f"choose target {others}",
             )
 
     def quantized_input_dims(self, tp: int = 1) -> dict[str, int]:
@@ -268,28 +326,57 @@ class ModelConfig(_Shared):
             )
 
     @property
-    def tensor_names(self) -> frozenset[str]:
-        """The names of the tensors in the files of such a model; with tied embeddings the output layer's, too."""
-        row = ARCHITECTURES[self.architecture]
-        tensors = row.tensors
-        biased = {
-            **dict.fromkeys(tensors.attention, self.qkv_bias),
-            **dict.fromkeys(tensors.column_parallel, self.mlp_bias),
-            "self_attn.o_proj": self.output_bias,
-            "mlp.down_proj": self.mlp_bias,
-            **dict.fromkeys(tensors.norms, False),
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors in the files of such a model by their names; with tied embeddings the output layer's, too."""
+        tensors = ARCHITECTURES[self.architecture].tensors
+        matrix = (self.vocab_size, self.hidden_size)
+        layer = self._layer_shapes
+        return {
+            f"{tensors.embedding[0]}.weight": matrix,
+            OUTPUT_LAYER: matrix,
+            f"{tensors.final_norm[0]}.weight": (self.hidden_size,),
+            **{f"model.layers.{n}.{name}": shape for n in range(self.layers) for name, shape in layer.items()},
         }
+
+    @property
+    def _layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of one layer, by their names in it."""
+        row = ARCHITECTURES[self.architecture]
+        linears = self._linears
         for fused, parts in row.fused.items():
-            biased[fused] = any(biased.pop(part) for part in parts)
-        names = [f"{module}.weight" for module in biased] + [f"{module}.bias" for module, has in biased.items() if has]
-        layers = {f"model.layers.{number}.{name}" for number in range(self.layers) for name in names}
-        return frozenset({f"{tensors.embedding[0]}.weight", f"{tensors.final_norm[0]}.weight", OUTPUT_LAYER} | layers)
+            taken = [linears.pop(part) for part in parts]
+            linears[fused] = (sum(rows for rows, _, _ in taken), taken[0][1], any(bias for _, _, bias in taken))
+        weights = {f"{name}.weight": (rows, columns) for name, (rows, columns, _) in linears.items()}
+        biases = {f"{name}.bias": (rows,) for name, (rows, _, bias) in linears.items() if bias}
+        heads = {"self_attn.q_norm": self.heads, "self_attn.k_norm": self.kv_heads}
+        norms = {
+            f"{name}.weight": (
+                self.head_dim * (heads[name] if row.qk_norm_of_all_heads else 1) if name in heads else self.hidden_size,
+            )
+            for name in row.tensors.norms
+        }
+        return {**weights, **biases, **norms}
+
+    @property
+    def _linears(self) -> dict[str, tuple[int, int, bool]]:
+        """The linear layers of a layer: outputs, inputs, and whether there is a bias."""
+        tensors = ARCHITECTURES[self.architecture].tensors
+        hidden, mlp = self.hidden_size, self.intermediate_size
+        widths = (self.heads, self.kv_heads, self.kv_heads)
+        return {
+            **{
+                name: (count * self.head_dim, hidden, self.qkv_bias)
+                for name, count in zip(tensors.attention, widths, strict=True)
+            },
+            **dict.fromkeys(tensors.column_parallel, (mlp, hidden, self.mlp_bias)),
+            "self_attn.o_proj": (hidden, self.heads * self.head_dim, self.output_bias),
+            "mlp.down_proj": (hidden, mlp, self.mlp_bias),
+        }
 
     @property
     def linear_weights(self) -> int:
         """Weights that are quantized: layers x (query, key, value, output; gate, up, down)."""
-        attention = self.hidden_size * self.head_dim * 2 * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+        return self.layers * sum(outputs * inputs for outputs, inputs, _ in self._linears.values())
 
     @property
     def embedding_weights(self) -> int:
@@ -304,18 +391,8 @@ class ModelConfig(_Shared):
     @property
     def norm_and_bias_weights(self) -> int:
         """Weights that keep their type besides the embeddings: of the norms and of the biases."""
-        norms = self.hidden_size + self.layers * self._norm_weights
-        qkv = self.head_dim * (self.heads + 2 * self.kv_heads) * self.qkv_bias
-        mlp = (2 * self.intermediate_size + self.hidden_size) * self.mlp_bias
-        return norms + self.layers * (qkv + mlp + self.hidden_size * self.output_bias)
-
-    @property
-    def _norm_weights(self) -> int:
-        """Weights of one layer's norms; those of queries and keys are as long as a head, or as all heads together."""
-        row = ARCHITECTURES[self.architecture]
-        of_heads = sum(name.startswith("self_attn.") for name in row.tensors.norms)
-        heads = self.heads + self.kv_heads if row.qk_norm_of_all_heads else of_heads
-        return (len(row.tensors.norms) - of_heads) * self.hidden_size + heads * self.head_dim
+        of_layer = sum(shape[0] for shape in self._layer_shapes.values() if len(shape) == 1)
+        return self.hidden_size + self.layers * of_layer
 
 
 def _names(fields: dict[str, Any]) -> list[str]:
@@ -350,8 +427,10 @@ def _rope(raw: _HfConfig, architecture: Architecture, where: str) -> _Rotary:
     """
     scaling, local = _parameters(raw, architecture.has_local_rotary_base, where)
     theta = _Base.model_validate({"rope_theta": scaling.pop("rope_theta", raw.rope_theta or 10000.0)}).rope_theta
-    old = scaling.pop("type", "default")
+    old = scaling.pop("type", None)
     kind = scaling.pop("rope_type", old)
+    if kind is None and "factor" in scaling:
+        raise ValueError("the rotary scaling has a factor and no rope_type")
     if scaling.pop("partial_rotary_factor", raw.partial_rotary_factor) != 1:
         raise UserError(
             f"{where}: a rotary embedding of a part of each head is not supported",
@@ -359,7 +438,7 @@ def _rope(raw: _HfConfig, architecture: Architecture, where: str) -> _Rotary:
             fix="use a model without partial_rotary_factor",
         )
     positions = raw.max_position_embeddings
-    if kind == "default":
+    if kind in ("default", None):
         return _Rotary(theta, local, None, positions)
     if kind not in ROPE_TYPES:
         raise UserError(
@@ -367,7 +446,12 @@ def _rope(raw: _HfConfig, architecture: Architecture, where: str) -> _Rotary:
             where=_WHERE,
             fix=f"use a model without one, or with one of these: {', '.join(ROPE_TYPES)}",
         )
+    scaling = {name: value for name, value in scaling.items() if value is not None}
     known = _Rope.model_validate(scaling)
+    if lost := [name for name in _NEEDED.get(str(kind), ()) if name not in scaling]:
+        raise ValueError(f"the rotary scaling {kind} needs {', '.join(lost)}")
+    if kind == "dynamic":  # changes nothing within the positions, and beyond them nothing is served
+        return _Rotary(theta, local, None, positions)
     if kind == "yarn":
         trained = known.original_max_position_embeddings or positions
         scaling["original_max_position_embeddings"] = trained
@@ -404,4 +488,13 @@ def _sliding_window(raw: _HfConfig, architecture: Architecture, positions: int) 
     window = raw.sliding_window
     if architecture.window_is_switched and not raw.use_sliding_window:
         return None
+    if raw.max_window_layers is not None and not _has_windowed_layer(raw):
+        return None
     return None if window is None or window >= positions else window
+
+
+def _has_windowed_layer(raw: _HfConfig) -> bool:
+    """Qwen's first layers attend to all tokens, and often these are all that there are."""
+    if raw.layer_types is not None:
+        return "sliding_attention" in raw.layer_types
+    return raw.layers > (raw.max_window_layers or 0)

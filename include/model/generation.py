@@ -24,12 +24,12 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 def end_ids(folder: Path) -> tuple[int, ...]:
-    """The ids of the tokens that end an answer, in the file's order; none if the file names none or is not there.
+    """The ids of the tokens that end an answer, in the file's order; if it names none, those of ``config.json``.
 
     Raises:
-        UserError: the file is damaged, or an id is no whole number.
+        UserError: a file is damaged, or an id is no whole number.
     """
-    return _ids(folder / GENERATION_FILE)
+    return _ids(folder / GENERATION_FILE) or _ids(folder / CONFIG_FILE)
 
 
 def check_end_ids(folder: Path, vocab_size: int) -> bool:

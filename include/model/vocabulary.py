@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,20 +35,26 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     file = folder / TOKENIZER_FILE
     content = read_file(file)
     try:
-        return Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library has no class of its own
         raise bad_file(file, str(error)) from error
+    # Left in the file by training; transformers asks for neither.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def check_tokenizer(folder: Path, facts: TokenizerFacts, vocab_size: int) -> None:
     """Raises `UserError` for a tokenizer that cannot be read here, or whose tokens the model does not know."""
     if (folder / TOKENIZER_FILE).exists():
         _check_tokens(folder, facts, vocab_size)
-    elif facts.has_code:
+        return
+    _check_beyond(folder, facts, {token: int(number) for number, token in facts.added.items()}, vocab_size)
+    if facts.has_code:
         raise _refused(folder, "its tokenizer is made by code in the repository, which is never run")
-    elif facts.of_transformers_5:
+    if facts.of_transformers_5:
         raise _refused(folder, f"its {TOKENIZER_CONFIG_FILE} is of transformers 5, which never saves without one")
-    elif (file := folder / TOKENIZER_MODEL).exists():
+    if (file := folder / TOKENIZER_MODEL).exists():
         content = read_file(file)
         if not content.startswith(_SENTENCEPIECE) and not is_tiktoken(content):
             raise bad_file(file, "it is neither a SentencePiece model nor tiktoken's list of tokens")
@@ -66,9 +73,24 @@ def _check_tokens(folder: Path, facts: TokenizerFacts, vocab_size: int) -> None:
             where=f"field model: {folder / TOKENIZER_FILE}",
             fix="use the tokenizer that belongs to the model",
         )
+    added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
+    _check_beyond(folder, facts, added, vocab_size)
     end = facts.named.get("eos_token")
     if end is not None and tokenizer.token_to_id(end) is None and end not in facts.added.values():
         raise bad_file(folder / TOKENIZER_CONFIG_FILE, f"its eos_token {end!r} is no token of {TOKENIZER_FILE}")
+
+
+def _check_beyond(folder: Path, facts: TokenizerFacts, added: Mapping[str, int], vocab_size: int) -> None:
+    """A token that was added without a row for it in the weights is left out, unless prompts or answers need it."""
+    needed = [facts.named.get(name) for name in ("bos_token", "eos_token", "unk_token")]
+    templates = "".join(facts.templates.values())
+    for token, number in added.items():
+        if number >= vocab_size and (token in needed or token in templates):
+            raise UserError(
+                f"the token {token!r} of the tokenizer has the id {number}, the model has {vocab_size} tokens",
+                where=f"field model: {folder}",
+                fix="save the model with resized embeddings (resize_token_embeddings), or use its own tokenizer",
+            )
 
 
 def _check_class(folder: Path, facts: TokenizerFacts, known: re.Pattern[str]) -> None:

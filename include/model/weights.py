@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from include.errors import UserError
+from include.model.architectures import ARCHITECTURES
 from include.model.config import OUTPUT_LAYER, ModelConfig
 from include.model.files import (
     CONFIG_FILE,
@@ -28,6 +29,8 @@ _MAX_DIMENSIONS = 8
 """Of one tensor. Those of a decoder have two, and PyTorch ends at 64."""
 _BUFFERS = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")
 """Of what transformers computes anew, old versions of it saved a copy."""
+_FRAMEWORKS = ("pt", "mlx")
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
 _PLAIN = frozenset({"F16", "BF16", "F32", "F64"})
 _METHODS = {"F8": "FP8", "U8": "four bits, packed", "I8": "INT8", "I32": "packed integers", "F4": "FP4"}
 _ADAPTER = "LoRA"
@@ -44,10 +47,11 @@ _QUANTIZED = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as a header describes it: ``dtype`` is the format's own name of the type, such as F16."""
+    """A tensor as a header describes it: ``dtype`` is the format's own name of the type, such as F16; and its file."""
 
     dtype: str
     shape: tuple[int, ...]
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,12 @@ class Weights:
                     where=f"field model: {folder / file}",
                     fix="save the model again: index and shards are not of one save",
                 )
+            if twice := tensors.keys() & found.keys():
+                raise UserError(
+                    f"{file} holds the tensor {min(twice)}, and so does {tensors[min(twice)].file}",
+                    where=f"field model: {folder / file}",
+                    fix="save the model again: its shards are not of one save",
+                )
             tensors |= found
         return cls(folder, sum((folder / file).stat().st_size for file in expected), tensors)
 
@@ -82,8 +92,11 @@ class Weights:
         """Raises `UserError` unless the tensors are those of a model of this configuration, which is not quantized."""
         self._check_types()
         self._check_names(config)
+        if config.tied_embeddings:
+            self.check_tied(f"{ARCHITECTURES[config.architecture].tensors.embedding[0]}.weight")
+        expected_shapes = config.tensor_shapes
         for name, tensor in self.tensors.items():
-            expected = expected_shape(name, config)
+            expected = expected_shapes.get(name)
             if expected not in (None, tensor.shape):
                 raise UserError(
                     f"{name} has the shape {_by(tensor.shape)} in the model's files, by {CONFIG_FILE} it has "
@@ -116,7 +129,7 @@ class Weights:
         """transformers leaves out a tensor that the configuration does not speak of, such as a bias without
         ``attention_bias``, and the model answers a little worse than it should.
         """
-        known = config.tensor_names
+        known = config.tensor_shapes.keys()
         lost = known - self.tensors.keys() - ({OUTPUT_LAYER} if config.tied_embeddings else set())
         if lost == {OUTPUT_LAYER}:
             raise UserError(
@@ -124,6 +137,12 @@ class Weights:
                 "embedding",
                 where=f"field model: {self.folder}",
                 fix=f"set tie_word_embeddings to true in {CONFIG_FILE} if the model was trained so, else save it whole",
+            )
+        if lost and (prefix := self._other_prefix(min(lost - {OUTPUT_LAYER}))):
+            raise UserError(
+                f"the names of the model's weights begin with {prefix[0]!r} in place of {prefix[1]!r}",
+                where=f"field model: {self.folder}",
+                fix="save the model for text generation itself (AutoModelForCausalLM), without what wraps it",
             )
         if lost:
             raise UserError(
@@ -136,35 +155,52 @@ class Weights:
                 f"the model's files hold {len(unused)} tensors that {CONFIG_FILE} does not speak of, "
                 f"{unused[0]} for instance: without them it would be another model",
                 where=f"field model: {self.folder}",
-                fix=f"get {CONFIG_FILE} and the weights of one save; biases need attention_bias or mlp_bias in it",
+                fix=f"get {CONFIG_FILE} and the weights of one save{_about_bias(unused[0], config.architecture)}",
             )
 
+    def _other_prefix(self, lost: str) -> tuple[str, str] | None:
+        """The beginnings of a tensor's name, as it is here and as it should be, if these are all that differs."""
+        bare = lost.removeprefix("model.")
+        found = next((name for name in sorted(self.tensors) if f".{name}".endswith(f".{bare}")), None)
+        return None if found is None else (found.removesuffix(bare), lost.removesuffix(bare))
 
-def expected_shape(name: str, config: ModelConfig) -> tuple[int, int] | None:
-    """The shape of an embedding or a linear layer; None for any other tensor."""
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    shapes = {
-        "embed_tokens": (config.vocab_size, config.hidden_size),
-        "lm_head": (config.vocab_size, config.hidden_size),
-        "q_proj": (queries, config.hidden_size),
-        "k_proj": (keys, config.hidden_size),
-        "v_proj": (keys, config.hidden_size),
-        "o_proj": (config.hidden_size, queries),
-        "gate_proj": (config.intermediate_size, config.hidden_size),
-        "up_proj": (config.intermediate_size, config.hidden_size),
-        "down_proj": (config.hidden_size, config.intermediate_size),
-    }
-    return shapes.get(name.split(".")[-2]) if name.endswith(".weight") else None
+    def check_tied(self, embedding: str) -> None:
+        """Raises `UserError` if there is an output layer other than the ``embedding``, which would take its place."""
+        if OUTPUT_LAYER in self.tensors and self._sample(OUTPUT_LAYER) != self._sample(embedding):
+            raise UserError(
+                f"the model's files hold an {OUTPUT_LAYER} of its own, and {CONFIG_FILE} ties it to {embedding}",
+                where=f"field model: {self.folder}",
+                fix=f"set tie_word_embeddings to false in {CONFIG_FILE} if the model was trained so, else remove "
+                f"{OUTPUT_LAYER} from its files",
+            )
+
+    def _sample(self, name: str) -> tuple[str, list[bytes]]:
+        """The type of a tensor, and bytes of it from all over: two that were trained apart differ everywhere."""
+        tensor = self.tensors[name]
+        with open_regular(self.folder / tensor.file) as file:
+            length = int.from_bytes(file.read(8), "little")
+            start, end = parse_json(file.read(length))[name]["data_offsets"]
+            pieces = []
+            for number in range(_SAMPLES):
+                file.seek(8 + length + start + (end - start) * number // _SAMPLES)
+                pieces.append(file.read(min(_SAMPLE_BYTES, (end - start) // _SAMPLES)))
+        return tensor.dtype, pieces
 
 
 def _fields_of(name: str) -> str:
     """The fields of ``config.json`` that the shape of a tensor follows from."""
-    layer = name.split(".")[-2]
-    if layer in {"embed_tokens", "lm_head"}:
-        return "vocab_size or hidden_size"
-    if layer in {"q_proj", "k_proj", "v_proj", "o_proj"}:
+    if ".self_attn." in name:
         return "num_attention_heads, num_key_value_heads, head_dim or hidden_size"
-    return "intermediate_size or hidden_size"
+    if ".mlp." in name:
+        return "intermediate_size or hidden_size"
+    return "hidden_size" if "norm" in name else "vocab_size or hidden_size"
+
+
+def _about_bias(name: str, architecture: str) -> str:
+    if not re.search(r"\.(self_attn|mlp)\..*\.bias$", name):
+        return ""
+    fields = sorted(ARCHITECTURES[architecture].biases)
+    return f"; biases need {' or '.join(fields)} in it" if fields else f"; a {architecture} has no such bias"
 
 
 def _by(shape: tuple[int, ...] | None) -> str:
@@ -198,6 +234,8 @@ def _weight_map(index: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
     found = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(found, dict):
         raise ValueError("it has no object weight_map")
+    if not isinstance(index.get("metadata"), dict):
+        raise ValueError("it has no object metadata, which transformers asks for, if only an empty one")
     return found
 
 
@@ -215,8 +253,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         _check_header(path)
         with safe_open(path, framework="np") as file:
+            _check_framework(file.metadata())
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-            found = {name: Tensor(part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+            found = {name: Tensor(part.get_dtype(), tuple(part.get_shape()), path.name) for name, part in parts.items()}
             _check_shapes(found)
     except FileNotFoundError as error:
         raise UserError(
@@ -244,6 +283,15 @@ def _check_header(path: Path) -> None:
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > Limit.HEADER:
         raise ValueError(f"its header would have {length:,} bytes, of at most {Limit.HEADER:,}")
+
+
+def _check_framework(metadata: Mapping[str, str] | None) -> None:
+    """transformers reads a file that says nothing, and of those that say something the ones for PyTorch."""
+    if metadata is not None and metadata.get("format") not in _FRAMEWORKS:
+        raise ValueError(
+            f"its metadata have the format {metadata.get('format')}, and transformers needs pt: write it with "
+            'save_file(tensors, path, metadata={"format": "pt"})'
+        )
 
 
 def _check_shapes(tensors: dict[str, Tensor]) -> None:

@@ -30,6 +30,15 @@ from include.reading import open_regular
 _HASH_WORKERS = 4
 _SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 _QUANTIZATION_FILES = frozenset({"quantize_config.json", "quant_config.json", "hf_quant_config.json"})
+_OTHER_FORMS = {
+    ".gguf": "this holds GGUF files, which are quantized already: name the model they were made from",
+    ".nemo": "this is an archive of NeMo: export the model to transformers' form, and name that",
+    ".onnx": "this holds ONNX files: name the model that they were exported from",
+    ".h5": "these are weights of TensorFlow: load them with from_tf=True, and save the model again",
+    ".msgpack": "these are weights of Flax: load them with from_flax=True, and save the model again",
+}
+EMBEDDING_FILE = "config_sentence_transformers.json"
+ADAPTER_FILE = "adapter_config.json"
 # At most more than any disk has: sums of sizes stay numbers that can be told in megabytes.
 Size = Annotated[int, Field(ge=0, le=1 << 50)]
 
@@ -114,21 +123,35 @@ def choose_model_files(paths: Collection[str], where: str) -> list[str]:
 
 
 def _check_plain(paths: Collection[str], where: str) -> None:
-    """Programs that quantize leave a file of their settings beside the weights, whatever ``config.json`` says."""
+    """Programs leave a file of theirs beside the weights that says what these are, whatever ``config.json`` says."""
     if found := _QUANTIZATION_FILES.intersection(paths):
         raise UserError(
             f"the model is quantized already: it has a {min(found)}",
             where=where,
             fix="name the unquantized model that it was made from",
         )
+    if EMBEDDING_FILE in paths:
+        raise UserError(
+            f"the model makes vectors of texts: it has a {EMBEDDING_FILE} of sentence-transformers",
+            where=where,
+            fix="name a model for text generation",
+        )
+    if ADAPTER_FILE in paths:
+        raise UserError(
+            f"an adapter lies beside the model ({ADAPTER_FILE}), and would not be applied",
+            where=where,
+            fix="merge it into its base model (merge_and_unload of PEFT) and name the result; if it is merged already, "
+            f"use a copy without {ADAPTER_FILE}",
+        )
 
 
 def _special_fix(paths: Collection[str]) -> str | None:
     """The advice for what is no model of transformers' format, or only a part of one."""
-    if "adapter_config.json" in paths:
+    if ADAPTER_FILE in paths:
         return "this is a LoRA or another PEFT adapter: merge it into its base model and name the result"
-    if any(path.endswith(".gguf") for path in paths):
-        return "this holds GGUF files, which are quantized already: name the model they were made from"
+    other = next((fix for suffix, fix in _OTHER_FORMS.items() if any(path.endswith(suffix) for path in paths)), None)
+    if other:
+        return other
     if any(path.startswith("consolidated") for path in paths) or "params.json" in paths:
         return (
             "these are weights in the form of the model's makers (consolidated): name the repository in transformers' "
@@ -138,6 +161,8 @@ def _special_fix(paths: Collection[str]) -> str | None:
 
 
 def _no_config_fix(paths: Collection[str]) -> str:
+    if below := sorted(str(PurePosixPath(path).parent) for path in paths if path.endswith(f"/{CONFIG_FILE}")):
+        return f"there is one in {below[0]}: name that directory, or copy the model out of it"
     return _special_fix(paths) or "name a model in the transformers format"
 
 

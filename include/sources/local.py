@@ -76,6 +76,9 @@ def _choose(directory: Path) -> list[str]:
     where = field_model(directory)
     present = {path.name for path in directory.iterdir()}
     present |= {str(path.relative_to(directory)) for path in named_templates(directory).values()}
+    if CONFIG_FILE not in present:
+        present |= {str(path.relative_to(directory)) for path in directory.glob(f"*/{CONFIG_FILE}")}
+        present |= {str(path.relative_to(directory)) for path in directory.glob(f"snapshots/*/{CONFIG_FILE}")}
     chosen = choose_model_files(present, where)
     _check_inside(directory, chosen)
     if INDEX_FILE not in chosen:

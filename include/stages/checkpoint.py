@@ -103,7 +103,10 @@ class Checkpoint:
         """The Hugging Face config, by this checkpoint's files alone."""
         import transformers
 
-        return getattr(transformers, self.config["architecture"]).config_class(**self.hf_fields())
+        config = getattr(transformers, self.config["architecture"]).config_class(**self.hf_fields())
+        if self.architecture.caps_scores:
+            config._attn_implementation = "eager"
+        return config
 
     def hf_fields(self) -> dict[str, Any]:
         """The fields of the Hugging Face config, as transformers 4 names them; config.json goes before the source's."""

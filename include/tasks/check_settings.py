@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from include.context import Context
+from include.errors import UserError
 from include.requests.comparison import CompareRequest
 from include.tasks import Checked, check_request
 
@@ -15,5 +16,8 @@ def run(context: Context, params: Mapping[str, Any]) -> list[Checked]:
     checked = []
     for setting, request in CompareRequest.parse(dict(params)).requests().items():
         context.log(f"setting {setting}")
-        checked.append(check_request.run(context, request.model_dump(mode="json")))
+        try:
+            checked.append(check_request.run(context, request.model_dump(mode="json")))
+        except UserError as error:
+            raise UserError(f"setting {setting}: {error.what}", where=error.where, fix=error.fix) from error
     return checked

@@ -55,7 +55,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "gemma2": {
         "architecture": "Gemma2ForCausalLM",
         "final_logit_softcapping": 3.0,
-        "attn_logit_softcapping": 2.0,
+        "attn_logit_softcapping": 50.0,
         **_GEMMA,
     },
     "gemma3": {"architecture": "Gemma3ForCausalLM", "rope_local_base_freq": 2000.0, **_GEMMA},

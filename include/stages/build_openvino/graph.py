@@ -20,10 +20,14 @@ _F16 = np.finfo(np.float16)
 
 
 def export_graph(model: Any, folder: Path) -> ov.Model:  # noqa: ANN401
-    """The stateful decoder graph of a `transformers` model, its weights in files under ``folder``."""
+    """The stateful decoder graph of a `transformers` model, its weights in files under ``folder``.
+
+    The pipeline that serves knows fused attention only. Scores are not capped in it: the proof says if that matters.
+    """
     from optimum.exporters.openvino.convert import export_from_model
     from optimum.intel import OVConfig
 
+    model.set_attn_implementation("sdpa")
     export_from_model(
         model,
         output=folder,

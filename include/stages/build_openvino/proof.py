@@ -46,8 +46,8 @@ class Proof:
     torch_perplexity: float
     engine_perplexity: float
 
-    def check(self, precision: str) -> None:
-        """Raises if the two differ by more than `TOLERANCE`: `UserError` where another precision is a remedy."""
+    def check(self, precision: str, caps_scores: bool = False) -> None:
+        """Raises if the two differ by more than `TOLERANCE`: `UserError` where another precision or target helps."""
         difference = abs(self.engine_perplexity / self.torch_perplexity - 1)
         # Written so that a NaN fails too.
         if difference <= TOLERANCE:
@@ -56,6 +56,12 @@ class Proof:
             f"the engine's perplexity is {self.engine_perplexity:.4f}, PyTorch's {self.torch_perplexity:.4f}: "
             f"{difference:.2%} apart, {TOLERANCE:.1%} are allowed"
         )
+        if caps_scores:
+            raise UserError(
+                f"OpenVINO does not cap attention scores, as this model does: {what}",
+                where="field target",
+                fix="choose target vllm or tensorrt_llm",
+            )
         if precision == EXACT:
             raise ToolError(what, fix="report this: the engine does not compute what the checkpoint says")
         raise UserError(

@@ -57,7 +57,7 @@ def build(checkpoint_dir: Path, out: Path, precision: str, report: StageReport) 
     with report.part("verify"):
         verify_ints(out / IR_FILE, checkpoint)
         proof = Proof(expected, engine_perplexity(out, held_out.blocks, properties))
-        proof.check(precision)
+        proof.check(precision, checkpoint.architecture.caps_scores)
     _write_config(out, checkpoint, proof, properties)
     _describe(report, proof, int4_layers=count, precision=precision, plugin_config=properties)
     log.info("precision %s: %s", precision, ", ".join(f"{name} {value}" for name, value in properties.items()))

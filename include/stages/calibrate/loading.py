@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch  # noqa: TID253 - runs only in a target's environment
 from include.errors import HostError, UserError
 from include.model.architectures import ARCHITECTURES, Architecture
 from include.model.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from include.model.generation import end_ids
 from include.model.tokenizer import TokenizerFacts
 from include.stages.calibrate.source import SourceModel
 from include.stages.common import has_native_bfloat16
@@ -33,8 +35,9 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
         HostError: there is no GPU, or too little memory.
         UserError: the files lack weights of the model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+    row = ARCHITECTURES[source.config.architecture]
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
         # transformers 4.57 does not see the base in a config of transformers 5 and would use 10000.
@@ -42,6 +45,8 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
         config.max_position_embeddings = source.config.max_position_embeddings
         if source.config.local_rope_theta is not None:
             config.rope_local_base_freq = source.config.local_rope_theta
+        # No answer depends on it, and one beyond the vocabulary would make no embedding.
+        config.pad_token_id = None
         model = AutoModelForCausalLM.from_pretrained(
             source.folder,
             config=config,
@@ -49,6 +54,9 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
             device_map=device_map(device),
             trust_remote_code=False,
             use_safetensors=True,
+            attn_implementation="eager" if row.caps_scores else None,
+            # Not the model's own: its penalties and bans, which no endpoint applies, would change greedy answers, too.
+            generation_config=GenerationConfig(eos_token_id=list(end_ids(source.folder)) or None),
         )
     except torch.OutOfMemoryError as error:
         raise _too_large(source) from error
@@ -64,7 +72,6 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
     # With "auto", what the GPUs cannot hold goes to the host, where a calibration would take hours.
     if device == "cuda" and {"cpu", "disk"} & {str(place) for place in model.hf_device_map.values()}:
         raise _too_large(source)
-    row = ARCHITECTURES[source.config.architecture]
     return (_unfused(model, row) if row.fused else model).eval()
 
 
@@ -107,24 +114,28 @@ def _too_large(source: SourceModel) -> HostError:
     )
 
 
-def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers.PreTrainedTokenizerFast
+def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:  # noqa: ANN401
     """The tokenizer of a model directory, all of it in its ``tokenizer.json`` and of the class that adds nothing.
 
-    So whoever serves it needs neither SentencePiece nor tiktoken, and cannot tokenize in another way.
+    So whoever serves it needs neither SentencePiece nor tiktoken, and cannot tokenize in another way. Added tokens
+    from ``vocab_size`` on, which the model has no weights for, are left out: a text that has one is a text.
 
     Raises:
         UserError: there is none that can be read.
     """
     try:
         facts = TokenizerFacts.read(folder)
-        tokenizer = _plain(_by_its_class(folder) if _is_known(facts) else _by_its_file(folder, facts))
+        read = _by_its_class(folder) if _is_known(facts) else _by_its_file(folder, facts)
+        tokenizer = _plain(read, vocab_size)
     except Exception as error:  # tokenizers has no class of its own, transformers fails as it goes through the fields
         raise UserError(
             f"the tokenizer cannot be read: {error.what if isinstance(error, UserError) else error}",
             where=f"field model: {folder}",
             fix=f"the model directory needs {TOKENIZER_FILE} and {TOKENIZER_CONFIG_FILE}",
         ) from error
-    _check_added(tokenizer, facts, folder)
+    _check_added(
+        tokenizer, {n: token for n, token in facts.added.items() if not _is_beyond(int(n), vocab_size)}, folder
+    )
     return tokenizer
 
 
@@ -158,12 +169,24 @@ def _by_its_file(folder: Path, facts: TokenizerFacts) -> Any:  # noqa: ANN401
     )
 
 
-def _plain(tokenizer: Any) -> Any:  # noqa: ANN401
+def _plain(tokenizer: Any, vocab_size: int | None) -> Any:  # noqa: ANN401
     """The same tokens, names and templates without a class that would do more than its tokenizer.json says."""
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     backend = tokenizer.backend_tokenizer
-    splitter = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    fields = json.loads(backend.to_str())
+    added = fields["added_tokens"]
+    beyond = {one["content"] for one in added if _is_beyond(one["id"], vocab_size)}
+    if beyond:
+        fields["added_tokens"] = [one for one in added if one["content"] not in beyond]
+        backend = Tokenizer.from_str(json.dumps(fields))
+    named = {
+        name: [one for one in token if one not in beyond] if isinstance(token, list) else token
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, list) or token not in beyond
+    }
+    splitter = fields["pre_tokenizer"] or {}
     # The class would take the space away that its pre-tokenizer puts in front.
     space = {"add_prefix_space": True} if splitter.get("add_prefix_space") else {}
     return PreTrainedTokenizerFast(
@@ -176,13 +199,17 @@ def _plain(tokenizer: Any) -> Any:  # noqa: ANN401
         padding_side=tokenizer.padding_side,
         chat_template=tokenizer.chat_template,
         **space,
-        **tokenizer.special_tokens_map,
+        **named,
     )
 
 
-def _check_added(tokenizer: Any, facts: TokenizerFacts, folder: Path) -> None:  # noqa: ANN401
+def _is_beyond(number: int, vocab_size: int | None) -> bool:
+    return vocab_size is not None and number >= vocab_size
+
+
+def _check_added(tokenizer: Any, added: Mapping[str, str], folder: Path) -> None:  # noqa: ANN401
     """Raises `UserError` where a token has another id than the model learned it by."""
-    for number, token in facts.added.items():
+    for number, token in added.items():
         if (found := tokenizer.convert_tokens_to_ids(token)) != int(number):
             raise UserError(
                 f"the token {token!r} gets the id {found}, by {TOKENIZER_CONFIG_FILE} it has {number}",

@@ -47,7 +47,7 @@ class Subject:
         """Reads the small files; raises `UserError` for a model that cannot be measured, `HostError` for no GPU."""
         device_map(device)  # refuses a GPU that is not there
         source = SourceModel.read(folder)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, source.config.vocab_size)
         held_out = HeldOut.builtin(tokenizer, source.config.max_position_embeddings)
         asked = max(max(prompt.ids) for prompt in prompts(tokenizer, held_out))
         _check_vocabulary(source, max(asked, int(held_out.blocks.max())))

@@ -5,6 +5,7 @@ The original model's answers to them are made once (`include.stages.calibrate.or
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -45,7 +46,14 @@ class Task(BaseModel):
             raise ValueError("judge choice needs the field choices, and no other has it")
         if self.choices and self.expected not in self.choices:
             raise ValueError("expected must be one of the choices")
+        if self.choices and len(set(map(settled, self.choices))) < max(2, len(self.choices)):
+            raise ValueError("choices must be two or more, different also without regard to case and spaces")
         return self
+
+
+def settled(text: str) -> str:
+    """The text as answers are compared: without regard to case, to how words are spaced, and to how é is encoded."""
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
 def read_tasks(path: Path) -> dict[int, Task]:
@@ -71,17 +79,20 @@ def bad_tasks(what: str, path: Path, line: int | None = None) -> UserError:
 
 
 def _tasks(path: Path) -> Iterator[tuple[int, Task]]:
-    count = 0
+    seen: dict[Task, int] = {}
     for number, line in enumerate(read_lines(path, _MOST_BYTES, _LONGEST_LINE), start=1):
         if not line.strip():
             continue
-        count += 1
-        if count > MOST_TASKS:
+        if len(seen) == MOST_TASKS:
             raise bad_tasks(f"the file has more than {MOST_TASKS} tasks", path, number)
         try:
-            yield number, Task.model_validate_json(line)
+            task = Task.model_validate_json(line)
         except ValidationError as error:
             raise bad_tasks(f"the line is no task: {_problem(error)}", path, number) from error
+        if task in seen:  # counted twice it would make the interval of the damage too narrow
+            raise bad_tasks(f"the line is the same task as line {seen[task]}", path, number)
+        seen[task] = number
+        yield number, task
 
 
 def _problem(error: ValidationError) -> str:

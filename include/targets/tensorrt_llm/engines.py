@@ -9,9 +9,10 @@ from pathlib import Path
 from include.artifacts.store import MANIFEST_FILE, Manifest
 from include.errors import HostError, ToolError, UserError
 from include.model.config import ModelConfig
-from include.model.files import CONFIG_FILE, TOKENIZER_FILE, read_object
+from include.model.files import TOKENIZER_FILE
 from include.model.generation import end_ids
 from include.model.tokenizer import TokenizerFacts
+from include.model.vocabulary import read_tokenizer
 from include.requests.release import ReleaseRequest
 from include.stages.build_tensorrt_llm.outputs import Engine, read_engine
 from include.targets.tensorrt_llm.image import ImageFacts
@@ -39,10 +40,11 @@ def check_request(request: ReleaseRequest) -> None:
 def check_dimensions(request: ReleaseRequest, config: ModelConfig) -> None:
     """Raises `UserError`, with sizes that fit, unless upstream's int4 layers hold the checkpoint's weights unpadded.
 
+    A format without groups has no such layers.
     Each layer is padded to a multiple of the group (64 at least) times the ranks, in its inputs and its outputs, and
     then does not load weights that are not.
     """
-    wrong = _unfit(config, request.awq_group_size, request.tp_size)
+    wrong = request.group_size and _unfit(config, request.group_size, request.tp_size)
     if not wrong:
         return
     sizes = ((group, tp) for tp in range(request.tp_size, 0, -1) for group in GROUP_SIZES)
@@ -133,7 +135,7 @@ def check_tokenizer(directory: Path) -> None:
 
 
 def check_vocabulary(directory: Path) -> None:
-    """Raises `UserError` if ids below the tokenizer's last one stand for no token.
+    """Raises `UserError` if ids below the last token, of the tokenizer or at the end of an answer, stand for none.
 
     TensorRT-LLM takes all ids below ``vocab_size`` for tokens: those beyond the last are no part of a checkpoint, but
     nothing keeps an engine from drawing one in between.
@@ -141,9 +143,7 @@ def check_vocabulary(directory: Path) -> None:
     path = directory / TOKENIZER_FILE
     if not path.is_file():
         return
-    from tokenizers import Tokenizer
-
-    ids = set(Tokenizer.from_file(str(path)).get_vocab().values())
+    ids = {*read_tokenizer(directory).get_vocab().values(), *end_ids(directory)}
     gaps = [one for one in range(max(ids, default=0)) if one not in ids]
     if gaps:
         raise UserError(
@@ -156,8 +156,7 @@ def check_vocabulary(directory: Path) -> None:
 
 def check_end(directory: Path) -> None:
     """Raises `UserError` for a model without a token that ends a text: NVIDIA's preprocessing does not load then."""
-    named = read_object(directory / CONFIG_FILE).get("eos_token_id") if (directory / CONFIG_FILE).is_file() else None
-    if named is None and not TokenizerFacts.read(directory).named.get("eos_token") and not end_ids(directory):
+    if not TokenizerFacts.read(directory).named.get("eos_token") and not end_ids(directory):
         raise UserError(
             "the model names no token that ends a text, and NVIDIA's preprocessing needs one",
             where="field model",
@@ -174,9 +173,7 @@ def check_pieces(directory: Path) -> None:
     path = directory / TOKENIZER_FILE
     if not path.is_file():
         return  # gate streaming finds it out
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = read_tokenizer(directory)
     ids = tokenizer.encode(_PIECES, add_special_tokens=False).ids
     if "".join(tokenizer.decode([one]) for one in ids) != tokenizer.decode(ids):
         raise UserError(

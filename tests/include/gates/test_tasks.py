@@ -78,6 +78,11 @@ def test_the_tasks_that_come_along_are_good_and_enough_for_the_rule() -> None:
         pytest.param(GOOD | {"judge": "choice"}, "judge choice needs the field choices", id="no choices"),
         pytest.param(GOOD | {"choices": ["4"]}, "judge choice needs the field choices", id="choices alone"),
         pytest.param(GOOD | {"judge": "choice", "choices": ["1", "2"]}, "one of the choices", id="none of them"),
+        pytest.param(GOOD | {"judge": "choice", "choices": ["4"]}, "two or more", id="one choice"),
+        pytest.param(GOOD | {"judge": "choice", "choices": ["4", "5", "4 "]}, "different", id="a choice twice"),
+        pytest.param(
+            GOOD | {"expected": "a", "judge": "choice", "choices": ["A", "a"]}, "different", id="choices by case"
+        ),
         pytest.param(GOOD | {"max_tokens": 0}, "field max_tokens", id="no tokens"),
         pytest.param(GOOD | {"max_tokens": 10**6}, "field max_tokens", id="many tokens"),
         pytest.param(GOOD | {"judge": "regex", "expected": "("}, "missing \\)", id="an open group"),
@@ -103,7 +108,12 @@ def test_a_line_that_is_no_task_is_named(tmp_path: Path, bad: object, problem: s
         pytest.param(b"\xff\xfe", "codec can't decode", id="not UTF-8"),
         pytest.param(b"\0", "zero byte", id="a program"),
         pytest.param(b"x" * (1 << 19), "a line of more than", id="a long line"),
-        pytest.param((json.dumps(GOOD) + "\n").encode() * (MOST_TASKS + 1), "more than 2000 tasks", id="too many"),
+        pytest.param(
+            b"".join(json.dumps(GOOD | {"prompt": str(n)}).encode() + b"\n" for n in range(MOST_TASKS + 1)),
+            "more than 2000 tasks",
+            id="too many",
+        ),
+        pytest.param((json.dumps(GOOD) + "\n").encode() * 2, "the same task as line 1", id="a task twice"),
         pytest.param(None, "No such file", id="none"),
     ],
 )
@@ -114,6 +124,17 @@ def test_a_file_that_has_no_tasks_is_refused(tmp_path: Path, content: bytes | No
     with pytest.raises(UserError, match=problem) as failed:
         check_tasks(path)
     assert str(path) in failed.value.where
+
+
+def test_a_file_from_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n")
+    assert [task.prompt for task in check_tasks(path)] == [GOOD["prompt"]]
+
+
+def test_tasks_that_the_original_does_not_solve_are_said_to_say_nothing(candidate: Candidate) -> None:
+    assert "say nothing of this model" in judged(candidate, [False] * 30, [True] * 30).found
+    assert "say nothing" not in judged(candidate, [True] + [False] * 29, [False] * 30).found
 
 
 def test_a_directory_is_no_file_of_tasks(tmp_path: Path) -> None:
@@ -132,6 +153,21 @@ def test_a_directory_is_no_file_of_tasks(tmp_path: Path) -> None:
         ("contains", "C++", "I like C++!", True),
         ("contains", "(a", "f(a", False),
         ("contains", "4", "", False),
+        ("exact", "caf\u00e9", "CAFE\u0301", True),
+        ("contains", "4", "It is 4.5.", False),
+        ("contains", "4", "It is 2.4", False),
+        ("contains", "1", "1,000", False),
+        ("contains", "4", "x = -4", False),
+        ("contains", "4", "8-4", True),
+        ("contains", "4", "4, 5", True),
+        ("contains", "-4", "x = -4.", True),
+        ("contains", "1,000", "It is 1,000.", True),
+        ("contains", "\u5df4\u9ece", "\u6cd5\u56fd\u7684\u9996\u90fd\u662f\u5df4\u9ece\u3002", True),
+        ("contains", "4", "\u7b54\u6848\u662f4\u3002", True),
+        ("contains", "4", "\u7b54\u6848\u662f14\u3002", False),
+        ("contains", "\u6771\u4eac", "\u6771\u4eac\u3067\u3059", True),
+        ("contains", "\ud55c\uad6d", "\ud55c\uad6d\uc5b4", False),
+        ("contains", "Paris", "Parisian", False),
         ("choice", "B", "The answer is B, not A.", True),
         ("choice", "B", "A. No, B.", False),
         ("choice", "B", "Because", False),
@@ -139,6 +175,9 @@ def test_a_directory_is_no_file_of_tasks(tmp_path: Path) -> None:
         ("choice", "A and B", "A and B", True),
         ("regex", "7|seven", "There are Seven days", True),
         ("regex", "^4$", "44", False),
+        ("regex", "^4$", " 4\n", True),
+        ("regex", "(?s)^a.b$", "a\nb", True),
+        ("regex", "^cafe\u0301$", "caf\u00e9", True),
         ("regex", "1, ?2", "1,2", True),
         pytest.param("regex", "(a+)+$", "a" * 1000 + "b", False, id="one that others would try for ever"),
     ],

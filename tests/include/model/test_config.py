@@ -82,6 +82,15 @@ class TestRead:
         assert config(LLAMA2_7B, "torch_dtype", **fields).dtype == dtype
 
 
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
 class TestRope:
     @pytest.mark.parametrize(
         ("fields", "theta", "scaling"),
@@ -89,9 +98,9 @@ class TestRope:
             pytest.param({"rope_theta": 5e5}, 5e5, None, id="top-level"),
             pytest.param({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, 5e5, None, id="parameters"),
             pytest.param(
-                {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0}},
+                {"rope_parameters": {"rope_theta": 5e5, **LLAMA_3}},
                 5e5,
-                {"rope_type": "llama3", "factor": 8.0},
+                LLAMA_3,
                 id="parameters-with-scaling",
             ),
             pytest.param(
@@ -124,6 +133,10 @@ class TestRope:
     def test_its_scaling_is_named_one_way(self, fields: dict[str, object]) -> None:
         assert config(LLAMA2_7B, **fields).rope_scaling == {"rope_type": "linear", "factor": 2.0}
 
+    def test_dynamic_scaling_is_none_within_the_positions_that_are_served(self) -> None:
+        read = config(LLAMA2_7B, rope_scaling={"type": "dynamic", "factor": 4.0})
+        assert (read.rope_scaling, read.max_position_embeddings) == (None, 4096)
+
     def test_a_base_of_transformers_5_goes_before_one_of_4(self) -> None:
         read = config(LLAMA2_7B, rope_theta=1e4, rope_parameters={"rope_theta": 1e6, "rope_type": "default"})
         assert read.rope_theta == 1e6
@@ -144,6 +157,39 @@ class TestRope:
         read.check_lengths(1024, positions)
         with pytest.raises(UserError, match="positions"):
             read.check_lengths(1024, positions + 1)
+
+    @pytest.mark.parametrize("lost", sorted(LLAMA_3.keys() - {"rope_type"}))
+    def test_what_transformers_cannot_do_without_is_asked_for(self, lost: str) -> None:
+        scaling = {name: value for name, value in LLAMA_3.items() if name != lost}
+        with pytest.raises(UserError, match=lost):
+            config(LLAMA2_7B, rope_scaling=scaling)
+
+    @pytest.mark.parametrize(
+        ("fields", "targets"),
+        [
+            ({}, ["openvino", "tensorrt_llm", "vllm"]),
+            ({"mscale": 1.0, "mscale_all_dim": 0.0, "beta_fast": None}, ["openvino", "tensorrt_llm", "vllm"]),
+            ({"mscale": 1.0}, ["openvino", "tensorrt_llm", "vllm"]),
+            ({"mscale": 1.0, "mscale_all_dim": 1.0}, ["openvino", "tensorrt_llm"]),
+            ({"mscale": 0.707, "mscale_all_dim": 0.707}, ["openvino", "tensorrt_llm"]),
+            ({"mscale": 0.707}, ["openvino", "vllm"]),
+            ({"mscale_all_dim": 1.0}, ["openvino", "vllm"]),
+            ({"truncate": False}, ["openvino", "vllm"]),
+            ({"attention_factor": 1.0}, ["openvino"]),
+        ],
+        ids=str,
+    )
+    def test_only_targets_that_compute_a_yarn_as_transformers_does_get_it(
+        self, fields: dict[str, object], targets: list[str]
+    ) -> None:
+        read = config(QWEN3_0_6B, rope_scaling={"rope_type": "yarn", "factor": 4.0, **fields})
+        for target in ("openvino", "tensorrt_llm", "vllm"):
+            if target in targets:
+                read.check_target(target, 4096, "bfloat16")
+                continue
+            with pytest.raises(UserError, match="another YaRN than transformers") as caught:
+                read.check_target(target, 4096, "bfloat16")
+            assert caught.value.fix == f"choose target {' or '.join(targets)}"
 
     def test_yarn_keeps_the_positions_that_it_scales(self) -> None:
         scaling = config(QWEN3_0_6B, rope_scaling={"type": "yarn", "factor": 2.0}).rope_scaling
@@ -231,7 +277,21 @@ class TestWindow:
         [
             pytest.param(config(MISTRAL_NEMO, sliding_window=4096), 4096, id="mistral"),
             pytest.param(config(MISTRAL_NEMO, "sliding_window"), 4096, id="mistral-default"),
-            pytest.param(config(QWEN2_5_0_5B, use_sliding_window=True, sliding_window=1024), 1024, id="qwen"),
+            pytest.param(
+                config(QWEN2_5_0_5B, use_sliding_window=True, sliding_window=1024, max_window_layers=21),
+                1024,
+                id="qwen",
+            ),
+            pytest.param(
+                config(QWEN2_5_0_5B, use_sliding_window=True, sliding_window=1024), None, id="qwen-of-no-layer"
+            ),
+            pytest.param(
+                config(
+                    QWEN3_0_6B, use_sliding_window=True, sliding_window=1024, layer_types=["sliding_attention"] * 28
+                ),
+                1024,
+                id="qwen-by-layer-types",
+            ),
             pytest.param(config(PHI_3_MINI_4K), 2047, id="phi-3"),
             pytest.param(config(GEMMA_2_2B, "sliding_window"), 4096, id="gemma-2-default"),
             pytest.param(config(QWEN2_5_0_5B, sliding_window=1024), None, id="qwen-switched-off"),
@@ -256,6 +316,25 @@ class TestWindow:
 
 
 class TestTarget:
+    @pytest.mark.parametrize("target", ["tensorrt_llm", "vllm"])
+    def test_biases_that_engines_leave_out_are_for_the_target_that_computes_them(self, target: str) -> None:
+        read = config(QWEN3_0_6B, attention_bias=True)
+        read.check_target("openvino", 4096, "bfloat16")
+        with pytest.raises(UserError, match="biases after the attention of a Qwen3ForCausalLM"):
+            read.check_target(target, 4096, "bfloat16")
+        config(LLAMA2_7B, attention_bias=True, mlp_bias=True).check_target(target, 4096, "bfloat16")
+        config(QWEN2_5_0_5B, attention_bias=True).check_target(target, 4096, "bfloat16")  # it has none there
+
+    @pytest.mark.parametrize("target", ["tensorrt_llm", "vllm"])
+    def test_another_activation_is_for_the_target_that_computes_it(self, target: str) -> None:
+        read = config(LLAMA2_7B, hidden_act="gelu")
+        read.check_target("openvino", 4096, "float16")
+        with pytest.raises(UserError, match="the activation silu only, the model's hidden_act is gelu") as caught:
+            read.check_target(target, 4096, "float16")
+        assert caught.value.fix == "choose target openvino"
+        config(LLAMA2_7B, hidden_act="silu").check_target(target, 4096, "float16")
+        config(GEMMA_2_2B, hidden_act="gelu").check_target(target, 4096, "bfloat16")  # Gemma's is hidden_activation
+
     @pytest.mark.parametrize(
         ("base", "target", "dtype", "field", "fix"),
         [

@@ -99,3 +99,27 @@ def test_names_an_index_that_cannot_be_read(tmp_path: Path, index: bytes) -> Non
     tiny.write({**tiny.sharded_model(), "model.safetensors.index.json": index}, tmp_path)
     with pytest.raises(UserError, match="index.json cannot be read"):
         Weights.read(tmp_path)
+
+
+def tied(folder: Path, change: bytes = b"", dtype: str = "F16") -> Weights:
+    """Weights whose output layer is the embedding's but for its last bytes."""
+    tensors = {"a": (4, 2), "lm_head.weight": (256, 64), "model.embed_tokens.weight": (256, 64)}
+    content = tiny.safetensors(tensors, {"lm_head.weight": dtype})
+    size = 256 * 64 * 2
+    embedding = content[-size:]
+    head = embedding[: size - len(change)] + change
+    start = len(content) - size - len(head)
+    (folder / "model.safetensors").write_bytes(content[:start] + head + embedding)
+    return Weights.read(folder)
+
+
+def test_an_output_layer_that_is_the_embedding_may_be_stored_twice(tmp_path: Path) -> None:
+    tied(tmp_path).check_tied("model.embed_tokens.weight")
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_refuses_an_output_layer_of_its_own_that_is_said_to_be_the_embedding(tmp_path: Path, dtype: str) -> None:
+    change = b"trained apart" * 2000 if dtype == "F16" else b""
+    with pytest.raises(UserError, match=r"hold an lm_head.weight of its own, and config.json ties it") as caught:
+        tied(tmp_path, change, dtype).check_tied("model.embed_tokens.weight")
+    assert "set tie_word_embeddings to false" in caught.value.fix

@@ -99,12 +99,12 @@ def only_pickles(model: Path) -> None:
 
 def index_without_shards(model: Path) -> None:
     (model / WEIGHTS).unlink()
-    (model / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    (model / f"{WEIGHTS}.index.json").write_text('{"metadata": {}, "weight_map": {"a": "model-1.safetensors"}}')
 
 
 def index_that_leaves(model: Path) -> None:
     (model / WEIGHTS).unlink()
-    (model / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "../x.safetensors"}}')
+    (model / f"{WEIGHTS}.index.json").write_text('{"metadata": {}, "weight_map": {"a": "../x.safetensors"}}')
 
 
 def a_file_instead(model: Path) -> None:
@@ -245,7 +245,7 @@ def test_refuses_a_hostile_file_at_once(
 )
 def test_an_index_names_only_files_beside_it(model: Path, shard: str) -> None:
     (model / WEIGHTS).unlink()
-    (model / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    (model / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {"a": shard}}))
     with pytest.raises(UserError, match="index.json cannot be read") as caught:
         ask(model)
     assert caught.value.what.isprintable()

@@ -59,6 +59,15 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.std())
 
 
+def read_by_transformers(folder: Path) -> Any:
+    """With all of its attention: the fused one leaves the caps of scores out."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+
+
+def fused(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+
+
 @pytest.fixture(scope="module", params=tiny.FURTHER, ids=list(tiny.FURTHER))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("architecture")
@@ -91,7 +100,7 @@ def test_the_files_tensors_are_those_of_the_table(case: Case) -> None:
 
 def test_what_is_loaded_computes_what_transformers_does(case: Case) -> None:
     loaded = load_model(case.source, "cpu", torch.float32)
-    expected = AutoModelForCausalLM.from_pretrained(case.folder, dtype=torch.float32)
+    expected = read_by_transformers(case.folder)
     assert apart(logits_of(loaded), logits_of(expected)) < 1e-4
 
 
@@ -131,7 +140,7 @@ def test_openvino_scores_and_answers_as_the_checkpoint(case: Case, tmp_path: Pat
 
 def test_vllms_layout_computes_what_modelopt_simulates(case: Case, tmp_path: Path) -> None:
     write_weights(Checkpoint(case.foldable), tmp_path)
-    read = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    read = read_by_transformers(tmp_path)
     assert apart(logits_of(read), case.foldable_logits) < 0.03
     written = json.loads((tmp_path / "config.json").read_text())
     assert case.source.config.sliding_window in (None, written.get("sliding_window"))
@@ -148,8 +157,29 @@ def test_a_scale_in_a_wrong_norm_is_seen(case: Case, tmp_path: Path) -> None:
     one, other = (f"model.layers.1.{name}.weight" for name in (before_attention, before_mlp))
     tensors[one], tensors[other] = tensors[other], tensors[one]
     save_file(tensors, file, metadata={"format": "pt"})
-    read = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    read = read_by_transformers(tmp_path)
     assert apart(logits_of(read), case.foldable_logits) > 0.1
+
+
+def test_caps_of_scores_that_matter_are_computed_or_refused(tmp_path: Path) -> None:
+    folder, checkpoint, out = (tmp_path / name for name in ("model", "checkpoint", "out"))
+    checkpoint.mkdir()
+    out.mkdir()
+    fields = tiny.FURTHER["gemma2"] | {"attn_logit_softcapping": 2.0}
+    source = SourceModel.read(tiny.save_model(folder, random_norms=True, **fields))
+    model = load_model(source, "cpu", torch.float32)
+    expected = logits_of(read_by_transformers(folder))
+    assert apart(logits_of(model), expected) < 1e-4 < 0.1 < apart(logits_of(fused(folder)), expected)
+    quantize(model, tiny.small_blocks(), tiny.GROUP_SIZE, 4)
+    export(model, source, "float16", 1, checkpoint)
+    GenerationConfig(eos_token_id=257).save_pretrained(checkpoint)
+    HeldOut("sha", IDS).save(checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["build", "--checkpoint", str(checkpoint), "--out", str(out)])
+        assert main() != 0
+    failure = json.loads((out / "failure.json").read_text())
+    assert "OpenVINO does not cap attention scores" in failure["what"]
+    assert failure["fix"] == "choose target vllm or tensorrt_llm"
 
 
 def test_scales_that_no_norm_can_take_are_refused(case: Case) -> None:
@@ -203,7 +233,7 @@ UPSTREAM: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any]]] = {
             "hidden_act": "gelu_pytorch_tanh",
             "query_pre_attn_scalar": 24,
             "final_logit_softcapping": 3.0,
-            "attn_logit_softcapping": 2.0,
+            "attn_logit_softcapping": 50.0,
             "share_embedding_table": True,
         },
     ),

@@ -49,7 +49,7 @@ def compared(context: Context, params: dict[str, Any], **changes: Any) -> Settin
 def test_each_setting_is_checked_as_a_release_is(context: Context, params: dict[str, Any]) -> None:
     checked = check_settings.run(context, params)
     assert [(one.request.awq_group_size, one.request.calib_size) for one in checked] == [(64, 32), (32, 16)]
-    with pytest.raises(UserError, match="awq_group_size"):
+    with pytest.raises(UserError, match="setting awq_group_size=128: group size 128 does not divide"):
         check_settings.run(context, params | {"settings": ["awq_group_size=64", "awq_group_size=128"]})
 
 

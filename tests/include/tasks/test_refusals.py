@@ -22,6 +22,7 @@ from tests.support import tiny_files as tiny
 from tests.support.hub_server import HubServer, Repo
 
 WEIGHTS, CONFIG, SETTINGS = "model.safetensors", "config.json", "tokenizer_config.json"
+INDEX = "model.safetensors.index.json"
 LAYER = "model.layers.0.mlp.up_proj"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 SENTENCEPIECE = b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
@@ -86,6 +87,34 @@ def tokenizer_model(content: bytes, **fields: Any) -> Spoil:
     return both(lambda files: files.pop("tokenizer.json"), put(tokenizer__model=content), settings(**fields))
 
 
+def named(form: str) -> Spoil:
+    """The same weights under other names."""
+    shapes = {form.format(name.removeprefix("model.")): shape for name, shape in tiny.SHAPES.items()}
+    return lambda files: files.update({WEIGHTS: tiny.safetensors(shapes)})
+
+
+def of_framework(name: bytes) -> Spoil:
+    written = (b'"format":"%s"' % name).ljust(14)
+    return lambda files: files.update({WEIGHTS: files[WEIGHTS].replace(b'"format": "pt"', written)})
+
+
+def index(**fields: Any) -> Spoil:
+    """Changes fields of the index; None takes one away."""
+
+    def change(files: Files) -> None:
+        known = {**json.loads(files[INDEX]), **fields}
+        files[INDEX] = json.dumps({name: value for name, value in known.items() if value is not None}).encode()
+
+    return sharded(change)
+
+
+def bias_of(architecture: str, bias: str = "model__layers__0__self_attn__o_proj__bias") -> Spoil:
+    name = architecture.removesuffix("ForCausalLM").lower()
+    fields = {"architectures": [architecture], "model_type": name, "attention_bias": True, "mlp_bias": True}
+    fields |= {"max_window_layers": 0, "head_dim": 16}
+    return both(config(**fields), tensors(**{bias: (64,)}))
+
+
 UNQUANTIZED, MERGE = "name the unquantized model", "merge it into its base model"
 SAVE_JSON = "save its tokenizer with a tokenizer.json"
 
@@ -116,6 +145,37 @@ BY_WEIGHTS = {
     "no layer": (tensors((f"{LAYER}.weight",)), f"lack 1 weights, {LAYER}", "download"),
     "another layer": (config(num_hidden_layers=1), "does not speak of", "of one save"),
     "biases": (tensors(model__layers__0__self_attn__q_proj__bias=(64,)), "does not speak of", "attention_bias"),
+    "biases that a Mistral never has": (bias_of("MistralForCausalLM"), "does not speak of", "has no such bias"),
+    "a norm of another size": (
+        tensors(model__layers__1__input_layernorm__weight=(65,)),
+        "shape 65 .* it has 64",
+        "correct hidden_size",
+    ),
+    "a scalar as norm": (tensors(model__norm__weight=()), "shape of a single number", "correct hidden_size"),
+    "a bias of another size": (
+        both(
+            config(attention_bias=True),
+            tensors(
+                **{
+                    f"model__layers__{layer}__self_attn__{name}_proj__bias": (32 if name in "kv" else 64 + layer,)
+                    for layer in (0, 1)
+                    for name in "qkvo"
+                }
+            ),
+        ),
+        "shape 65 .* it has 64",
+        "num_attention_heads",
+    ),
+    "the bare decoder": (named("{}"), "begin with '' in place of 'model.'", "AutoModelForCausalLM"),
+    "a wrapped model": (named("module.model.{}"), "begin with 'module.model.' in place", "what wraps it"),
+    "a part of a larger model": (named("language_model.model.{}"), "begin with 'language_model.model.'", "wraps it"),
+    "of another framework": (of_framework(b"np"), "format np, and transformers needs pt", "save the model again"),
+    "a tensor in two shards": (
+        sharded(lambda files: files.update({"model-00002-of-00002.safetensors": tiny.safetensors(tiny.SHAPES)})),
+        "00002.safetensors holds the tensor lm_head.weight, and so does model-00001",
+        "of one save",
+    ),
+    "an index without metadata": (index(metadata=None), "no object metadata", "repair the model's index"),
     "a pointer": (put(model__safetensors=POINTER), "Git LFS pointer", "git lfs pull"),
     "pointers as shards": (
         sharded(lambda files: files.update(dict.fromkeys([n for n in files if "-of-" in n], POINTER))),
@@ -141,6 +201,18 @@ BY_CONFIG = {
         "a class that transformers has",
     ),
     "longrope": (config(rope_scaling={"type": "longrope", "factor": 4.0}), "longrope is not supported", "yarn"),
+    "llama3 rope in part": (
+        config(rope_scaling={"rope_type": "llama3", "factor": 8.0}),
+        "needs .*low_freq_factor",
+        "complete",
+    ),
+    "a rope without a type": (config(rope_scaling={"factor": 8.0}), "a factor and no rope_type", "complete"),
+    "a reward model's head": (
+        tensors(score__weight=(1, 64)),
+        "does not speak of, score.weight|score.weight",
+        "of one save",
+    ),
+    "su rope": (config(rope_scaling={"type": "su", "factor": 4.0}), "su is not supported", "yarn"),
     "mrope": (config(rope_scaling={"type": "mrope", "mrope_section": [1]}), "mrope is not supported", "yarn"),
     "rope for each kind of layer": (
         config(rope_parameters={"full_attention": {"rope_type": "yarn", "factor": 4.0}}),
@@ -183,6 +255,16 @@ BY_FILES = {
         "PEFT",
     ),
     "GGUF": (only(**{"model-Q4_K_M__gguf": b"GGUF"}), "no config.json", "GGUF"),
+    "NeMo": (only(**{"model__nemo": b"x"}), "no config.json", "archive of NeMo"),
+    "ONNX": (only(CONFIG, "tokenizer.json", model__onnx=b"x"), "no safetensors weights", "exported from"),
+    "TensorFlow": (only(CONFIG, "tokenizer.json", tf_model__h5=b"x"), "no safetensors weights", "from_tf=True"),
+    "Flax": (only(CONFIG, "tokenizer.json", flax_model__msgpack=b"x"), "no safetensors", "from_flax=True"),
+    "a model further down": (only(**{"hf/config__json": b"{}"}), "no config.json", "there is one in hf: name that"),
+    "a cache of the Hub": (
+        only(**{"snapshots/0a/config__json": b"{}"}),
+        "no config.json",
+        "there is one in snapshots/0a: name that",
+    ),
     "GGUF with a config": (only(CONFIG, "tokenizer.json", a__gguf=b"GGUF"), "no safetensors weights", "GGUF"),
     "Meta's form": (only(params__json=b"{}", consolidated__00__pth=b"x"), "no config.json", "convert"),
     "Mistral's form": (
@@ -206,6 +288,22 @@ BY_FILES = {
         "names shards that are not there: model-00002-of-00002",
         "complete the upload",
     ),
+    "an adapter beside the model": (
+        put(adapter_config__json=b"{}", adapter_model__safetensors=b"x"),
+        "an adapter lies beside the model",
+        MERGE,
+    ),
+    "a model of embeddings": (
+        put(config_sentence_transformers__json=b"{}", modules__json=b"[]"),
+        "makes vectors of texts",
+        "text generation",
+    ),
+    "an absolute shard": (
+        index(weight_map={"lm_head.weight": "/etc/model.safetensors"}),
+        "not a path inside",
+        "repair",
+    ),
+    "a shard above": (index(weight_map={"lm_head.weight": "../model.safetensors"}), "not a path inside", "repair"),
     "a shard without a name": (
         sharded(lambda files: files.update({"model-00003-of-00002.safetensors": b""})),
         "does not name model-00003-of-00002",
@@ -346,6 +444,15 @@ ACCEPTED = {
     "a default template among others": both(
         settings(chat_template=[{"name": "default", "template": "{{ messages[0].content }}"}]),
         lambda files: files.update({"additional_chat_templates/rag.jinja": b"{% broken"}),
+    ),
+    "a field for biases that its class has not": config(
+        architectures=["MistralForCausalLM"], model_type="mistral", attention_bias=True, mlp_bias=True
+    ),
+    "weights that MLX wrote": of_framework(b"mlx"),
+    "null for false": put(
+        config__json=json.dumps(
+            {**tiny.CONFIG, "tie_word_embeddings": None, "attention_bias": None, "use_sliding_window": None}
+        ).encode()
     ),
     "old buffers": tensors(
         dtypes={"model.layers.0.self_attn.rotary_emb.inv_freq": "F32"},

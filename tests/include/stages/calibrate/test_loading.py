@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from include.errors import HostError, UserError
 from include.stages.calibrate.loading import compute_dtype, load_model, load_tokenizer
+from include.stages.calibrate.reference import as_prompt, end_ids, greedy
 from include.stages.calibrate.source import SourceModel
+from include.stages.calibrate.stage import Subject
 from tests.support import tiny_models as tiny
 
 
@@ -104,14 +107,72 @@ def test_a_hostile_tokenizer_is_the_users_matter(llama: Path, name: str, content
         load_tokenizer(llama)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        pytest.param({"hidden_act": "evil"}, id="unknown activation"),
-        pytest.param({"pad_token_id": 10**6}, id="padding beyond the vocabulary"),
-    ],
-)
-def test_what_only_transformers_reads_is_the_users_matter(llama: Path, fields: dict[str, object]) -> None:
-    tiny.change_config(llama, **fields)
+def test_what_only_transformers_reads_is_the_users_matter(llama: Path) -> None:
+    tiny.change_config(llama, hidden_act="evil")
     with pytest.raises(UserError, match="transformers cannot load the model"):
         load_model(SourceModel.read(llama), "cpu", torch.float32)
+
+
+def greedy_of(folder: Path) -> list[int]:
+    subject = Subject.read(folder, "cpu")
+    model = subject.load("cpu", torch.float32)
+    assert end_ids(model, subject.tokenizer) == [257]
+    return greedy(model, subject.tokenizer, [as_prompt(subject.tokenizer, "Hello", chat=False)], 12)[0].ids
+
+
+@pytest.mark.parametrize(
+    ("generation", "changes"),
+    [
+        # Qwen 2.5's has a penalty; engines are asked without one.
+        pytest.param({"eos_token_id": 257, "repetition_penalty": 9.0, "no_repeat_ngram_size": 1}, {}, id="penalties"),
+        pytest.param({"eos_token_id": 257, "bad_words_ids": [[47]], "forced_eos_token_id": 3}, {}, id="bans"),
+        pytest.param({"eos_token_id": [257], "num_beams": 4, "num_return_sequences": 2}, {}, id="beams"),
+        pytest.param({"eos_token_id": 257, "stop_strings": ["a"], "cache_implementation": "none"}, {}, id="unusable"),
+        pytest.param({}, {"eos_token_id": 257}, id="an end token in config.json"),
+        pytest.param({"eos_token_id": 257}, {"pad_token_id": 10**6}, id="padding beyond the vocabulary"),
+        pytest.param({"eos_token_id": 257}, {"pad_token_id": 310}, id="padding that is no token"),
+    ],
+)
+def test_greedy_answers_are_of_the_weights_and_the_end_tokens_alone(
+    llama: Path, generation: dict[str, object], changes: dict[str, object]
+) -> None:
+    expected = greedy_of(llama)
+    assert len(expected) == 12
+    (llama / "generation_config.json").write_text(json.dumps(generation))
+    tiny.change_config(llama, **changes)
+    assert greedy_of(llama) == expected
+
+
+def with_token(folder: Path, token: str, **named: object) -> None:
+    """Adds a token to the tokenizer of a model that has weights for the tokens before."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([*(f"<|{n}|>" for n in range(258, 320)), token])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer_config.json"
+    fields = json.loads(path.read_text())
+    fields["added_tokens_decoder"]["320"] = {"content": token, "special": True}
+    path.write_text(json.dumps(fields | named))
+
+
+@pytest.mark.parametrize("named", [{"pad_token": "[PAD]"}, {"additional_special_tokens": ["[PAD]"]}], ids=str)
+def test_a_token_that_the_model_has_no_weights_for_is_text(llama: Path, named: dict[str, object]) -> None:
+    before = Subject.read(llama, "cpu").tokenizer("a[PAD]b")["input_ids"]
+    with_token(llama, "[PAD]", **named)
+    tokenizer = Subject.read(llama, "cpu").tokenizer
+    tokenizer.save_pretrained(llama / "saved")
+    for read in (tokenizer, AutoTokenizer.from_pretrained(llama / "saved")):
+        assert read("a[PAD]b")["input_ids"] == before
+        assert max(read.get_vocab().values()) == 319
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"eos_token": "<|im_end|>"}, {"chat_template": "{{ messages[0].content }}<|im_end|>"}],
+    ids=["end", "chat"],
+)
+def test_one_that_prompts_or_answers_need_is_refused(llama: Path, named: dict[str, object]) -> None:
+    (llama / "chat_template.jinja").unlink(missing_ok=True)
+    with_token(llama, "<|im_end|>", **named)
+    with pytest.raises(UserError, match=r"'<\|im_end\|>' of the tokenizer has the id 320, the model has 320") as caught:
+        SourceModel.read(llama)
+    assert "resize_token_embeddings" in caught.value.fix

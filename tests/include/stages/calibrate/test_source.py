@@ -28,13 +28,13 @@ def test_reads_a_config(llama: Path) -> None:
     source.config.check_calibration(group=16, seq_len=256, tp=2)
 
 
-SCALING = {"rope_type": "llama3", "factor": 8.0}
+SCALING = {"rope_type": "linear", "factor": 8.0}
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        pytest.param({"rope_scaling": SCALING}, (50000.0, SCALING), id="llama3"),
+        pytest.param({"rope_scaling": SCALING}, (50000.0, SCALING), id="scaling"),
         pytest.param({"rope_scaling": {"rope_type": "default"}}, (50000.0, None), id="default is none"),
         pytest.param(
             {"rope_theta": None, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
@@ -133,7 +133,7 @@ def test_names_the_shard_that_lacks_a_tensor(llama: Path) -> None:
     shards = {"model-1.safetensors": names[:5], "model-2.safetensors": names[5:]}
     for file, part in shards.items():
         save_file({name: tensors[name] for name in part}, llama / file)
-    index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+    index = {"metadata": {}, "weight_map": {name: file for file, part in shards.items() for name in part}}
     (llama / "model.safetensors.index.json").write_text(json.dumps(index))
     assert SourceModel.read(llama).weight_bytes == sum((llama / file).stat().st_size for file in shards)
 

@@ -257,6 +257,14 @@ def test_dimensions_are_shared_as_upstream_asserts_it(
         engines.check_dimensions(request, config)
 
 
+def test_a_format_without_groups_is_shared_whatever_the_group_size_says() -> None:
+    config = ModelConfig.parse(json.dumps(SMALL | {"hidden_size": 576, "head_dim": 64}), where="org/model")
+    request = ReleaseRequest(target="tensorrt_llm", quantization="fp8", awq_group_size=128)
+    engines.check_dimensions(request, config)
+    with pytest.raises(UserError, match="hidden size 576"):
+        engines.check_dimensions(request.model_copy(update={"quantization": "int4_awq"}), config)
+
+
 def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, sentencepiece=False)
     path = tmp_path / "tokenizer.json"
@@ -268,6 +276,15 @@ def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"8 ids .* no token, {last[1]} for instance") as refused:
         target.check_tokenizer(ReleaseRequest(target="tensorrt_llm"), tmp_path)
     assert "vllm or openvino" in str(refused.value)
+
+
+def test_an_end_token_beyond_the_tokenizer_leaves_a_gap(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, sentencepiece=False)
+    size = len(json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"])
+    for end, refused in ((size, False), (size + 2, True)):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, end]}))
+        with pytest.raises(UserError, match=f"2 ids .* no token, {size} ") if refused else nullcontext():
+            engines.check_vocabulary(tmp_path)
 
 
 @pytest.mark.parametrize(
