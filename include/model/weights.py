@@ -79,11 +79,12 @@ class Weights:
                     where=f"field model: {folder / file}",
                     fix="save the model again: index and shards are not of one save",
                 )
-            if twice := tensors.keys() & found.keys():
+            if unnamed := sorted(found.keys() - promised) if promised else []:
+                # transformers loads what the index names, and makes random weights in place of the rest.
                 raise UserError(
-                    f"{file} holds the tensor {min(twice)}, and so does {tensors[min(twice)].file}",
+                    f"{file} holds the tensor {unnamed[0]} that {INDEX_FILE} does not name for it",
                     where=f"field model: {folder / file}",
-                    fix="save the model again: its shards are not of one save",
+                    fix="save the model again: index and shards are not of one save",
                 )
             tensors |= found
         return cls(folder, sum((folder / file).stat().st_size for file in expected), tensors)

@@ -47,8 +47,9 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
             config.rope_local_base_freq = source.config.local_rope_theta
         # No answer depends on it, and one beyond the vocabulary would make no embedding.
         config.pad_token_id = None
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             source.folder,
+            output_loading_info=True,
             config=config,
             dtype=dtype,
             device_map=device_map(device),
@@ -69,6 +70,12 @@ def load_model(source: SourceModel, device: str, dtype: torch.dtype) -> Any:  # 
             where=f"field model: {source.folder}",
             fix="get config.json and the weights of one save, as transformers writes them",
         ) from error
+    if lost := sorted(found["missing_keys"]):
+        raise UserError(
+            f"transformers finds no weights for {lost[0]}, and would take random ones",
+            where=f"field model: {source.folder}",
+            fix="get the weights and their index of one save",
+        )
     # With "auto", what the GPUs cannot hold goes to the host, where a calibration would take hours.
     if device == "cuda" and {"cpu", "disk"} & {str(place) for place in model.hf_device_map.values()}:
         raise _too_large(source)

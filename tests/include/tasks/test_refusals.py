@@ -172,7 +172,18 @@ BY_WEIGHTS = {
     "of another framework": (of_framework(b"np"), "format np, and transformers needs pt", "save the model again"),
     "a tensor in two shards": (
         sharded(lambda files: files.update({"model-00002-of-00002.safetensors": tiny.safetensors(tiny.SHAPES)})),
-        "00002.safetensors holds the tensor lm_head.weight, and so does model-00001",
+        "00002.safetensors holds the tensor lm_head.weight that .* does not name for it",
+        "of one save",
+    ),
+    "a tensor that the index does not name": (
+        index(
+            weight_map={
+                name: f"model-0000{1 if name == 'lm_head.weight' else 2}-of-00002.safetensors"
+                for name in tiny.SHAPES
+                if name != f"{LAYER}.weight"
+            }
+        ),
+        f"00002.safetensors holds the tensor {LAYER}.weight that .* does not name",
         "of one save",
     ),
     "an index without metadata": (index(metadata=None), "no object metadata", "repair the model's index"),

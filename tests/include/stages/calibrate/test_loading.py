@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
@@ -111,6 +112,15 @@ def test_what_only_transformers_reads_is_the_users_matter(llama: Path) -> None:
     tiny.change_config(llama, hidden_act="evil")
     with pytest.raises(UserError, match="transformers cannot load the model"):
         load_model(SourceModel.read(llama), "cpu", torch.float32)
+
+
+def test_weights_that_transformers_does_not_find_are_not_made_up(llama: Path) -> None:
+    source = SourceModel.read(llama)
+    tensors = tiny.weights(llama)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, llama / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="finds no weights for model.layers.1.mlp.up_proj.weight"):
+        load_model(source, "cpu", torch.float32)
 
 
 def greedy_of(folder: Path) -> list[int]:
