@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ VARIABLE = "NVIDIA_VISIBLE_DEVICES"
 
 
 def minors(proc: Path) -> dict[str, str]:
-    """The numbers of the GPUs' devices by UUID, as the driver tells them."""
+    """The numbers of the GPUs' devices by UUID, as the driver tells them, else as nvidia-smi counts them."""
     texts = [path.read_text() for path in sorted(proc.glob("driver/nvidia/gpus/*/information"))]
-    return {_field("GPU UUID", text): _field("Device Minor", text) for text in texts}
+    if found := {_field("GPU UUID", text): _field("Device Minor", text) for text in texts}:
+        return found
+    asked = ["nvidia-smi", "--query-gpu=uuid,index", "--format=csv,noheader"]
+    listed = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
+    return dict(line.split(", ") for line in listed)
 
 
 def nodes(asked: str, known: dict[str, str], dev: Path) -> list[Path]:
@@ -52,7 +57,8 @@ def prepared(spec: dict[str, Any], proc: Path = Path("/proc"), dev: Path = Path(
     spec["mounts"] = [*binds, *spec["mounts"]]
     devices = spec["linux"].setdefault("devices", [])
     rules = spec["linux"].setdefault("resources", {}).setdefault("devices", [])
-    for node in nodes(env.get(VARIABLE, ""), minors(proc), dev):
+    asked = env.get(VARIABLE, "")
+    for node in nodes(asked, minors(proc) if "GPU-" in asked else {}, dev):
         number = node.stat().st_rdev
         place = {"type": "c", "major": os.major(number), "minor": os.minor(number)}
         devices.append({"path": f"/dev/{node.name}", **place, "fileMode": 0o666, "uid": 0, "gid": 0})

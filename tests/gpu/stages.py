@@ -199,7 +199,7 @@ def build(context: Context, asked: tuple[Checked, Pulled], checkpoint: ArtifactR
 
 
 def stand_in(context: Context, model: Path) -> dict[str, Any]:
-    """Target tensorrt_llm in an image with NVIDIA's layout and banner: calibration is real, in FP8, trtllm-build not."""
+    """Target tensorrt_llm in an image with NVIDIA's layout and banner: real calibration in FP8, a stand-in build."""
     request = {"target": "tensorrt_llm", "quantization": "fp8", "calib_size": 32, "calib_seq_len": 128}
     asked = checked(context, {**request, "model": str(model), "streaming": False, "task_data": "off"})
     checkpoint, _ = make(asked, partial(calibrate_awq.job, checked=asked[0], pulled=asked[1]))
