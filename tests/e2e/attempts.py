@@ -174,7 +174,13 @@ def _work(attempt: Attempt, lines: Connection) -> None:
         context: Any = {
             "run_id": attempt.run,
             "params": {},
-            "ti": SimpleNamespace(dag_id=DAG_ID, map_index=-1, try_number=attempt.number, stats_tags={}),
+            "ti": SimpleNamespace(
+                dag_id=DAG_ID,
+                map_index=-1,
+                try_number=attempt.number,
+                stats_tags={},
+                xcom_push=lambda key, value: None,  # the run's note and progress
+            ),
             "task_state_store": NoStateStore(),
         }
         try:

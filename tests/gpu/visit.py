@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import time
 import traceback
@@ -72,8 +73,9 @@ class Visit:
 def host() -> dict[str, Any]:
     """The GPUs and the driver."""
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    found = subprocess.run(asked, capture_output=True, text=True)
-    return {"gpus": found.stdout.splitlines(), "kernel": platform.release(), "python": platform.python_version()}
+    there = shutil.which(asked[0]) is not None
+    found = subprocess.run(asked, capture_output=True, text=True).stdout if there else ""
+    return {"gpus": found.splitlines(), "kernel": platform.release(), "python": platform.python_version()}
 
 
 def write(record: dict[str, Any], path: Path) -> None:
