@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
 from include.settings import PROJECT
 from tests.gpu.layout import AIRFLOW, DATA, MODEL, MODELOPT, ROOT, TRTLLM_IMAGE, VLLM, VLLM_IMAGE
-from tests.gpu.visit import Visit, write
+from tests.gpu.visit import Visit
 
 VISITS = ("stages", "release", "figures", "pair")
 UNTIL_S = 480.0
@@ -59,13 +60,10 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.update(environment(options.runner if options.visit == "release" else "docker"))
     sys.path.append(str(PROJECT / "plugins"))
-    visit = Visit(options.visit, options.until, frozenset(options.only))
-    module = importlib.import_module(f"tests.gpu.{options.visit}")
-    try:
-        module.run(visit, options.model)
-    finally:
-        if options.record:
-            write(visit.record(), options.record)
+    # What a visit started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))
+    visit = Visit(options.visit, options.until, frozenset(options.only), options.record)
+    importlib.import_module(f"tests.gpu.{options.visit}").run(visit, options.model)
     return 1 if visit.failed else 0
 
 

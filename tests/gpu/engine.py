@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.gpu.layout import DATA, DOCKER, ROOT, SITE, TRTLLM, TRTLLM_IMAGE, VLLM, VLLM_IMAGE
+from tests.gpu.layout import DATA, DOCKER, PYTRITON, ROOT, SITE, TRITON, TRTLLM, TRTLLM_IMAGE, VLLM, VLLM_IMAGE
 from tests.support.wait import wait_for
 
 SOCKET = f"unix://{DATA}/docker.sock"
@@ -72,9 +72,9 @@ ENTRYPOINT = (f'ENTRYPOINT ["{TRTLLM}/bin/entrypoint"]',)
 def variables(python: Path) -> list[str]:
     """The image's variables: its interpreter first on the path, and its packages for Triton's stub."""
     return [
-        f"ENV PATH={python}/bin:{_PATH}",
+        f"ENV PATH={python}/bin:{_PATH}:{os.environ['PATH']}",
         f"ENV PYTHONPATH={python / SITE}",
-        f"ENV LD_LIBRARY_PATH={_DRIVER}/lib64:{_DRIVER}/lib",
+        f"ENV LD_LIBRARY_PATH={_DRIVER}/lib64:{_DRIVER}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}",
         "ENV PYTHONDONTWRITEBYTECODE=1",
     ]
 
@@ -87,9 +87,10 @@ def root_file_system() -> bytes:
             tar.addfile(_entry(name, tarfile.DIRTYPE))
         for name in ("tmp", "var/tmp"):
             tar.addfile(_entry(name, tarfile.DIRTYPE, 0o1777))
-        for name in ("bin", "sbin", "lib", "lib64"):
+        links = {name: f"usr/{name}" for name in ("bin", "sbin", "lib", "lib64")}
+        for name, place in {**links, str(TRITON)[1:]: str(PYTRITON)}.items():
             link = _entry(name, tarfile.SYMTYPE)
-            link.linkname = f"usr/{name}"
+            link.linkname = place
             tar.addfile(link)
         for name, text in _USERS.items():
             entry = _entry(name, tarfile.REGTYPE, 0o644)

@@ -15,7 +15,7 @@ from tests.gpu.layout import DATA
 from tests.gpu.visit import Visit
 
 WORK = DATA / "figures"
-FORMATS = ("int4_awq", "float16", "fp8")
+FORMATS = ("int4_awq", "fp8", "float16")
 
 
 def run(visit: Visit, model: Path) -> None:

@@ -20,4 +20,6 @@ DATA = Path("/var/lib/hf2triton-gpu")
 TRTLLM = ROOT / "trtllm"
 """The tools of a stand-in for NVIDIA's TensorRT-LLM image."""
 TRITON = Path("/opt/tritonserver")
+"""Where NVIDIA's images have it; here a link to that of the wheel."""
+PYTRITON = ROOT / VLLM / SITE / "pytriton" / "tritonserver"
 VLLM_IMAGE, TRTLLM_IMAGE = "hf2triton/bare-vllm:latest", "hf2triton/bare-trtllm:latest"

@@ -47,11 +47,12 @@ def nodes(asked: str, known: dict[str, str], dev: Path) -> list[Path]:
 def prepared(spec: dict[str, Any], proc: Path = Path("/proc"), dev: Path = Path("/dev")) -> dict[str, Any]:
     """The container's ``config.json`` with the host's programs and the GPUs in it."""
     env = dict(variable.split("=", 1) for variable in spec["process"]["env"])
-    found = (str(path) for pattern in PROGRAMS for path in sorted(Path("/").glob(pattern[1:])))
+    found = (path for pattern in PROGRAMS for path in sorted(Path("/").glob(pattern[1:])))
     binds = [
-        {"destination": path, "source": path, "type": "bind", "options": ["rbind", "ro"]}
+        {"destination": str(path), "source": str(path), "type": "bind", "options": ["rbind", "ro"]}
         for path in found
-        if path != STAGE_CODE
+        # The images have the links that they need: a program behind one looks for its libraries beside its own place.
+        if str(path) != STAGE_CODE and not (path.is_symlink() and path.is_dir())
     ]
     # After the root's own file systems, before what the container mounts below them.
     spec["mounts"] = [*binds, *spec["mounts"]]

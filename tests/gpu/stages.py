@@ -175,8 +175,7 @@ def take_over(asked: tuple[Checked, Pulled]) -> ArtifactRef:
     second = Worker(attempt(asked, stage, number=2))
     made = ArtifactRef.model_validate(second.result())
     said = [line for line in second.log if "of attempt 1 is" in line]
-    print("\n".join(second.log))
-    assert said
+    assert said, "\n".join(second.log)
     print("VISIT", said[0], flush=True)
     return made
 
@@ -186,8 +185,8 @@ def halved(context: Context, model: Path) -> dict[str, Any]:
     asked = checked(context, {**REQUEST, "model": str(model), "calib_size": 128, "calib_seq_len": 512})
     with ballast(settings().vllm_python, leave_gib=ROOM_GIB) as taken:
         made, log = make(asked, partial(calibrate_awq.job, checked=asked[0], pulled=asked[1]))
-    again = [line for line in log if line.startswith("out of memory: again")]
-    assert again
+    again = [line for line in log if "out of memory: again" in line]
+    assert again, "\n".join(log[-10:])
     return {"room_gib": ROOM_GIB, "taken_bytes": taken, "log": again, **scores(context, made)}
 
 

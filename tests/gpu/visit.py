@@ -24,11 +24,12 @@ FAILED: Any = object()
 
 @dataclass
 class Visit:
-    """The record of a visit. ``only`` are the steps to run, all if empty; ``until_s`` is the time for starting one."""
+    """``only`` are the steps to run, all if empty; none begins after ``until_s`` seconds; ``path`` gets the record."""
 
     name: str
     until_s: float
     only: frozenset[str] = frozenset()
+    path: Path | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
     _start: float = field(default_factory=time.monotonic)
 
@@ -67,6 +68,8 @@ class Visit:
     def _note(self, name: str, facts: dict[str, Any], found: Any) -> Any:
         self.steps.append({"step": name, **facts})
         print("VISIT", json.dumps(self.steps[-1], default=str), flush=True)
+        if self.path:  # after each step: a visit may be cut off
+            self.path.write_text(json.dumps(self.record(), indent=1, default=str) + "\n")
         return found
 
 
@@ -76,8 +79,3 @@ def host() -> dict[str, Any]:
     there = shutil.which(asked[0]) is not None
     found = subprocess.run(asked, capture_output=True, text=True).stdout if there else ""
     return {"gpus": found.splitlines(), "kernel": platform.release(), "python": platform.python_version()}
-
-
-def write(record: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, default=str) + "\n")
