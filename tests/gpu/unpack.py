@@ -76,7 +76,7 @@ def _name(info: Path) -> str:
 
 
 def trtllm(folder: Path, *sites: Path) -> None:
-    """An environment like that of NVIDIA's TensorRT-LLM image, of packages of other sites; its own tools are stand-ins."""
+    """An environment like that of NVIDIA's TensorRT-LLM image, of other sites' packages; its tools are stand-ins."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / SITE).mkdir(parents=True)
     environment(folder)
