@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from include.artifacts.kind import Kind
-from include.artifacts.store import ArtifactStore
 from include.context import Context, gpus_in_use
 from include.errors import HostError
 from include.host.docker.containers import ContainerSpec
@@ -209,8 +207,8 @@ def stand_in(context: Context, model: Path) -> dict[str, Any]:
 
 def scores(context: Context, checkpoint: ArtifactRef) -> dict[str, Any]:
     """Of a calibration: perplexity, seconds of its parts, memory."""
-    artifact = ArtifactStore(context.settings.artifacts).get(Kind.CHECKPOINT, checkpoint.name)
-    report = json.loads((artifact.path / "stage.json").read_text())
+    artifact = checkpoint.load(context.store)
+    report = artifact.manifest.report
     return {
         "perplexity": calibrate_awq.event(context, checkpoint)["scores"],
         "timings_s": report["timings_s"],
