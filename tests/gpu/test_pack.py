@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,15 @@ def test_programs_start_in_the_environment_that_they_are_unpacked_into(tmp_path:
     unpack.environment(tmp_path)
     assert (tmp_path / "bin" / "tool").read_text() == f"#!{tmp_path}/bin/python\nprint(1)\n"
     assert (tmp_path / "bin" / "python").resolve() == Path(sys.executable).resolve()
+
+
+def test_programs_of_a_shielded_environment_do_without_multicast(tmp_path: Path) -> None:
+    (tmp_path / layout.SITE).mkdir(parents=True)
+    unpack.environment(tmp_path)
+    unpack.shield(tmp_path / "lib" / f"python3.{sys.version_info.minor}" / "site-packages")
+    code = f"import os; print([os.environ.get(name) for name in {sorted(unpack.WITHOUT_MULTICAST)}])"
+    said = subprocess.run([tmp_path / "bin" / "python", "-c", code], env={}, capture_output=True, text=True).stdout
+    assert said.strip() == str([value for _, value in sorted(unpack.WITHOUT_MULTICAST.items())])
 
 
 @pytest.fixture

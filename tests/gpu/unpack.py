@@ -24,6 +24,12 @@ from tests.gpu.layout import AIRFLOW, DOCKER, MODELOPT, PYTHON, ROOT, SITE, TRTL
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent / "fixtures" / "tensorrt_llm"
+WITHOUT_MULTICAST = {
+    "NCCL_NVLS_ENABLE": "0",
+    "NVSHMEM_DISABLE_NVLS": "1",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+}
 TRTLLM_VERSIONS = {"tensorrt_llm": "1.2.1", "tensorrt": "10.14.1.48"}
 BANNER = "=============================\\n== Triton Inference Server ==\\n=============================\\n"
 
@@ -60,6 +66,15 @@ def environment(folder: Path) -> None:
             made = folder / "bin" / script.name
             made.write_bytes(b"#!%s/bin/python\n" % bytes(folder) + text.partition(b"\n")[2])
             made.chmod(0o755)
+
+
+def shield(site: Path) -> None:
+    """Keeps every program of an environment from NVLink's multicast: a host may share its switch with others.
+
+    Stage programs and servers inherit no such variables.
+    """
+    line = f"import os; [os.environ.setdefault(*one) for one in {sorted(WITHOUT_MULTICAST.items())}]\n"
+    (site / "without_multicast.pth").write_text(line)
 
 
 def complete(site: Path, host: Path) -> None:
@@ -105,6 +120,7 @@ def finish(root: Path, host: Path) -> None:
     if (root / VLLM).is_dir():
         environment(root / VLLM)
         complete(root / VLLM / SITE, host)
+        shield(root / VLLM / SITE)
         triton = root / VLLM / SITE / "pytriton" / "tritonserver"
         stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
         shutil.copy(stub, triton / "backends" / "python")
