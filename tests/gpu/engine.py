@@ -41,14 +41,19 @@ def running() -> Iterator[Any]:
     try:
         client = wait_for(lambda: _client(docker, engine), "the engine, see dockerd.log", every_s=0.2)
         for image, python, extra in ((VLLM_IMAGE, ROOT / VLLM, ()), (TRTLLM_IMAGE, TRTLLM, ENTRYPOINT)):
-            repository, tag = image.split(":")
-            client.import_image_from_data(
-                root_file_system(), repository=repository, tag=tag, changes=[*variables(python), *extra]
-            )
+            # Another import would be another image, for which everything is made anew.
+            if not client.images(name=image):
+                add_image(client, image, [*variables(python), *extra])
         yield client
     finally:
         engine.terminate()
         engine.wait(30)
+
+
+def add_image(client: Any, image: str, changes: list[str]) -> None:
+    """An image of empty folders."""
+    repository, tag = image.split(":")
+    client.import_image_from_data(root_file_system(), repository=repository, tag=tag, changes=changes)
 
 
 def configuration() -> dict[str, Any]:
