@@ -126,8 +126,9 @@ e2e-compose: setup ## docker-compose.yaml on a real Docker engine: two workers, 
 	trap 'tests/e2e/docker_engine.sh stop' EXIT; tests/e2e/docker_engine.sh start; \
 	    export DOCKER_CONFIG=$$(tests/e2e/images/build.sh); $(PYTEST) tests/e2e/test_compose.py -s --durations=10
 
-gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through target tensorrt_llm, and a dated record of it in docs/proof
-	HF2TRITON_RUNNER=docker $(AIRFLOW)/bin/python -m include.demo.gpu_proof
+gpu-proof: $(AIRFLOW)/.ready ## On a GPU host: Llama-2-7B through TARGET (tensorrt_llm, vllm or "tensorrt_llm vllm"), dated records in docs/proof
+	HF2TRITON_RUNNER=$${HF2TRITON_RUNNER:-docker} $(AIRFLOW)/bin/python -m include.demo.gpu_proof \
+	    $(or $(TARGET),tensorrt_llm) $(if $(QUANTIZATION),--quantization $(QUANTIZATION)) $(if $(MODEL),--model $(MODEL))
 
 readme: setup ## README's figures and pictures anew, from make demo in a fresh clone, twice; for a quiet machine
 	tests/e2e/chromium.sh

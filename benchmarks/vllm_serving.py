@@ -1,9 +1,9 @@
 """Target vllm's serving against bare vLLM: tokens/s and time to first token, in one visit to a GPU host.
 
 ``python -m benchmarks.vllm_serving make --tokenizer DIR --engine DIR`` writes an engine of Llama-2-7B's shape with
-random int4 weights, and ``warm`` its compile cache, as a build does; ``bare`` measures vLLM's own engine on it,
-``served`` the ensemble around it. Each request has about 64 tokens of prompt and an answer of 128 tokens that no end
-token cuts short; median of 3 runs.
+random weights, int4 or of another format, and ``warm`` its compile cache, as a build does; ``bare`` measures vLLM's own
+engine on it, ``served`` the ensemble around it, ``live`` the live address in front of that. Each request has about 64
+tokens of prompt and an answer of 128 tokens that no end token cuts short; median of 3 runs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,23 +36,36 @@ SHAPE = {
 }  # fmt: skip
 
 
-def make(tokenizer: Path, out: Path, attention: str | None) -> None:
+def linear(rows: int, columns: int, weights: str) -> dict[str, Any]:
+    """A layer's tensors, as a build writes them."""
+    import torch
+
+    from include.stages.formats.fp8 import Fp8Linear
+    from include.stages.formats.int4_awq import QuantizedLinear
+
+    if weights == "float16":
+        return {"weight": torch.randn(rows, columns, dtype=torch.float16) * 0.02}
+    if weights == "fp8":
+        values = torch.randn(rows, columns).to(torch.float8_e4m3fn)
+        made: Any = Fp8Linear(values, torch.tensor([0.02]), torch.tensor([0.05]), None)
+    else:
+        ints = torch.randint(-8, 8, (rows, columns), dtype=torch.int8)
+        made = QuantizedLinear(ints, torch.rand(rows, columns // 128) * 0.004 + 0.001, None, None)
+    return dict(made.compressed(torch.float16))
+
+
+def make(tokenizer: Path, out: Path, attention: str | None, weights: str, tp_size: int) -> None:
     """Writes the engine."""
     import torch
     from safetensors.torch import save_file
 
     from include.stages.build_vllm.stage import engine_arguments
-    from include.stages.formats.int4_awq import Int4Awq, QuantizedLinear
-
-    def linear(rows: int, columns: int) -> dict[str, torch.Tensor]:
-        ints = torch.randint(-8, 8, (rows, columns), dtype=torch.int8)
-        scales = torch.rand(rows, columns // 128) * 0.004 + 0.001
-        return dict(QuantizedLinear(ints, scales, None, None).compressed(torch.float16))
+    from include.stages.formats import FORMATS
 
     size, inner, words = 4096, 11008, 49152
     shapes = {f"self_attn.{name}_proj": (size, size) for name in "qkvo"}
     shapes |= {"mlp.gate_proj": (inner, size), "mlp.up_proj": (inner, size), "mlp.down_proj": (size, inner)}
-    one = {f"{name}.{part}": t for name, shape in shapes.items() for part, t in linear(*shape).items()}
+    one = {f"{name}.{part}": t for name, shape in shapes.items() for part, t in linear(*shape, weights).items()}
     tensors = {f"model.layers.{n}.{name}": t.clone() for n in range(32) for name, t in one.items()}
     norms = [f"model.layers.{n}.{norm}" for n in range(32) for norm in ("input_layernorm", "post_attention_layernorm")]
     tensors |= {f"{name}.weight": torch.ones(size, dtype=torch.float16) for name in [*norms, "model.norm"]}
@@ -59,8 +73,10 @@ def make(tokenizer: Path, out: Path, attention: str | None) -> None:
         tensors[f"{name}.weight"] = torch.randn(words, size, dtype=torch.float16) * 0.02
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps({**SHAPE, "quantization_config": Int4Awq().quantization_config(128)}))
-    (out / "engine.json").write_text(json.dumps({"arguments": engine_arguments("float16", LIMITS, attention)}))
+    quantized = {"quantization_config": FORMATS[weights].quantization_config(128)} if weights in FORMATS else {}
+    (out / "config.json").write_text(json.dumps({**SHAPE, **quantized}))
+    arguments = engine_arguments("float16", {**LIMITS, "tp_size": tp_size}, attention)
+    (out / "engine.json").write_text(json.dumps({"arguments": arguments}))
     for path in tokenizer.iterdir():
         if path.name.startswith(("tokenizer", "special", "vocab", "merges", "chat")):
             shutil.copyfile(path, out / path.name)
@@ -154,8 +170,8 @@ def some(port: int, stream: bool, count: int) -> list[float]:
         return list(pool.map(partial(ask, port, stream), range(count)))
 
 
-def served(port: int) -> None:
-    """Through Triton's ensemble."""
+def served(port: int, where: str) -> None:
+    """Through Triton's ensemble, at the server itself or at the live address."""
     with ProcessPoolExecutor(8) as pool:
         for kind, stream in (("generate_stream", True), ("generate", False)):
             for at_once in AT_ONCE:
@@ -167,47 +183,68 @@ def served(port: int) -> None:
                     return sum(shares) * ANSWER / (time.monotonic() - begun), firsts
 
                 run()
-                show(kind, at_once, [run() for _ in range(RUNS)])
+                show(f"{where} {kind}", at_once, [run() for _ in range(RUNS)])
 
 
-def serve(engine: Path, tokenizer: Path, work: Path) -> Any:  # noqa: ANN401
-    """Launches the target's server on an engine; returns its record."""
+@contextmanager
+def serve(engine: Path, tokenizer: Path, work: Path, *, live: bool) -> Iterator[int]:
+    """Launches the target's server on an engine, and for ``live`` the live address; gives the HTTP port."""
+    from include.artifacts.kind import Kind
+    from include.context import Context
+    from include.live.address import LiveAddress
     from include.model.config import ModelConfig
     from include.requests.release import ReleaseRequest
     from include.settings import settings
     from include.targets import pytriton
-    from include.targets.registry import get_target
     from include.triton import repository, servers
 
-    target = get_target("vllm", settings())
-    limits = {name: value for name, value in LIMITS.items() if name != "tp_size"}
-    request = ReleaseRequest(target="vllm", awq_group_size=128, streaming=True, chat_template="off", **limits)  # type: ignore[arg-type]
+    context = Context(settings=settings(), log=print, dag_id="benchmark", run_id="benchmark")
+    target = context.target("vllm")
+    tp_size = json.loads((engine / "engine.json").read_text())["arguments"]["tensor_parallel_size"]
+    fields = {**LIMITS, "tp_size": tp_size, "target": "vllm", "awq_group_size": 128, "chat_template": "off"}
+    request = ReleaseRequest(**fields)  # type: ignore[arg-type]
     config = ModelConfig.parse(json.dumps(SHAPE), where="benchmark")
     (work / "checkpoint").mkdir(parents=True)
     (work / "checkpoint" / "tokenizer").symlink_to(tokenizer)
     values = target.repository_values(request, config, work / "checkpoint", engine)
-    repository.assemble(target.templates(), values, work / "repository", target.overlay())
+    inputs = {"engine": str(engine), "work": str(work)}
+    with context.store.claim(Kind.REPOSITORY, inputs, log=print) as claim:
+        repository.assemble(target.templates(), values, claim.partial, target.overlay())
+        claim.commit()
     pytriton.prepare(settings().vllm_python)
     begun = time.monotonic()
-    record = servers.launch(
-        target.server(work / "repository", servers.some_ports()), work / "server.json", timeout_s=300
-    )
-    print("SPEED", json.dumps({"kind": "served", "start s": round(time.monotonic() - begun, 1)}), flush=True)
-    return record, work / "server.json"
+    if live:
+        release = context.releases.open("benchmark", target="vllm", repository=claim.name, chain={}, request=fields)
+        address = LiveAddress(context)
+        address.promote(context.releases.judge(release, "accepted"))
+        port, stop = settings().live_http_port, lambda: address.stop()
+    else:
+        plan = target.server(context.store.get(Kind.REPOSITORY, claim.name).path, servers.some_ports())
+        record = servers.launch(plan, work / "server.json", timeout_s=300)
+        port, stop = record.ports.http, lambda: servers.stop(record, work / "server.json")
+    print("SPEED", json.dumps({"kind": "start", "s": round(time.monotonic() - begun, 1)}), flush=True)
+    try:
+        yield port
+    finally:
+        stop()
 
 
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("make", "warm", "fill", "bare", "served"))
+    parser.add_argument("part", choices=("make", "warm", "fill", "bare", "served", "live"))
     parser.add_argument("--engine", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path)
-    parser.add_argument("--work", type=Path, help="served: an empty directory for the repository")
+    parser.add_argument("--work", type=Path, help="served, live: an empty directory")
     parser.add_argument("--attention", help="vLLM's attention backend")
+    parser.add_argument(
+        "--weights", choices=("int4_awq", "fp8", "float16"), default="int4_awq", help="make: the format"
+    )
+    parser.add_argument("--tp-size", type=int, default=1, help="make: for so many GPUs")
     parser.add_argument("--share", type=float, default=0.5, help="bare: of the GPU's memory")
     options = parser.parse_args()
     if options.part == "make":
-        make(options.tokenizer, options.engine, options.attention)
+        make(options.tokenizer, options.engine, options.attention, options.weights, options.tp_size)
     elif options.part == "warm":
         warm(options.engine)
     elif options.part == "fill":
@@ -215,13 +252,8 @@ def main() -> None:
     elif options.part == "bare":
         asyncio.run(bare(options.engine, options.share))
     else:
-        from include.triton import servers
-
-        record, path = serve(options.engine, options.tokenizer, options.work)
-        try:
-            served(record.ports.http)
-        finally:
-            servers.stop(record, path)
+        with serve(options.engine, options.tokenizer, options.work, live=options.part == "live") as port:
+            served(port, options.part)
 
 
 if __name__ == "__main__":

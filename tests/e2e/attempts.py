@@ -21,7 +21,7 @@ from include.context import Context as TaskContext
 from include.errors import CLASSES, PipelineError, from_dict
 from include.host.docker.containers import ContainerSpec
 from include.runners import container as docker_runner
-from include.runners.job import Command, StageJob
+from include.runners.job import Command, StageJob, StageTarget
 from include.settings import settings
 from tests.support.engine import BASE
 
@@ -52,6 +52,11 @@ class Attempt:
     engine: str = ""
     engine_wait_s: float = 60
     die_at: str = ""
+    silence_s: float = TIMEOUT_S
+
+    def target(self) -> StageTarget:
+        """The one that the job finds, whatever name it asks for."""
+        return ShellTarget(self)
 
     def job(self, context: TaskContext) -> StageJob:
         """What the task's module says."""
@@ -73,6 +78,7 @@ class Worker:
         self._lines, theirs = _fork.Pipe(duplex=False)
         self.log: list[str] = []
         self._outcome: dict[str, Any] | None = None
+        self._silence_s = attempt.silence_s
         self.process = _fork.Process(target=_work, args=(attempt, theirs), daemon=True)
         self.process.start()
         theirs.close()
@@ -104,7 +110,7 @@ class Worker:
         return self._outcome
 
     def _read(self) -> Iterator[str]:
-        while self._lines.poll(TIMEOUT_S):
+        while self._lines.poll(self._silence_s):
             try:
                 message = self._lines.recv()
             except EOFError:
@@ -114,7 +120,7 @@ class Worker:
             else:
                 self.log.append(message)
                 yield message
-        raise AssertionError("no line within a minute:\n" + "\n".join(self.log))
+        raise AssertionError(f"no line within {self._silence_s} s:\n" + "\n".join(self.log))
 
 
 class ShellTarget:
@@ -168,7 +174,13 @@ def _work(attempt: Attempt, lines: Connection) -> None:
         context: Any = {
             "run_id": attempt.run,
             "params": {},
-            "ti": SimpleNamespace(dag_id=DAG_ID, map_index=-1, try_number=attempt.number, stats_tags={}),
+            "ti": SimpleNamespace(
+                dag_id=DAG_ID,
+                map_index=-1,
+                try_number=attempt.number,
+                stats_tags={},
+                xcom_push=lambda key, value: None,  # the run's note and progress
+            ),
             "task_state_store": NoStateStore(),
         }
         try:
@@ -187,7 +199,7 @@ def _deployment(attempt: Attempt) -> Iterator[None]:
     }
     with ExitStack() as patches:
         patches.enter_context(patch.dict(os.environ, variables))
-        patches.enter_context(patch("include.context.get_target", lambda *_: ShellTarget(attempt)))
+        patches.enter_context(patch("include.context.get_target", lambda *_: attempt.target()))
         patches.enter_context(patch.object(docker_runner, "ENGINE_WAIT_S", attempt.engine_wait_s))
         if attempt.gpu_driver:
             patches.enter_context(_driver(attempt.gpu_driver))

@@ -242,7 +242,7 @@ class VllmTarget(Target):
             container=ContainerSpec(
                 image=self._docker.ensure().id,
                 reads=(repository, *sorted(paths(repository))),
-                network="bridge",
+                network=self._own.network,
                 shm_bytes=_SHM_BYTES,
             ),
         )

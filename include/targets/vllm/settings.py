@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,6 +23,9 @@ class VllmSettings(BaseSettings):
         description="Oldest NVIDIA driver: CUDA 13 needs branch 580.",
     )
     busy_mib: int = Field(default=1024, ge=0, description="A GPU with more memory in use than this is taken.")
+    network: Literal["bridge", "host"] = Field(
+        default="bridge", description="bridge: ports published on 127.0.0.1; host: Triton listens on it itself."
+    )
     attention_backend: str | None = Field(
         default=None, description="vLLM's attention backend, such as FLASH_ATTN. None: vLLM chooses."
     )

@@ -199,6 +199,17 @@ def test_the_server_takes_the_engines_gpus_in_the_image(settings: Settings, fill
     assert plan.container is not None
     assert plan.container.image == "sha256:1"
     assert filled in plan.container.reads
+    assert plan.container.network == "bridge"
+
+
+def test_on_the_hosts_network_triton_itself_listens_on_loopback(
+    settings: Settings, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF2TRITON_VLLM_NETWORK", "host")
+    plan = target(settings).server(filled, PORTS).hardened()
+    assert plan.container is not None
+    assert plan.in_container(plan.container).ports == ()
+    assert "--http-address=127.0.0.1" in plan.argv
 
 
 def test_as_a_process_it_is_pytritons_server(
