@@ -3,9 +3,10 @@
     make readme
 
 Clones the commit that is checked out, sets the clone up with empty package caches, and runs the demo twice on the
-ports of the settings. What the demo leaves running is photographed into docs/images. Then README.md is rewritten
-between its markers, and all of the clone is stopped and removed. Takes some ten minutes and 6 GB of disk, and needs
-Chromium (tests/e2e/chromium.sh). The figures mean something on a machine without other work; they tell its load.
+ports of the settings. Then it rewrites README.md between its markers, takes the pictures in docs/images of what the
+demo left running, and stops and removes the clone; after a failure the clone stays, and its path was printed first.
+Takes some ten minutes and 6 GB of disk, and needs Chromium (tests/e2e/chromium.sh). The figures mean something on a
+machine without other work; they tell its load.
 """
 
 from __future__ import annotations
@@ -239,8 +240,8 @@ def main() -> None:
     rewritten(readme.read_text(), "")
     with _fresh_clone() as clone:
         figures, found, settings = measured(clone)
+        readme.write_text(rewritten(readme.read_text(), text(figures)))
         pictures(found, settings, PROJECT / IMAGES)
-    readme.write_text(rewritten(readme.read_text(), text(figures)))
 
 
 @contextmanager
@@ -248,6 +249,7 @@ def _fresh_clone() -> Iterator[Path]:
     """The commit that is checked out, in a folder that is removed once all has gone well."""
     folder = Path(tempfile.mkdtemp(prefix="hf2triton-"))
     clone = folder / "clone"
+    print(f"clone: {clone}", flush=True)
     subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
     try:
         yield clone
