@@ -8,7 +8,8 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,25 @@ _USERS = {"etc/passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin
 
 @contextmanager
 def running() -> Iterator[Any]:
-    """A started engine with both images; gives a client, and stops the engine at the end."""
-    import docker
+    """An engine with both images; gives a client. One that a visit left which was cut off is used, else one started.
 
+    The started one is stopped at the end.
+    """
+    with ExitStack() as started:
+        client = _client()
+        if client is None:
+            engine = started.enter_context(_started())
+            client = wait_for(partial(_client, engine), f"the engine, see {DATA}/dockerd.log", every_s=0.2)
+        for image, python, extra in ((VLLM_IMAGE, ROOT / VLLM, ()), (TRTLLM_IMAGE, TRTLLM, ENTRYPOINT)):
+            # Another import would be another image, for which everything is made anew.
+            if not client.images(name=image):
+                add_image(client, image, [*variables(python), *extra])
+        yield client
+
+
+@contextmanager
+def _started() -> Iterator[subprocess.Popen[bytes]]:
+    """The engine's process."""
     DATA.mkdir(parents=True, exist_ok=True)
     (DATA / "daemon.json").write_text(json.dumps(configuration(), indent=1))
     own = ROOT / DOCKER
@@ -39,12 +56,7 @@ def running() -> Iterator[Any]:
             env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        client = wait_for(lambda: _client(docker, engine), "the engine, see dockerd.log", every_s=0.2)
-        for image, python, extra in ((VLLM_IMAGE, ROOT / VLLM, ()), (TRTLLM_IMAGE, TRTLLM, ENTRYPOINT)):
-            # Another import would be another image, for which everything is made anew.
-            if not client.images(name=image):
-                add_image(client, image, [*variables(python), *extra])
-        yield client
+        yield engine
     finally:
         engine.terminate()
         engine.wait(30)
@@ -111,9 +123,11 @@ def _entry(name: str, kind: bytes, mode: int = 0o755) -> tarfile.TarInfo:
     return entry
 
 
-def _client(docker: Any, engine: subprocess.Popen[bytes]) -> Any:
-    """A client once the engine answers."""
-    assert engine.poll() is None, f"dockerd ended with {engine.returncode}: see {DATA}/dockerd.log"
+def _client(engine: subprocess.Popen[bytes] | None = None) -> Any:
+    """A client, if an engine answers; fails if ``engine`` has ended."""
+    import docker
+
+    assert engine is None or engine.poll() is None, f"dockerd has ended: see {DATA}/dockerd.log"
     try:
         client = docker.APIClient(SOCKET, version="auto", timeout=300)
         client.ping()

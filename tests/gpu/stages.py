@@ -76,7 +76,7 @@ def run(visit: Visit, model: Path) -> None:
         visit.step("leases", wait_for_lease, of_vllm)
         visit.step("busy_gpu", lambda _: busy(context), of_vllm)
         asked = visit.step("check_request", lambda _: checked(context, {**REQUEST, "model": str(model)}), of_vllm)
-        checkpoint = visit.step("killed_and_taken_over", take_over, asked)
+        checkpoint = visit.step("killed_and_taken_over", partial(take_over, context), asked)
         visit.step("out_of_memory", lambda _: halved(context, model), checkpoint)
         visit.step("build_engine", partial(build, context), asked, checkpoint)
         visit.step("tensorrt_llm", lambda _: stand_in(context, model), gpus)
@@ -164,7 +164,7 @@ def make(asked: tuple[Checked, Pulled], stage: Callable[[Context], StageJob]) ->
     return ArtifactRef.model_validate(worker.result()), worker.log
 
 
-def take_over(asked: tuple[Checked, Pulled]) -> ArtifactRef:
+def take_over(context: Context, asked: tuple[Checked, Pulled]) -> dict[str, Any]:
     """Calibrates; the worker is killed as soon as the container runs, and the next one takes over its container."""
     stage = partial(calibrate_awq.job, checked=asked[0], pulled=asked[1])
     first = Worker(attempt(asked, stage, die_at=" started"))
@@ -174,8 +174,7 @@ def take_over(asked: tuple[Checked, Pulled]) -> ArtifactRef:
     made = ArtifactRef.model_validate(second.result())
     said = [line for line in second.log if "of attempt 1 is" in line]
     assert said, "\n".join(second.log)
-    print("VISIT", said[0], flush=True)
-    return made
+    return {"checkpoint": made, "log": said, **scores(context, made)}
 
 
 def halved(context: Context, model: Path) -> dict[str, Any]:
@@ -188,11 +187,11 @@ def halved(context: Context, model: Path) -> dict[str, Any]:
     return {"room_gib": ROOM_GIB, "taken_bytes": taken, "log": again, **scores(context, made)}
 
 
-def build(context: Context, asked: tuple[Checked, Pulled], checkpoint: ArtifactRef) -> dict[str, Any]:
+def build(context: Context, asked: tuple[Checked, Pulled], calibrated: dict[str, Any]) -> dict[str, Any]:
     """The engine of target vllm, with its proof."""
-    made, log = make(asked, partial(build_engine.job, checked=asked[0], checkpoint=checkpoint))
+    made, log = make(asked, partial(build_engine.job, checked=asked[0], checkpoint=calibrated["checkpoint"]))
     steps = [str(step) for line in log if (step := Step.parse(line)) and step.seconds is not None]
-    return {"parts": steps, "scores": build_engine.event(context, made), **scores(context, checkpoint)}
+    return {"parts": steps, "scores": build_engine.event(context, made)["scores"]}
 
 
 def stand_in(context: Context, model: Path) -> dict[str, Any]:
