@@ -19,6 +19,7 @@ from include.model.tokenizer import DEFAULT_TEMPLATE, TokenizerFacts
 from include.settings import PROJECT
 
 _LIMIT_S = 5.0
+_MESSAGE = "Hello"
 _PASSED = ("LANG", "LC_ALL", "TZ")
 
 
@@ -83,11 +84,13 @@ def check_template(facts: TokenizerFacts, where: str) -> None:
             where=f"field chat_template: {where}",
             fix="set chat_template to off, or save the model with one chat template in chat_template.jinja",
         )
-    question = {"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": True, "tools": None}
+    question = {"messages": [{"role": "user", "content": _MESSAGE}], "add_generation_prompt": True, "tools": None}
     try:
         answer = ChatTemplate(templates[DEFAULT_TEMPLATE]).ask(question | dict(facts.special))
     except ApiError as error:
         answer = {"error": error.message}
+    if _MESSAGE not in answer.get("text", _MESSAGE):
+        answer = {"error": "the message is not in its text"}
     if "error" in answer:
         raise UserError(
             f"the model's chat template makes no prompt of a user's message: {answer['error']}",

@@ -14,6 +14,7 @@ from include.model.architectures import ARCHITECTURES, Architecture
 from include.model.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from include.model.generation import end_ids
 from include.model.tokenizer import TokenizerFacts
+from include.model.vocabulary import read_tokenizer
 from include.stages.calibrate.source import SourceModel
 from include.stages.common import has_native_bfloat16
 
@@ -125,7 +126,8 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:  # noqa:
     """The tokenizer of a model directory, all of it in its ``tokenizer.json`` and of the class that adds nothing.
 
     So whoever serves it needs neither SentencePiece nor tiktoken, and cannot tokenize in another way. Added tokens
-    from ``vocab_size`` on, which the model has no weights for, are left out: a text that has one is a text.
+    from ``vocab_size`` on, which the model has no weights for, and those that only a setting names are left out: a
+    text that has one is a text.
 
     Raises:
         UserError: there is none that can be read.
@@ -133,7 +135,7 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:  # noqa:
     try:
         facts = TokenizerFacts.read(folder)
         read = _by_its_class(folder) if _is_known(facts) else _by_its_file(folder, facts)
-        tokenizer = _plain(read, vocab_size)
+        tokenizer = _plain(read, _unlearned(read, folder, facts, vocab_size))
     except Exception as error:  # tokenizers has no class of its own, transformers fails as it goes through the fields
         raise UserError(
             f"the tokenizer cannot be read: {error.what if isinstance(error, UserError) else error}",
@@ -176,22 +178,20 @@ def _by_its_file(folder: Path, facts: TokenizerFacts) -> Any:  # noqa: ANN401
     )
 
 
-def _plain(tokenizer: Any, vocab_size: int | None) -> Any:  # noqa: ANN401
+def _plain(tokenizer: Any, without: set[str]) -> Any:  # noqa: ANN401
     """The same tokens, names and templates without a class that would do more than its tokenizer.json says."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     backend = tokenizer.backend_tokenizer
     fields = json.loads(backend.to_str())
-    added = fields["added_tokens"]
-    beyond = {one["content"] for one in added if _is_beyond(one["id"], vocab_size)}
-    if beyond:
-        fields["added_tokens"] = [one for one in added if one["content"] not in beyond]
+    if without:
+        fields["added_tokens"] = [one for one in fields["added_tokens"] if one["content"] not in without]
         backend = Tokenizer.from_str(json.dumps(fields))
     named = {
-        name: [one for one in token if one not in beyond] if isinstance(token, list) else token
+        name: [one for one in token if one not in without] if isinstance(token, list) else token
         for name, token in tokenizer.special_tokens_map.items()
-        if isinstance(token, list) or token not in beyond
+        if isinstance(token, list) or token not in without
     }
     splitter = fields["pre_tokenizer"] or {}
     # The class would take the space away that its pre-tokenizer puts in front.
@@ -208,6 +208,18 @@ def _plain(tokenizer: Any, vocab_size: int | None) -> Any:  # noqa: ANN401
         **space,
         **named,
     )
+
+
+def _unlearned(tokenizer: Any, folder: Path, facts: TokenizerFacts, vocab_size: int | None) -> set[str]:  # noqa: ANN401
+    """The added tokens that the model has no weights for, or that transformers made because a setting names them."""
+    file = folder / TOKENIZER_FILE
+    known = {*read_tokenizer(folder).get_vocab(), *facts.added.values()} if file.exists() else None
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    return {
+        token
+        for token, number in added.items()
+        if _is_beyond(number, vocab_size) or (known is not None and token not in known)
+    }
 
 
 def _is_beyond(number: int, vocab_size: int | None) -> bool:

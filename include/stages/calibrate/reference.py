@@ -75,6 +75,8 @@ def prompts(tokenizer: Any, held_out: HeldOut) -> list[Prompt]:  # noqa: ANN401
     try:
         turn = _turn(tokenizer, QUESTION)
         chat = [as_prompt(tokenizer, text, chat=True) for text in texts]
+        if not all(prompt.ids for prompt in chat):
+            raise ValueError("it makes an empty prompt")
     except Exception as error:  # a template is a program: a request that uses such a one has been refused before
         log.info("the chat template is left out of the reference: %s", error)
         return raw
@@ -118,7 +120,8 @@ def measure(model: Any, tokenizer: Any, held_out: HeldOut) -> Measurement:  # no
         answers = greedy(model, tokenizer, asked, NEW_TOKENS, (0.5, 0.9))
         for place in _without_an_end(asked, answers):
             limit = min(LONG_ANSWER, model.config.max_position_embeddings - len(asked[place].ids))
-            answers[place] = greedy(model, tokenizer, [asked[place]], limit, (0.9, 1))[0]
+            if limit > NEW_TOKENS:
+                answers[place] = greedy(model, tokenizer, [asked[place]], limit, (0.9, 1))[0]
         return Measurement(score, answers)
 
 

@@ -368,6 +368,10 @@ BY_TEMPLATE = {
     "refuses": (put(chat_template__jinja=b"{{ raise_exception('a system prompt first') }}"), "a system prompt first"),
     "unknown filter": (settings(chat_template="{{ messages | nothing }}"), "makes no prompt"),
     "fails": (settings(chat_template="{{ messages[3].content.x }}"), "makes no prompt"),
+    "of parts of a message": (
+        settings(chat_template="{% for part in messages[0].content %}{{ part.text }}{% endfor %}"),
+        "the message is not in its text",
+    ),
     "no end": (settings(chat_template="{% for i in range(99999999) %}{{ i * 'x' }}{% endfor %}"), "makes no prompt"),
 }
 

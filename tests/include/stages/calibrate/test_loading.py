@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from include.errors import HostError, UserError
 from include.stages.calibrate.loading import compute_dtype, load_model, load_tokenizer
-from include.stages.calibrate.reference import as_prompt, end_ids, greedy
+from include.stages.calibrate.reference import as_prompt, end_ids, greedy, prompts
 from include.stages.calibrate.source import SourceModel
 from include.stages.calibrate.stage import Subject
 from tests.support import tiny_models as tiny
@@ -186,3 +186,22 @@ def test_one_that_prompts_or_answers_need_is_refused(llama: Path, named: dict[st
     with pytest.raises(UserError, match=r"'<\|im_end\|>' of the tokenizer has the id 320, the model has 320") as caught:
         SourceModel.read(llama)
     assert "resize_token_embeddings" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"pad_token": "<p>"}, {"unk_token": "<p>"}, {"bos_token": "<p>"}, {"additional_special_tokens": ["<p>"]}],
+    ids=str,
+)
+def test_a_token_that_only_a_setting_names_is_none(llama: Path, named: dict[str, object]) -> None:
+    path = llama / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    subject = Subject.read(llama, "cpu")
+    assert subject.vocabulary.size == 258
+    assert "<p>" not in subject.tokenizer.get_vocab()
+
+
+def test_a_template_that_makes_nothing_leaves_the_texts(llama: Path) -> None:
+    (llama / "chat_template.jinja").write_text("{# nothing #}")
+    subject = Subject.read(llama, "cpu")
+    assert not any(prompt.chat for prompt in prompts(subject.tokenizer, subject.held_out))
