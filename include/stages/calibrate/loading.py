@@ -161,7 +161,8 @@ def _by_its_class(folder: Path) -> Any:  # noqa: ANN401
     """As transformers reads it; it converts what has no tokenizer.json, and what asks for a space in front."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    # Left over from training, where texts end: nothing can follow a prompt that does.
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, add_eos_token=False)
     if not tokenizer.is_fast:
         raise ValueError(f"no {TOKENIZER_FILE} can be made of a {type(tokenizer).__name__}")
     return tokenizer

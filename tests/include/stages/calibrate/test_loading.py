@@ -205,3 +205,13 @@ def test_a_template_that_makes_nothing_leaves_the_texts(llama: Path) -> None:
     (llama / "chat_template.jinja").write_text("{# nothing #}")
     subject = Subject.read(llama, "cpu")
     assert not any(prompt.chat for prompt in prompts(subject.tokenizer, subject.held_out))
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizerFast"])
+def test_no_prompt_ends_with_the_end_token(llama: Path, name: str) -> None:
+    path = llama / "tokenizer_config.json"
+    fields = {"tokenizer_class": name, "add_bos_token": True, "add_eos_token": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    assert AutoTokenizer.from_pretrained(llama)("Hello")["input_ids"][-1] == 257
+    ids = load_tokenizer(llama)("Hello")["input_ids"]
+    assert (ids[0], ids[-1] == 257) == (256, False)
