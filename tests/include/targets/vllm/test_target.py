@@ -188,7 +188,9 @@ def test_the_shared_files_of_the_slot_find_what_they_import_from_its_own(setting
         for alias in node.names
     }
     assert wanted
-    given = {(name, getattr(node, "name", "")) for name in own for node in trees[name].body}
+    bodies = [(name, node) for name in own for node in trees[name].body]
+    given = {(name, getattr(node, "name", "")) for name, node in bodies}
+    given |= {(name, ast.unparse(node.targets[0])) for name, node in bodies if isinstance(node, ast.Assign)}
     assert wanted <= given
 
 

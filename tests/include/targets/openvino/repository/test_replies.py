@@ -96,7 +96,7 @@ def test_who_has_gone_is_asked_at_intervals_and_with_the_next_piece(
 
 
 def test_no_token_waits_for_the_piece_before_it_and_none_is_lost(replies: Any) -> None:
-    outbox, sender = replies.Outbox(on_failure=pytest.fail), Sender(slow=True)
+    outbox, sender = replies.Outbox(2, on_failure=pytest.fail), Sender(slow=True)
     answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
     for token in range(5):
         answer.tokens([token])
@@ -109,7 +109,7 @@ def test_no_token_waits_for_the_piece_before_it_and_none_is_lost(replies: Any) -
 
 
 def test_a_client_that_is_slow_to_take_a_piece_holds_up_no_other(replies: Any) -> None:
-    outbox, slow, fast = replies.Outbox(on_failure=pytest.fail), Sender(slow=True), Sender()
+    outbox, slow, fast = replies.Outbox(2, on_failure=pytest.fail), Sender(slow=True), Sender()
     for sender in (slow, fast):
         answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
         answer.tokens([5])
@@ -140,7 +140,7 @@ def test_nothing_is_sent_to_a_client_that_has_gone(replies: Any, monkeypatch: py
 def test_a_response_that_cannot_be_sent_ends_the_server(replies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     triton, logged, ended = sys.modules["triton_python_backend_utils"], list[str](), threading.Event()
     monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_error=logged.append), raising=False)
-    outbox, sender = replies.Outbox(on_failure=ended.set), Sender()
+    outbox, sender = replies.Outbox(2, on_failure=ended.set), Sender()
     monkeypatch.setattr(sender, "send", lambda response, flags: 1 / 0)
     answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
     answer.tokens([5])

@@ -13,6 +13,9 @@ import numpy as np
 import openvino as ov  # noqa: TID253 - runs in the target's environment only
 import openvino_genai as genai
 
+SENDERS = 0
+"""GenAI keeps Python's interpreter lock while it steps: what another thread is to send would wait for its end."""
+
 
 class EngineFailure(Exception):
     """The engine cannot finish, or not take, an answer; it is not the request's fault."""

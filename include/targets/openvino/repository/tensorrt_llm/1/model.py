@@ -13,7 +13,7 @@ from typing import Any
 import neutral
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
-from engine import Engine, EngineFailure, Task
+from engine import SENDERS, Engine, EngineFailure, Task
 from hangups import Connections, Hangups, connection_of
 from options import InvalidRequest, Options
 from pipeline import Capacity, EngineConfig, load_compiler, load_pipeline, load_tokenizer
@@ -100,7 +100,7 @@ class TritonPythonModel:
         self._max_seq_len = int(values["max_seq_len"])
         self._hangups = Hangups()
         self._connections = Connections()
-        self._outbox = Outbox(on_failure=_stop_server)
+        self._outbox = Outbox(SENDERS, on_failure=_stop_server)
         tokenizer_dir = near(values["tokenizer_dir"])
         self._decoder = Decoder(tokenizer_dir, _flag(values["skip_special_tokens"]))
         tokenizer = load_tokenizer(tokenizer_dir)

@@ -19,7 +19,6 @@ from hangups import Hangups
 from text import Piece, Transcript
 
 _CANCEL_CHECK_S = 0.25
-_LANES = 4
 
 
 Post = Callable[..., None]
@@ -27,17 +26,20 @@ Post = Callable[..., None]
 
 
 class Outbox:
-    """Threads that send responses: Triton takes one in a round trip, which no engine should wait for."""
+    """Threads that send responses, each of which Triton takes in a round trip."""
 
-    def __init__(self, on_failure: Callable[[], None]) -> None:
-        """``on_failure`` is called when a response cannot be sent, for which its client would wait for ever."""
+    def __init__(self, threads: int, on_failure: Callable[[], None]) -> None:
+        """Without ``threads`` the engine's own thread sends.
+
+        ``on_failure`` is called when a response cannot be sent, for which its client would wait for ever.
+        """
         self._on_failure = on_failure
-        self._lanes = [ThreadPoolExecutor(1, thread_name_prefix="outbox") for _ in range(_LANES)]
+        self._lanes = [ThreadPoolExecutor(1, thread_name_prefix="outbox") for _ in range(threads)]
         self._next = itertools.cycle(self._lanes)
 
     def lane(self) -> Post:
         """One of the threads."""
-        return partial(self._post, next(self._next))
+        return partial(self._post, next(self._next)) if self._lanes else _at_once
 
     def close(self) -> None:
         """Waits until all is sent."""
@@ -51,6 +53,10 @@ class Outbox:
         if error := done.exception():
             pb_utils.Logger.log_error(f"a response cannot be sent: {error}")
             self._on_failure()
+
+
+def _at_once(work: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401
+    work(*arguments)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+SENDERS = 4
+"""Threads that send responses meanwhile: vLLM's other answers need not wait for the round trips of one."""
 _CHECK_S = 0.1
 _PIECES_PER_S = 2000
 """What postprocessing, which decodes one piece after the other, can take of all streams together."""
