@@ -380,12 +380,17 @@ class ReleaseStore:
         """The release of that repository under the request's names: one that was not rejected, or a new candidate."""
         if model in _RESERVED:
             raise UserError(f"a model cannot be called {model!r}: that name has a meaning in {self.root}")
-        number = 1 + max((r.number for r in self.all(model)), default=0)
+        number = self._next_number(model)
         release = Release(
             model=model, number=number, target=target, repository=repository, chain=dict(chain), request=dict(request)
         )
         known = [r for r in self.all(model) if r.verdict != "rejected" and _serves_as(r) == _serves_as(release)]
         return known[-1] if known else self._create(release)
+
+    def create_again(self, release: Release, request: Mapping[str, Any]) -> Release:
+        """A new candidate of a release's artifacts, for another request."""
+        made_of = release.model_dump(include={"model", "target", "repository", "chain", "contract"})
+        return self._create(Release(**made_of, number=self._next_number(release.model), request=dict(request)))
 
     def judge(self, release: Release, verdict: Verdict) -> Release:
         """Records a verdict. A release that has been live is not rejected, even if a later trial fails."""
@@ -589,6 +594,9 @@ class ReleaseStore:
     def _lock(self) -> AbstractContextManager[None]:
         """Held while a record is read, changed and written: a trial and a promotion may want the same one."""
         return locked(self.root / ".lock")
+
+    def _next_number(self, model: str) -> int:
+        return 1 + max((release.number for release in self.all(model)), default=0)
 
     def _create(self, release: Release) -> Release:
         draft = self.root / release.model / f".draft.{secrets.token_hex(4)}"

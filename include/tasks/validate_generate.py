@@ -54,13 +54,12 @@ def run(
         request=checked.request.model_dump(mode="json"),
     )
     release = contracts.record(context, release)
-    path = context.releases.path(release)
     if candidate is None:
         context.log(f"hit: release {release.name} has passed these gates, nothing to try")
-        report.record_run(path, context.run)
+        report.record_run(context.releases.path(release), context.run)
     else:
-        _judge(context, checked, candidate, checkpoint, release, original)
-    context.log(f"report: {path / report.HTML_FILE}")
+        release = _judge(context, checked, candidate, checkpoint, release, original)
+    context.log(f"report: {context.releases.path(release) / report.HTML_FILE}")
     return release.id
 
 
@@ -71,8 +70,8 @@ def _judge(
     checkpoint: ArtifactRef,
     release: Release,
     original: ArtifactRef | None,
-) -> None:
-    path = context.releases.path(release)
+) -> Release:
+    """The release that the trial is of."""
     context.log(f"release {release.name}: the gates ask its candidate at {candidate.url}")
     if pace := report.paces(context.releases, checked.request).get("validate_generate"):
         context.progress(str(pace))
@@ -80,11 +79,26 @@ def _judge(
         trial = _trial(context, checked, client, checkpoint, release, original)
         verdicts = validate(trial, gates := gates_for(checked.request), _teller(context, len(gates)))
         run = _run_on(context, checked, client)
+    release = _tried(context, checked, release, verdicts)
+    path = context.releases.path(release)
     supply = _supply(context, checked, release, path)
     live, proxy = context.releases.live(release.served_name), proxy_of(context.settings)
     where = {"address": context.settings.public_url or proxy.url, "curl": proxy.curl}
     report.write(path, report.compose(verdicts, release, context.store, run, report.read(path), supply, live, **where))
     _decide(context, checked, release, verdicts)
+    return release
+
+
+def _tried(context: Context, checked: Checked, release: Release, verdicts: gates.Report) -> Release:
+    """The release itself; a new one of the same artifacts if it has been live and this trial does not end well.
+
+    So what is live keeps the report that it went live with, and its verdict.
+    """
+    if not release.promotions or (verdicts.passed and not verdicts.asks):
+        return release
+    again = context.releases.create_again(release, checked.request.model_dump(mode="json"))
+    context.log(f"release {release.name} has been live and stays as it is: this is the trial of release {again.name}")
+    return again
 
 
 def _decide(context: Context, checked: Checked, release: Release, verdicts: gates.Report) -> None:
