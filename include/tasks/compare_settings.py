@@ -45,6 +45,7 @@ def run(
     write_comparison(context.settings.artifacts, context.run_id, found)
     for line in found.lines():
         context.log(line)
+    context.tell(f"recommended: {best.setting}" if (best := found.recommended) else "none can be recommended")
     return found
 
 

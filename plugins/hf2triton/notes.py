@@ -36,6 +36,7 @@ def _release(conf: Mapping[str, Any]) -> str:
 
 SUBJECTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "release_awq_engine": _release,
+    "compare_settings": lambda conf: f"compare settings of {str(conf.get('model') or 'a model').rpartition('/')[2]}",
     "rollback_release": lambda conf: f"roll {conf.get('name') or conf.get('model') or 'the live model'} back",
     "retire_model": lambda conf: f"retire {conf.get('name')}",
     "prune_artifacts": lambda conf: "prune",

@@ -28,7 +28,7 @@ from include.errors import Cancelled, Ended, GateFailure, HostError, PipelineErr
 from include.releases.run import RunRecord, TaskTime
 from include.report.runs import ORDER, Task
 from include.requests.release import ReleaseRequest
-from include.settings import Settings
+from include.settings import PROJECT, Settings
 from include.tasks import finish_run
 
 UNUSED = {"pool_slots": 1, "priority_weight": 1, "try_number": 1, "max_tries": 0, "hostname": "", "unixname": ""}
@@ -108,6 +108,12 @@ def test_a_request_that_cannot_be_read_still_has_a_subject(run: DagRun) -> None:
     run.conf = {"model": "org/name", "unknown": 1}
     notes.on_dag_run_running(run, "started")
     assert run.note == "name"
+
+
+def test_the_runs_of_every_dag_have_a_subject() -> None:
+    dags = {path.stem for path in (PROJECT / "dags").glob("*.py") if "dag_id=" in path.read_text()}
+    assert set(notes.SUBJECTS) == dags
+    assert notes.SUBJECTS["compare_settings"]({"model": "org/name"}) == "compare settings of name"
 
 
 def test_a_run_of_another_project_is_left_alone(run: DagRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def test_each_setting_is_checked_as_a_release_is(context: Context, params: dict[
 
 
 def test_the_table_has_perplexity_and_size_of_each(context: Context, params: dict[str, Any]) -> None:
-    found = compared(context, params, measure_speed=False)
+    told: list[str] = []
+    found = compared(replace(context, tell=told.append), params, measure_speed=False)
+    assert told == [f"recommended: {SETTINGS[1]}"]
     assert [(row.setting, row.perplexity_after, row.engine_bytes) for row in found.rows] == [
         (SETTINGS[0], 14, 100),
         (SETTINGS[1], 12, 200),
