@@ -54,6 +54,8 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     triton: Any = ModuleType("triton_python_backend_utils")
     triton.Tensor, triton.InferenceResponse = (lambda name, values: (name, values)), dict
     triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+    triton.TritonError = type("TritonError", (), {"CANCELLED": 1, "UNAVAILABLE": 2, "__init__": lambda *given: None})
+    triton.Logger = SimpleNamespace(log_info=print, log_error=print)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
     import replies
 
@@ -95,8 +97,17 @@ def test_who_has_gone_is_asked_at_intervals_and_with_the_next_piece(
     assert sender.asked == 2
 
 
-def test_no_token_waits_for_the_piece_before_it_and_none_is_lost(replies: Any) -> None:
-    outbox, sender = replies.Outbox(2, on_failure=pytest.fail), Sender(slow=True)
+@pytest.fixture
+def outbox(replies: Any) -> Iterator[Any]:
+    failed: list[str] = []
+    made = replies.Outbox(2, on_failure=lambda: failed.append("a response cannot be sent"))
+    yield made
+    made.close()
+    assert not failed
+
+
+def test_what_comes_while_a_piece_is_sent_is_in_the_next_one(replies: Any, outbox: Any) -> None:
+    sender = Sender(slow=True)
     answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
     for token in range(5):
         answer.tokens([token])
@@ -105,11 +116,37 @@ def test_no_token_waits_for_the_piece_before_it_and_none_is_lost(replies: Any) -
     assert not sender.sent
     sender.free.set()
     outbox.close()
-    assert [one["output_ids"].flatten().tolist() for one in sender.sent] == [[0], [1], [2], [3], [4], []]
+    assert [one["output_ids"].flatten().tolist() for one in sender.sent] == [[0], [1, 2, 3, 4]]
 
 
-def test_a_client_that_is_slow_to_take_a_piece_holds_up_no_other(replies: Any) -> None:
-    outbox, slow, fast = replies.Outbox(2, on_failure=pytest.fail), Sender(slow=True), Sender()
+def test_an_engine_that_fails_says_so_after_what_waits_to_be_sent(replies: Any, outbox: Any) -> None:
+    sender = Sender(slow=True)
+    answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
+    answer.tokens([5])
+    answer.show()
+    answer.fail(replies.EngineFailure("it is dead"))
+    sender.free.set()
+    outbox.close()
+    assert [list(one) for one in sender.sent] == [["output_ids"], ["error"]]
+
+
+def test_who_waits_for_its_turn_to_be_asked_is_asked_once(
+    replies: Any, outbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, times = Sender(slow=True), iter(range(100, 200))
+    monkeypatch.setattr(replies, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
+    answer.tokens([5])
+    answer.show()
+    for _ in range(5):
+        assert not answer.cancelled()
+    sender.free.set()
+    outbox.close()
+    assert sender.asked == 1
+
+
+def test_a_client_that_is_slow_to_take_a_piece_holds_up_no_other(replies: Any, outbox: Any) -> None:
+    slow, fast = Sender(slow=True), Sender()
     for sender in (slow, fast):
         answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
         answer.tokens([5])
@@ -123,9 +160,7 @@ def test_a_client_that_is_slow_to_take_a_piece_holds_up_no_other(replies: Any) -
 
 def test_nothing_is_sent_to_a_client_that_has_gone(replies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     triton, logged = sys.modules["triton_python_backend_utils"], list[str]()
-    error = type("TritonError", (), {"CANCELLED": 1, "__init__": lambda self, message, code: None})
-    monkeypatch.setattr(triton, "TritonError", error, raising=False)
-    monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_info=logged.append), raising=False)
+    monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_info=logged.append))
     sender = Sender()
     answer = streamed(replies, sender, {"output_ids"})
     answer.tokens([5])
@@ -139,8 +174,8 @@ def test_nothing_is_sent_to_a_client_that_has_gone(replies: Any, monkeypatch: py
 
 def test_a_response_that_cannot_be_sent_ends_the_server(replies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     triton, logged, ended = sys.modules["triton_python_backend_utils"], list[str](), threading.Event()
-    monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_error=logged.append), raising=False)
-    outbox, sender = replies.Outbox(2, on_failure=ended.set), Sender()
+    monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_error=logged.append))
+    outbox, sender = replies.Outbox(1, on_failure=ended.set), Sender()
     monkeypatch.setattr(sender, "send", lambda response, flags: 1 / 0)
     answer = streamed(replies, sender, {"output_ids"}, outbox.lane())
     answer.tokens([5])

@@ -96,6 +96,7 @@ class Reply:
         self._sending = threading.Lock()
         self._asked_at = 0.0
         self._asking = False
+        self._questioned = False
 
     @property
     def streams(self) -> bool:
@@ -113,10 +114,14 @@ class Reply:
         So does postprocessing, with a piece that has the stream's number.
         """
         now = time.monotonic()
-        if not self._over and now - self._asked_at > _CANCEL_CHECK_S:
-            self._asked_at, self._asking = now, True
-            self._post(self.gone)
+        if not self._over and not self._questioned and now - self._asked_at > _CANCEL_CHECK_S:
+            self._asked_at, self._asking, self._questioned = now, True, True
+            self._post(self._ask)
         return self._over
+
+    def _ask(self) -> None:
+        self._questioned = False
+        self.gone()
 
     def gone(self) -> bool:
         """Asks whether the client has gone: a round trip."""
@@ -128,8 +133,9 @@ class Reply:
         return self._over
 
     def progressed(self, answer: Answer) -> None:
-        """Streams what ``answer`` has settled."""
-        if not self._over and (piece := answer.transcript.take()):
+        """Streams what ``answer`` has settled, unless its last piece still waits: then the next one has this, too."""
+        if not self._over and not answer.waits and (piece := answer.transcript.take()):
+            answer.waits = True
             self._post(self._show, answer, piece)
 
     def completed(self, answer: Answer) -> None:
@@ -140,6 +146,7 @@ class Reply:
         with self._sending:
             if not self._over:
                 self._send([(answer, piece)], final=False)
+        answer.waits = False
 
     def _complete(self, answer: Answer) -> None:
         with self._sending:
@@ -153,8 +160,12 @@ class Reply:
             if final:
                 self._close()
 
+    def broken(self, message: str) -> None:
+        """Ends the reply with the engine's error, after what waits to be sent."""
+        self._post(self.failed, message, pb_utils.TritonError.UNAVAILABLE)
+
     def failed(self, message: str, code: int) -> None:
-        """Ends the reply with an error."""
+        """Ends the reply with an error, at once."""
         with self._sending:
             if not self._over:
                 response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
@@ -197,6 +208,8 @@ class Answer:
     row: int
     prompt_len: int
     transcript: Transcript
+    waits: bool = field(default=False)
+    """Whether a piece of it is still to be sent."""
     whole: bool = field(default=False)
 
     @property
@@ -223,7 +236,7 @@ class Answer:
 
     def fail(self, error: EngineFailure) -> None:
         """No token follows, and the answer is not whole."""
-        self.reply.failed(str(error), pb_utils.TritonError.UNAVAILABLE)
+        self.reply.broken(str(error))
 
 
 def _column(rows: int, values: Sequence[int], kind: type[np.integer[Any]] = np.int32) -> npt.NDArray[Any]:
