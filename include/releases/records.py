@@ -377,7 +377,10 @@ class ReleaseStore:
     def open(
         self, model: str, *, target: str, repository: str, chain: Mapping[str, str], request: Mapping[str, Any]
     ) -> Release:
-        """The release of that repository under the request's names: one that was not rejected, or a new candidate."""
+        """The release of that repository under the request's names: one that was not rejected, or a new candidate.
+
+        Of several it is the one of this very request, else the last.
+        """
         if model in _RESERVED:
             raise UserError(f"a model cannot be called {model!r}: that name has a meaning in {self.root}")
         number = self._next_number(model)
@@ -385,11 +388,12 @@ class ReleaseStore:
             model=model, number=number, target=target, repository=repository, chain=dict(chain), request=dict(request)
         )
         known = [r for r in self.all(model) if r.verdict != "rejected" and _serves_as(r) == _serves_as(release)]
-        return known[-1] if known else self._create(release)
+        same = [r for r in known if r.asks_the_same(release.request)]
+        return (same or known)[-1] if known else self._create(release)
 
     def create_again(self, release: Release, request: Mapping[str, Any]) -> Release:
         """A new candidate of a release's artifacts, for another request."""
-        made_of = release.model_dump(include={"model", "target", "repository", "chain", "contract"})
+        made_of = release.model_dump(include={"model", "target", "repository", "chain"})
         return self._create(Release(**made_of, number=self._next_number(release.model), request=dict(request)))
 
     def judge(self, release: Release, verdict: Verdict) -> Release:

@@ -66,8 +66,12 @@ class ContainerRunner:
         self._labels = {LABEL_STORE: str(self.store.root), LABEL_KEY: claim.name}
         found = self._take_over(claim)
         with ExitStack() as leases, self._clearing(claim):
-            container_id = found.id if found else self._start(job, claim, target, command, leases)
-            self._finish(container_id, command.argv, claim)
+            try:
+                container_id = found.id if found else self._start(job, claim, target, command, leases)
+                self._finish(container_id, command.argv, claim)
+            except PipelineError:
+                self._check_not_stopped()
+                raise
 
     def stop(self) -> None:
         """Removes the container; then `run` raises `Ended`."""
@@ -126,13 +130,9 @@ class ContainerRunner:
 
     def _finish(self, container_id: str, argv: tuple[str, ...], claim: Claim) -> None:
         """Waits until the container ends, and takes its result into the store."""
-        try:
-            ended = self.containers.follow(container_id)
-            if not ended.succeeded:
-                raise self.containers.failure_of(ended, argv, claim.partial)
-        except PipelineError:
-            self._check_not_stopped()
-            raise
+        ended = self.containers.follow(container_id)
+        if not ended.succeeded:
+            raise self.containers.failure_of(ended, argv, claim.partial)
         claim.commit()
 
     @contextmanager

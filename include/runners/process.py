@@ -71,6 +71,8 @@ class ProcessRunner:
         """
         # setpriv: the kernel ends the program if this process is killed before it can do so.
         argv = [*self._without_network(), "setpriv", "--pdeathsig", "KILL", *command.argv, "--out", str(out)]
+        if self._stopped:
+            raise Ended
         self._process = subprocess.Popen(
             argv,
             env={**inherited(), **command.env},
@@ -84,6 +86,8 @@ class ProcessRunner:
         )
         tail: deque[str] = deque(maxlen=LAST_LINES)
         try:
+            if self._stopped:  # while it was started
+                self._end()
             for line in _lines(self._process.stdout):
                 self._log(line)
                 tail.append(line)

@@ -45,15 +45,8 @@ def run(
     Raises:
         GateFailure: a gate failed; the release is kept, marked rejected, with its report.
     """
-    release = context.releases.open(
-        context.releases.name_of(checked.request.model),
-        target=checked.request.target,
-        repository=repository.name,
-        chain={ref.kind: ref.name for ref in (checkpoint, engine, repository, original) if ref}
-        | {"model": f"{checked.source.id}@{checked.source.commit}"},
-        request=checked.request.model_dump(mode="json"),
-    )
-    release = contracts.record(context, release)
+    refs = (checkpoint, engine, repository, original)
+    release = _release_of(context, checked, repository, {ref.kind: ref.name for ref in refs if ref}, candidate)
     if candidate is None:
         context.log(f"hit: release {release.name} has passed these gates, nothing to try")
         report.record_run(context.releases.path(release), context.run)
@@ -61,6 +54,27 @@ def run(
         release = _judge(context, checked, candidate, checkpoint, release, original)
     context.log(f"report: {context.releases.path(release) / report.HTML_FILE}")
     return release.id
+
+
+def _release_of(
+    context: Context,
+    checked: Checked,
+    repository: ArtifactRef,
+    chain: dict[str, str],
+    candidate: ServerRecord | None,
+) -> Release:
+    """The live release if there is no candidate, as it was proved for this request; else the one of the repository."""
+    live = context.releases.live(checked.request.name)
+    if candidate is None and live and live.repository == repository.name:
+        return live
+    opened = context.releases.open(
+        context.releases.name_of(checked.request.model),
+        target=checked.request.target,
+        repository=repository.name,
+        chain=chain | {"model": f"{checked.source.id}@{checked.source.commit}"},
+        request=checked.request.model_dump(mode="json"),
+    )
+    return contracts.record(context, opened)
 
 
 def _judge(
@@ -94,11 +108,12 @@ def _tried(context: Context, checked: Checked, release: Release, verdicts: gates
 
     So what is live keeps the report that it went live with, and its verdict.
     """
+    release = context.releases.get(release.model, release.number)  # another run may have promoted it meanwhile
     if not release.promotions or (verdicts.passed and not verdicts.asks):
         return release
     again = context.releases.create_again(release, checked.request.model_dump(mode="json"))
     context.log(f"release {release.name} has been live and stays as it is: this is the trial of release {again.name}")
-    return again
+    return contracts.record(context, again)
 
 
 def _decide(context: Context, checked: Checked, release: Release, verdicts: gates.Report) -> None:

@@ -82,12 +82,15 @@ def test_a_trial_that_does_not_end_well_is_not_that_of_a_release_that_was_live(
     context: Context, model: Path, release: Release, verdicts: tuple[GateResult, ...]
 ) -> None:
     checked = check_request.run(context, {"model": str(model), "served_name": "other", **PARAMS})
-    assert validate_generate._tried(context, checked, release, report(*verdicts)) == release
+    assert validate_generate._tried(context, checked, release, report(*verdicts)).id == release.id
     context.releases.make_live(release)
     context.releases.record_promotion(release.served_name)
     live = context.releases.live(release.served_name)
     assert validate_generate._tried(context, checked, live, report(PASS)) == live
-    again = validate_generate._tried(context, checked, live, report(*verdicts))
+    again = validate_generate._tried(context, checked, release, report(*verdicts))
     assert (again.number, again.verdict, again.promotions) == (live.number + 1, "candidate", ())
     assert (again.repository, again.chain, again.request["served_name"]) == (live.repository, live.chain, "other")
     assert context.releases.live(release.served_name) == live
+    made_of = {"target": live.target, "repository": live.repository, "chain": live.chain}
+    for one in (live, again):
+        assert context.releases.open(live.model, **made_of, request=one.request).id == one.id
