@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose, log
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -65,6 +66,7 @@ class _Rope(BaseModel):
     low_freq_factor: Positive | None = None
     high_freq_factor: Positive | None = None
     attention_factor: Positive | None = None
+    attn_factor: Positive | None = None
     beta_fast: Positive | None = None
     beta_slow: Positive | None = None
     mscale: NotNegative | None = None
@@ -74,12 +76,21 @@ class _Rope(BaseModel):
     def is_yarn_of(self, target: str) -> bool:
         """True if ``target`` computes YaRN as transformers does, which takes ``mscale`` only beside its companion.
 
-        vLLM takes neither, TensorRT-LLM each alone. Neither knows ``attention_factor``; vLLM knows ``truncate``.
+        vLLM takes neither, TensorRT-LLM each alone. Neither knows ``attention_factor``, which a config may give as
+        what it is by default; vLLM knows ``truncate``, and ``attn_factor``, which transformers passes over.
         """
+        if self.attn_factor is not None:
+            return False
+        if self.attention_factor is not None and (self.mscale or not isclose(self.attention_factor, self._default())):
+            return False
         ours = (self.mscale, self.mscale_all_dim) if self.mscale and self.mscale_all_dim else (1, 0)
         alone = (1 if self.mscale is None else self.mscale, self.mscale_all_dim or 0)
         known = {"tensorrt_llm": alone if self.truncate is not False else None, "vllm": (1, 0)}
-        return self.attention_factor is None and ours == known.get(target, ours)
+        return ours == known.get(target, ours)
+
+    def _default(self) -> float:
+        """transformers' ``attention_factor`` of YaRN."""
+        return 0.1 * log(self.factor) + 1 if self.factor > 1 else 1
 
 
 class _HfConfig(_Shared):
@@ -270,7 +281,7 @@ class ModelConfig(_Shared):
             others = " or ".join(name for name in TARGETS if name == "openvino" or yarn.is_yarn_of(name))
             raise UserError(
                 f"target {target} computes another YaRN than transformers where rope_scaling has attention_factor, "
-                "mscale or truncate as this model's",
+                "attn_factor, mscale or truncate as this model's",
                 where="field target",
                 fix=f"choose target {others}",
             )

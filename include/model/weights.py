@@ -79,7 +79,8 @@ class Weights:
                     where=f"field model: {folder / file}",
                     fix="save the model again: index and shards are not of one save",
                 )
-            if unnamed := sorted(found.keys() - promised) if promised else []:
+            unnamed = sorted(name for name in found.keys() - promised if not name.endswith(_BUFFERS))
+            if promised and unnamed:
                 # transformers loads what the index names, and makes random weights in place of the rest.
                 raise UserError(
                     f"{file} holds the tensor {unnamed[0]} that {INDEX_FILE} does not name for it",

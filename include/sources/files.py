@@ -39,6 +39,7 @@ _OTHER_FORMS = {
 }
 EMBEDDING_FILE = "config_sentence_transformers.json"
 ADAPTER_FILE = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model."
 # At most more than any disk has: sums of sizes stay numbers that can be told in megabytes.
 Size = Annotated[int, Field(ge=0, le=1 << 50)]
 
@@ -130,18 +131,18 @@ def _check_plain(paths: Collection[str], where: str) -> None:
             where=where,
             fix="name the unquantized model that it was made from",
         )
-    if EMBEDDING_FILE in paths:
+    if {EMBEDDING_FILE, "modules.json"} <= set(paths):
         raise UserError(
             f"the model makes vectors of texts: it has a {EMBEDDING_FILE} of sentence-transformers",
             where=where,
             fix="name a model for text generation",
         )
-    if ADAPTER_FILE in paths:
+    if ADAPTER_FILE in paths and any(path.startswith(_ADAPTER_WEIGHTS) for path in paths):
         raise UserError(
             f"an adapter lies beside the model ({ADAPTER_FILE}), and would not be applied",
             where=where,
             fix="merge it into its base model (merge_and_unload of PEFT) and name the result; if it is merged already, "
-            f"use a copy without {ADAPTER_FILE}",
+            "use a copy without it",
         )
 
 

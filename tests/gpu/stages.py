@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ found = {
     "network": sorted(os.listdir("/sys/class/net")), "devices": sorted(glob.glob("/dev/nvidia[0-9]*")),
     "nvidia-smi": subprocess.run("nvidia-smi -L", shell=True, capture_output=True, text=True).stdout.split("\\n")[:-1],
 }
-if found["devices"] and %s:
+if found["devices"]:
     import torch
     found["torch"] = torch.cuda.get_device_name()
     found["sum"] = (torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")).sum().item()
@@ -103,8 +102,7 @@ def look_inside(gpus: list[Gpu]) -> dict[str, Any]:
 
 def _look(gpus: tuple[str, ...]) -> dict[str, Any]:
     lines: list[str] = []
-    code = _LOOK % ("HF2TRITON_NO_TORCH" not in os.environ)
-    spec = ContainerSpec(image=VLLM_IMAGE, argv=("python3", "-c", code), gpus=gpus)
+    spec = ContainerSpec(image=VLLM_IMAGE, argv=("python3", "-c", _LOOK), gpus=gpus)
     run_to_end(StageContainers(local_engine, lines.append), spec)
     found: dict[str, Any] = json.loads(lines[-1])
     return found

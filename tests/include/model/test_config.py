@@ -176,6 +176,9 @@ class TestRope:
             ({"mscale_all_dim": 1.0}, ["openvino", "vllm"]),
             ({"truncate": False}, ["openvino", "vllm"]),
             ({"attention_factor": 1.0}, ["openvino"]),
+            ({"attention_factor": 1.138629436111989}, ["openvino", "tensorrt_llm", "vllm"]),
+            ({"attention_factor": 1.138629436111989, "mscale": 1.0}, ["openvino"]),
+            ({"attn_factor": 0.8782488562869419}, ["openvino"]),
         ],
         ids=str,
     )

@@ -440,6 +440,8 @@ def test_a_chat_template_that_makes_no_prompt_is_refused_if_it_is_used(
 
 
 ACCEPTED = {
+    "merged, with what was left of its adapter": put(adapter_config__json=b"{}"),
+    "a model for text that makes vectors, too": put(config_sentence_transformers__json=b"{}"),
     "SentencePiece alone": tokenizer_model(SENTENCEPIECE, tokenizer_class="LlamaTokenizer", add_prefix_space=True),
     "tiktoken alone": tokenizer_model(TIKTOKEN, tokenizer_class="PreTrainedTokenizerFast"),
     "a class that nobody knows, with a tokenizer.json": settings(
