@@ -298,9 +298,7 @@ def test_the_form_in_a_browser_releases(stack: Stack, interrupted: str, browser:
     page.set_default_timeout(web.STEP_MS)
     expect.set_options(timeout=web.STEP_MS)
     log_in(page, "admin", stack.variables["HF2TRITON_ADMIN_PASSWORD"])
-    page.goto(f"/dags/{run.DAG}")
-    page.get_by_test_id("trigger-dag-button").click()
-    form = page.get_by_role("dialog")
+    form = web.open_form(page)
     for section, names in FORM.items():
         web.section(form, section)
         for name in names:
