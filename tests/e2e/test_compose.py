@@ -28,6 +28,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
+from hf2triton.form import OPEN_SECTION
 from include.demo import run
 from include.live.proxy.envoy import LABEL_PROXY
 from include.releases.records import ReleaseStore
@@ -47,7 +48,7 @@ WAIT_S = 900
 MEASURE, CALIBRATE, BUILD = "measure_original", "calibrate_awq", "build_engine"
 CHECK = "rebuild_on_change"
 FORM = {
-    "Model": ["model"],
+    OPEN_SECTION: ["model"],
     "Quantization": ["calib_size", "calib_seq_len"],
     "Gates": ["max_perplexity_decrease", "min_speed_ratio"],
 }
@@ -300,7 +301,8 @@ def test_the_form_in_a_browser_releases(stack: Stack, interrupted: str, browser:
     log_in(page, "admin", stack.variables["HF2TRITON_ADMIN_PASSWORD"])
     form = web.open_form(page)
     for section, names in FORM.items():
-        web.section(form, section)
+        if section != OPEN_SECTION:
+            web.section(form, section)
         for name in names:
             web.entry(form, name).fill(str(conf(stack, 4)[name]))
     web.trigger(form).click()
