@@ -9,8 +9,9 @@ import pytest
 from include.context import Context
 from include.errors import GateFailure
 from include.gates import GateResult
+from include.releases.ids import ReleaseId
 from include.releases.records import Release
-from include.tasks import Checked, check_request, validate_generate
+from include.tasks import ArtifactRef, Checked, check_request, validate_generate
 from tests.support.live import Deployment
 from tests.support.report import report, verdict
 
@@ -94,3 +95,15 @@ def test_a_trial_that_does_not_end_well_is_not_that_of_a_release_that_was_live(
     made_of = {"target": live.target, "repository": live.repository, "chain": live.chain}
     for one in (live, again):
         assert context.releases.open(live.model, **made_of, request=one.request).id == one.id
+
+
+def test_a_run_without_a_candidate_is_that_of_the_live_release_whatever_was_tried_since(
+    context: Context, model: Path, release: Release
+) -> None:
+    checked = check_request.run(context, {"model": str(model), "served_name": release.served_name, **PARAMS})
+    context.releases.make_live(release)
+    context.releases.record_promotion(release.served_name)
+    again = validate_generate._tried(context, checked, release, report(PASS, ASK))
+    repository = ArtifactRef(kind="repositories", name=release.repository, reused=True)
+    found = validate_generate._release_of(context, checked, repository, release.chain, None)
+    assert (found.id, again.id) == (release.id, ReleaseId(model=release.model, number=release.number + 1))
