@@ -23,6 +23,7 @@ from include.stages.texts import topics
 SAMPLES = 8
 SAMPLE_TOKENS = 512
 HELD_OUT_FILE = "held_out.json"
+REFERENCE_FILE = "reference.json"
 
 
 def token_blocks(
@@ -78,6 +79,12 @@ class HeldOut:
     def scored_tokens(self) -> int:
         """The number of predicted tokens: all but the first of each sample."""
         return int(self.blocks[:, 1:].numel())
+
+
+def checkpoint_perplexity(checkpoint_dir: Path) -> float:
+    """PyTorch's on a checkpoint's held-out text, as `include.stages.calibrate` measured it on what it had written."""
+    measured: float = read_json(checkpoint_dir / REFERENCE_FILE)["quality"]["after"]
+    return measured
 
 
 def perplexity(logits: Callable[[torch.Tensor], torch.Tensor], blocks: torch.Tensor, share: float = 1) -> float:

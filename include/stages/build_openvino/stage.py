@@ -21,7 +21,7 @@ from include.stages.build_openvino.graph import IR_FILE, export_graph, insert_in
 from include.stages.build_openvino.proof import Proof, engine_perplexity, plugin_config
 from include.stages.checkpoint import Checkpoint
 from include.stages.common import StageReport, log
-from include.stages.quality import HeldOut, perplexity
+from include.stages.quality import HeldOut, checkpoint_perplexity
 from include.stages.vocabulary import silenced
 
 TARGET = "openvino"
@@ -41,8 +41,6 @@ def build(checkpoint_dir: Path, out: Path, precision: str, report: StageReport) 
     with report.part("dequantize"):
         model = checkpoint.model(torch.float32)
     missing = suppressed_ids(checkpoint_dir)
-    with report.part("measure torch"), silenced(model, missing):
-        expected = _torch_perplexity(model, held_out)
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as scratch:
         with report.part("export graph"), silenced(model, missing):
             graph = export_graph(model, Path(scratch))
@@ -56,17 +54,12 @@ def build(checkpoint_dir: Path, out: Path, precision: str, report: StageReport) 
     properties = plugin_config(precision)
     with report.part("verify"):
         verify_ints(out / IR_FILE, checkpoint)
-        proof = Proof(expected, engine_perplexity(out, held_out.blocks, properties))
+        proof = Proof(checkpoint_perplexity(checkpoint_dir), engine_perplexity(out, held_out.blocks, properties))
         proof.check(precision, checkpoint.architecture.caps_scores)
     _write_config(out, checkpoint, proof, properties)
     _describe(report, proof, int4_layers=count, precision=precision, plugin_config=properties)
     log.info("precision %s: %s", precision, ", ".join(f"{name} {value}" for name, value in properties.items()))
     log.info("perplexity %.4f in PyTorch, %.4f in the engine", proof.torch_perplexity, proof.engine_perplexity)
-
-
-def _torch_perplexity(model: Any, held_out: HeldOut) -> float:  # noqa: ANN401
-    with torch.no_grad():
-        return perplexity(lambda ids: model(ids, use_cache=False).logits[0], held_out.blocks)
 
 
 def _write_config(out: Path, checkpoint: Checkpoint, proof: Proof, properties: dict[str, str]) -> None:

@@ -18,8 +18,8 @@ from include.model.files import GENERATION_FILE
 from include.stages.build_vllm.proof import Proof, engine_perplexity
 from include.stages.build_vllm.weights import write_weights
 from include.stages.checkpoint import Checkpoint
-from include.stages.common import StageReport, log, read_json
-from include.stages.quality import HeldOut
+from include.stages.common import StageReport, log
+from include.stages.quality import HeldOut, checkpoint_perplexity
 
 ENGINE_FILE = "engine.json"
 """The engine's own description: vLLM's arguments to serve it with, and its proof."""
@@ -45,7 +45,6 @@ def build(
     held_out = HeldOut.load(checkpoint_dir)
     if not (checkpoint_dir / GENERATION_FILE).is_file():
         raise UserError(f"the checkpoint has no {GENERATION_FILE}", where=str(checkpoint_dir))
-    expected = read_json(checkpoint_dir / "reference.json")["quality"]["after"]
     with report.part("convert"):
         count = write_weights(checkpoint, out)
         _copy_texts(checkpoint_dir, out)
@@ -54,7 +53,7 @@ def build(
     whole = len(blocks[0]) == held_out.blocks.shape[1]
     with report.part("score"):
         found = score(out, arguments, blocks)
-    proof = Proof(expected, found)
+    proof = Proof(checkpoint_perplexity(checkpoint_dir), found)
     if whole:
         proof.check()
     else:

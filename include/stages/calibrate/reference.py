@@ -10,9 +10,8 @@ from typing import Any
 import torch  # noqa: TID253 - runs only in a target's environment
 
 from include.stages.common import log, read_json, tell
-from include.stages.quality import HeldOut, perplexity
+from include.stages.quality import REFERENCE_FILE, HeldOut, perplexity
 
-REFERENCE_FILE = "reference.json"
 BEFORE_FILE = "before.json"
 NEW_TOKENS = 32
 LONG_ANSWER = 256
@@ -96,7 +95,9 @@ def _contexts(tokenizer: Any, held_out: HeldOut) -> list[str]:  # noqa: ANN401
 
 
 def _chat_ids(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
-    ids: list[int] = tokenizer.apply_chat_template(_messages(text), tokenize=True, add_generation_prompt=True)
+    ids: list[int] = tokenizer.apply_chat_template(
+        _messages(text), tokenize=True, add_generation_prompt=True, return_dict=False
+    )
     return ids
 
 

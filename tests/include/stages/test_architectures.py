@@ -14,7 +14,7 @@ import openvino_genai
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM
 
 from include.errors import UserError
 from include.model.architectures import ARCHITECTURES
@@ -29,7 +29,7 @@ from include.stages.calibrate.loading import load_model
 from include.stages.calibrate.quantize import quantize
 from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
-from include.stages.quality import HeldOut
+from tests.include.stages.conftest import add_measurements
 from tests.support import tiny_models as tiny
 
 IDS = torch.randint(0, 256, (2, 96), generator=torch.Generator().manual_seed(3))
@@ -83,8 +83,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             make_foldable(model, source.config)
         export(model, source, "float16", 1, out)
         logits.append(logits_of(model))
-        GenerationConfig(eos_token_id=257).save_pretrained(out)
-        HeldOut("sha", torch.cat([IDS, IDS.flip(0)])).save(out)
+        add_measurements(out, torch.cat([IDS, IDS.flip(0)]))
     return Case(folder / "model", source, model, folder / "free", logits[0], folder / "foldable", logits[1])
 
 
@@ -172,8 +171,7 @@ def test_caps_of_scores_that_matter_are_computed_or_refused(tmp_path: Path) -> N
     assert apart(logits_of(model), expected) < 1e-4 < 0.1 < apart(logits_of(fused(folder)), expected)
     quantize(model, tiny.small_blocks(), tiny.GROUP_SIZE, 4)
     export(model, source, "float16", 1, checkpoint)
-    GenerationConfig(eos_token_id=257).save_pretrained(checkpoint)
-    HeldOut("sha", IDS).save(checkpoint)
+    add_measurements(checkpoint, IDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["build", "--checkpoint", str(checkpoint), "--out", str(out)])
         assert main() != 0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM
 
 from include.errors import ToolError, UserError
 from include.stages.build_vllm.fold import folded
@@ -27,8 +27,8 @@ from include.stages.calibrate.source import SourceModel
 from include.stages.checkpoint import Checkpoint
 from include.stages.common import StageReport
 from include.stages.formats.int4_awq import pack
-from include.stages.quality import HeldOut, perplexity
-from tests.include.stages.conftest import Calibrated
+from include.stages.quality import HeldOut
+from tests.include.stages.conftest import Calibrated, add_measurements, perplexity_of
 from tests.support import tiny_models as tiny
 
 LIMITS = {"tp_size": 1, "max_batch_size": 4, "max_input_len": 128, "max_seq_len": 256, "max_num_tokens": 256}
@@ -44,18 +44,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     make_foldable(model, source.config)
     out = tmp_path_factory.mktemp("checkpoint")
     export(model, source, "float16", 1, out)
-    held_out = HeldOut("sha", torch.randint(0, 256, (4, 128), generator=torch.Generator().manual_seed(2)))
-    held_out.save(out)
-    GenerationConfig(eos_token_id=257).save_pretrained(out)
+    add_measurements(out, torch.randint(0, 256, (4, 128), generator=torch.Generator().manual_seed(2)))
     tiny.save_tokenizer(out / "tokenizer")
-    after = perplexity_of(Checkpoint(out).model(torch.float32), held_out.blocks)
-    (out / "reference.json").write_text(json.dumps({"quality": {"after": after}}))
     return out
-
-
-def perplexity_of(model: Any, blocks: torch.Tensor) -> float:
-    with torch.no_grad():
-        return perplexity(lambda ids: model(ids, use_cache=False).logits[0], blocks)
 
 
 def by_transformers(folder: Path, arguments: Mapping[str, Any], blocks: list[list[int]]) -> float:
