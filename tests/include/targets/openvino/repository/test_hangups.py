@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
+import hangups
 import pytest
 from hangups import Connections, connection_of
 
@@ -50,3 +55,15 @@ def _named(*ends: tuple[str, int]) -> str:
 )
 def test_the_client_is_named_by_a_parameter(parameters: str, client: str) -> None:
     assert connection_of(parameters) == client
+
+
+def test_servers_whose_processes_have_the_same_number_in_containers_of_one_network_are_told_apart() -> None:
+    """As in containers with the host's network: each is process 1 of its own."""
+    isolate = ["unshare", "--pid", "--fork"] if os.geteuid() == 0 else ["unshare", "--user", "--pid", "--fork"]
+    if subprocess.run([*isolate, "true"], capture_output=True).returncode:
+        pytest.skip("the kernel gives no namespace of processes")
+    code = "import hangups; print(repr(hangups.address()))"
+    env = {"PYTHONPATH": str(Path(hangups.__file__).parent)}
+    told = [subprocess.check_output([*isolate, sys.executable, "-c", code], env=env, text=True) for _ in range(2)]
+    assert "-0" in told[0]
+    assert told[0] != told[1]

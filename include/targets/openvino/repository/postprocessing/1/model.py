@@ -24,6 +24,7 @@ class TritonPythonModel:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._hangups = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._hangups.setblocking(False)
+        self._engine = f"\0hf2triton-hangups-{Path('/proc/self/ns/pid').stat().st_ino}-{os.getppid()}"
         self._skip = {"true": True, "false": False}[fields["skip_special_tokens"]["string_value"].lower()]
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -47,7 +48,7 @@ class TritonPythonModel:
     def _hang_up(self, stream: int) -> None:
         """Tells the engine that nobody takes ``stream`` any more; see its hangups.py."""
         with contextlib.suppress(OSError):  # the next piece says it again
-            self._hangups.sendto(struct.pack("<q", stream), f"\0hf2triton-hangups-{os.getppid()}")
+            self._hangups.sendto(struct.pack("<q", stream), self._engine)
 
     def _text(self, context: list[int], ids: list[int], overhang: int) -> str:
         """The text of ``ids`` where they follow ``context``, less its last ``overhang`` characters.

@@ -16,6 +16,7 @@ import os
 import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 _STREAM = struct.Struct("<q")
 _CONNECTION = "triton_hf2triton_connection"
@@ -69,13 +70,21 @@ def _is_established(ends: bytes, version: int) -> bool:
     return bool(kind == _BY_FAMILY and state == _ESTABLISHED)
 
 
+def address() -> str:
+    """The socket on which postprocessing tells the engine of the same Triton, also by its own code.
+
+    Containers that share the host's network have process numbers of their own, and the same ones.
+    """
+    return f"\0hf2triton-hangups-{Path('/proc/self/ns/pid').stat().st_ino}-{os.getppid()}"
+
+
 class Hangups:
     """The streams that are open, and those of them that were hung up."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._socket.bind(f"\0hf2triton-hangups-{os.getppid()}")
+        self._socket.bind(address())
         self._numbers = itertools.count(1)
         self._open: set[int] = set()
 
