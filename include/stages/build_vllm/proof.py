@@ -47,14 +47,24 @@ class Proof:
 def engine_perplexity(folder: Path, arguments: Mapping[str, Any], blocks: list[list[int]]) -> float:
     """Perplexity through vLLM of all tokens but the first of each block."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    # The cache names its own files: from here, for it moves with the engine.
-    os.environ["VLLM_CACHE_ROOT"] = CACHE
     with _inside(folder):
+        # vLLM's cache names its own files: from here, for it moves with the engine.
+        os.environ["VLLM_CACHE_ROOT"] = CACHE
+        os.environ.update(compilers(Path(CACHE)))
         losses = asyncio.run(_losses(arguments, blocks))
     # Of no use to a server. What stays spares it the compilation, and a process that looks into the model class.
     for name in ("assets", "deep_gemm"):
         shutil.rmtree(folder / CACHE / name, ignore_errors=True)
     return math.exp(sum(losses) / len(losses))
+
+
+def compilers(cache: Path) -> dict[str, str]:
+    """Where Triton keeps the kernels of vLLM's sampler, and the driver those that it compiles from PTX.
+
+    Marlin's and Machete's come as PTX: the first pass of an int4 model took 29 s on an H200 with neither cache.
+    """
+    folders = {"TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "cuda"}
+    return {name: str(cache.absolute() / folder) for name, folder in folders.items()}
 
 
 async def _losses(arguments: Mapping[str, Any], blocks: list[list[int]]) -> list[float]:

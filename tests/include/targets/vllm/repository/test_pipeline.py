@@ -52,3 +52,27 @@ def test_what_ended_servers_left_is_removed(pipeline: ModuleType, built: Path) -
     pipeline._work_folder(built)
     assert not left.exists()
     assert kept.exists()
+
+
+def test_a_server_finds_what_was_compiled_at_the_build(
+    pipeline: ModuleType, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's cache, Triton's and the driver's, each in the engine's copy."""
+    seen: dict[str, str] = {}
+    engine = SimpleNamespace(from_engine_args=lambda _: seen.update(os.environ))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(AsyncEngineArgs=dict))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "vllm.v1", ModuleType("vllm.v1"))
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine", ModuleType("vllm.v1.engine"))
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.async_llm", SimpleNamespace(AsyncLLM=engine))  # type: ignore[arg-type]
+    monkeypatch.setattr(pipeline, "_memory", lambda: [(8, 10)])
+    monkeypatch.setattr(pipeline.multiprocessing, "set_executable", lambda _: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.chdir(tmp_path)
+    pipeline._start(built, {}, pipeline.Capacity(0.9, 0))
+    assert seen["VLLM_CACHE_ROOT"] == "cache"
+    compilers = {name: seen[name] for name in ("TRITON_CACHE_DIR", "CUDA_CACHE_PATH")}
+    assert compilers == {
+        "TRITON_CACHE_DIR": f"{Path.cwd()}/cache/triton",
+        "CUDA_CACHE_PATH": f"{Path.cwd()}/cache/cuda",
+    }
+    assert Path("cache", "graphs", "one").read_text() == "compiled"

@@ -95,6 +95,9 @@ def _start(engine_dir: Path, arguments: Mapping[str, Any], capacity: Capacity) -
     # vLLM's cache is found by the model's path and names its own files: both from here, as at the build.
     os.chdir(_work_folder(engine_dir))
     os.environ["VLLM_CACHE_ROOT"] = _CACHE
+    cache = Path(_CACHE).absolute()
+    # What Triton and the driver compiled at the build, as in include/stages/build_vllm/proof.py.
+    os.environ |= {"TRITON_CACHE_DIR": str(cache / "triton"), "CUDA_CACHE_PATH": str(cache / "cuda")}
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
