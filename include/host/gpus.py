@@ -66,7 +66,7 @@ class Gpu:
 class Kernels:
     """The kernels of an engine, and the compute capabilities that they are for; ``fix`` says what else there is.
 
-    ``too_old`` and ``too_new`` name the GPUs beyond.
+    ``too_old`` and ``too_new`` name the GPUs beyond; the names of the target's settings begin with ``settings``.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Kernels:
     too_old: str
     too_new: str
     fix: str
+    settings: str
 
 
 def parse(output: str) -> list[Gpu]:
@@ -142,7 +143,7 @@ def usable(
     Raises:
         HostError: the driver is too old, or too few GPUs have the right architecture or are idle.
     """
-    _check_driver(gpus[0], min_driver)
+    _check_driver(gpus[0], min_driver, kernels)
     same = alike(gpus, kernels)
     if len(same) < count:
         raise HostError(
@@ -155,7 +156,7 @@ def usable(
         return idle
     busy = [gpu for gpu in same if _is_busy(gpu, busy_mib) and gpu.uuid not in shared]
     if len(same) - len(busy) < count:
-        raise _busy(busy, count, len(same) - len(busy), busy_mib)
+        raise _busy(busy, count, len(same) - len(busy), busy_mib, kernels)
     return [gpu for gpu in same if gpu not in busy]
 
 
@@ -163,6 +164,7 @@ def wait_until_idle(
     list_gpus: Callable[[], Sequence[Gpu]],
     uuids: Collection[str],
     *,
+    kernels: Kernels,
     busy_mib: int,
     timeout_s: float,
     poll_s: float = 1,
@@ -175,7 +177,7 @@ def wait_until_idle(
     deadline = time.monotonic() + timeout_s
     while busy := [g for g in list_gpus() if g.uuid in uuids and _is_busy(g, busy_mib)]:
         if time.monotonic() > deadline:
-            raise _busy(busy, len(uuids), len(uuids) - len(busy), busy_mib)
+            raise _busy(busy, len(uuids), len(uuids) - len(busy), busy_mib, kernels)
         time.sleep(poll_s)
 
 
@@ -202,13 +204,13 @@ def _number(field: str) -> int | None:
     return int(field) if field.isdecimal() else None
 
 
-def _check_driver(gpu: Gpu, minimum: str) -> None:
+def _check_driver(gpu: Gpu, minimum: str, kernels: Kernels) -> None:
     if _version(gpu.driver) < _version(minimum):
         raise HostError(
             f"the NVIDIA driver is {gpu.driver}; the image needs {minimum} or later",
             where=str(gpu),
-            fix="update the driver; if NVIDIA's release notes of the image allow this branch on your data-center GPU "
-            "(CUDA compatibility), set HF2TRITON_TRTLLM_MIN_DRIVER to it",
+            fix="install a later driver; if NVIDIA's release notes of the image allow this branch on your data-center "
+            f"GPU (CUDA compatibility), set {kernels.settings}MIN_DRIVER to it",
         )
 
 
@@ -225,10 +227,10 @@ def _why_unsupported(gpu: Gpu, kernels: Kernels) -> str:
     return f"{gpu} is SM {gpu.sm}: upstream's kernels are for SM {kernels.min_sm} to {kernels.max_sm}, {reason}"
 
 
-def _busy(busy: Sequence[Gpu], count: int, idle: int, busy_mib: int) -> HostError:
+def _busy(busy: Sequence[Gpu], count: int, idle: int, busy_mib: int, kernels: Kernels) -> HostError:
     used = ", ".join(f"{gpu}: {gpu.memory_used_mib} of {gpu.memory_total_mib} MiB in use" for gpu in busy)
     return HostError(
         f"{count} idle GPUs are needed, {idle} are; {used}",
         where=f"more than {busy_mib} MiB counts as busy",
-        fix="stop what uses them (`nvidia-smi` on the host names it), or raise HF2TRITON_TRTLLM_BUSY_MIB",
+        fix=f"stop what uses them (`nvidia-smi` on the host names it), or raise {kernels.settings}BUSY_MIB",
     )

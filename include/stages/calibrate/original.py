@@ -6,13 +6,13 @@ Nothing here depends on the group size or on the format, so calibrations with ot
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from include.stages.calibrate.environment import prepare
 from include.stages.calibrate.parser import Options, model_parser
 from include.stages.calibrate.tasks import BUILTIN_FILE, Task, read_tasks
 from include.stages.common import StageReport, log, run_stage
@@ -114,7 +114,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 def main() -> int:
     """The program; returns the exit code."""
     options = parse()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    prepare()
     return run_stage(lambda report: measure_original(options, report), options.out)
 
 

@@ -40,6 +40,7 @@ KERNELS = gpu.Kernels(
     too_new="Blackwell and later are not supported",
     fix="choose target vllm, whose kernels are for SM 75 to 120; or use a host with an Ampere, Ada or Hopper GPU "
     "(e.g. A100, L40S, H100); or choose target openvino",
+    settings="HF2TRITON_TRTLLM_",
 )
 
 _MEMORY_BACK_S = 60.0
@@ -237,7 +238,9 @@ class TensorRTLLMTarget(Target):
     def wait_for_memory(self, gpus: Collection[str]) -> None:
         """Waits until GPUs whose server was stopped are idle; raises `HostError` if they are not within a minute."""
         if gpus:
-            gpu.wait_until_idle(self.list_gpus, gpus, busy_mib=self._own.busy_mib, timeout_s=_MEMORY_BACK_S)
+            gpu.wait_until_idle(
+                self.list_gpus, gpus, kernels=KERNELS, busy_mib=self._own.busy_mib, timeout_s=_MEMORY_BACK_S
+            )
 
     def list_gpus(self) -> list[Gpu]:
         """The GPUs that the image's nvidia-smi lists now; raises `HostError` if it lists none."""

@@ -33,7 +33,8 @@ from include.triton.servers import Ports, ServerPlan
 HERE = Path(__file__).parent
 # The ensemble around the slot is the one of target openvino.
 TEMPLATES = HERE.parent / "openvino" / "repository"
-CALIBRATE = "include.stages.calibrate"
+_BY_MODELOPT = ("include.stages.calibrate", "include.stages.calibrate.original")
+"""Stages that run with ModelOpt's versions: one transformers for both sides of a comparison."""
 STAMP = "requirements.txt"
 GROUP_SIZES = (128, 64, 32)
 """Those of vLLM's Marlin kernel."""
@@ -45,6 +46,7 @@ KERNELS = gpu.Kernels(
     too_old="it is older than Turing",
     too_new="it is not known to this version",
     fix="use a host with a Turing, Ampere, Ada, Hopper or Blackwell GPU, or choose target openvino",
+    settings="HF2TRITON_VLLM_",
 )
 _IMAGE_TRITON = Path("/opt/tritonserver")
 _SHM_BYTES = 4 << 30
@@ -167,7 +169,7 @@ class VllmTarget(Target):
     def command(self, module: str, args: tuple[str, ...]) -> Command:
         """The stage program; calibration sees ModelOpt's folder before the rest of its environment."""
         python = "python3" if self._in_containers else str(self._python)
-        extra = {"HF2TRITON_SITE": str(self._settings.vllm_modelopt)} if module == CALIBRATE else {}
+        extra = {"HF2TRITON_SITE": str(self._settings.vllm_modelopt)} if module in _BY_MODELOPT else {}
         extensions = {"TORCH_EXTENSIONS_DIR": str(self._cache / "torch_extensions")}
         return Command.python(python, module, args, **_ENV, **extensions, **extra)
 
@@ -190,7 +192,9 @@ class VllmTarget(Target):
     def wait_for_memory(self, gpus: Collection[str]) -> None:
         """Waits until GPUs whose server was stopped are idle; raises `HostError` if they are not within a minute."""
         if gpus:
-            gpu.wait_until_idle(self.list_gpus, gpus, busy_mib=self._own.busy_mib, timeout_s=_MEMORY_BACK_S)
+            gpu.wait_until_idle(
+                self.list_gpus, gpus, kernels=KERNELS, busy_mib=self._own.busy_mib, timeout_s=_MEMORY_BACK_S
+            )
 
     def calibrate_options(self) -> dict[str, str]:
         """vLLM has no input scales of its own: they must fold."""

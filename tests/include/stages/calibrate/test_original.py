@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from transformers import AutoTokenizer
 
 from include.stages.calibrate import __main__, original
+from include.stages.calibrate.reference import as_prompt
 from include.stages.calibrate.stage import Subject
 from tests.support import tiny_models as tiny
 
@@ -110,3 +113,31 @@ def test_a_tokenizer_of_another_model_is_refused_before_any_weight_is_loaded(
     assert run(original.main, llama, tmp_path / "out") == 64
     assert "field model" in _json(tmp_path / "out" / "failure.json")["where"]
     assert AutoTokenizer.from_pretrained(llama)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ("include.stages.calibrate", "--group-size", "32", "--calib-seq-len", "64"),
+        ("include.stages.calibrate.original",),
+    ],
+)
+def test_a_targets_own_folder_of_packages_comes_before_its_environment(
+    program: tuple[str, ...], llama: Path, tmp_path: Path
+) -> None:
+    """Both sides of a comparison are computed by the same versions."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "transformers.py").write_text("raise SystemExit('those of the folder')")
+    (tmp_path / "out").mkdir()
+    words = (sys.executable, "-m", *program, "--model", llama, "--out", tmp_path / "out")
+    done = subprocess.run(words, env={**os.environ, "HF2TRITON_SITE": str(site)}, capture_output=True, text=True)
+    assert "those of the folder" in done.stderr, done.stderr
+
+
+def test_a_chat_prompt_is_a_list_of_ids_by_transformers_5_too() -> None:
+    class Tokenizer:
+        def apply_chat_template(self, _: object, *, return_dict: bool = True, **__: object) -> object:
+            return {"input_ids": [1, 2]} if return_dict else [1, 2]
+
+    assert as_prompt(Tokenizer(), "Hi", chat=True).ids == [1, 2]

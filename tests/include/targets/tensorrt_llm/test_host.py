@@ -9,6 +9,7 @@ import pytest
 
 from include.errors import HostError
 from include.host.gpus import Gpu
+from include.targets import vllm
 from include.targets.tensorrt_llm import KERNELS, gpu
 from include.targets.tensorrt_llm.settings import TensorRTLLMSettings
 
@@ -191,17 +192,28 @@ def test_a_longer_driver_version_is_compared_as_numbers() -> None:
 
 def test_memory_that_comes_back_is_waited_for() -> None:
     used = iter([60000, 30000, 2])
-    gpu.wait_until_idle(_listing(lambda: next(used)), ["GPU-1"], busy_mib=1024, timeout_s=30, poll_s=0)
+    gpu.wait_until_idle(_listing(lambda: next(used)), ["GPU-1"], kernels=KERNELS, busy_mib=1024, timeout_s=30, poll_s=0)
     assert next(used, None) is None
 
 
 def test_memory_that_does_not_come_back_is_an_error() -> None:
     with pytest.raises(HostError, match="60000 of 81559 MiB in use"):
-        gpu.wait_until_idle(_listing(lambda: 60000), ["GPU-1"], busy_mib=1024, timeout_s=0, poll_s=0)
+        gpu.wait_until_idle(_listing(lambda: 60000), ["GPU-1"], kernels=KERNELS, busy_mib=1024, timeout_s=0, poll_s=0)
+
+
+@pytest.mark.parametrize(("kernels", "prefix"), [(KERNELS, "TRTLLM"), (vllm.KERNELS, "VLLM")], ids=["trtllm", "vllm"])
+def test_advice_names_the_settings_of_the_target(kernels: gpu.Kernels, prefix: str) -> None:
+    busy = h100s(1, memory_used_mib=9000)
+    with pytest.raises(HostError, match=f"raise HF2TRITON_{prefix}_BUSY_MIB"):
+        gpu.usable(busy, 1, kernels=kernels, min_driver="1", busy_mib=1024)
+    with pytest.raises(HostError, match=f"raise HF2TRITON_{prefix}_BUSY_MIB"):
+        gpu.wait_until_idle(lambda: busy, ["GPU-0"], kernels=kernels, busy_mib=1024, timeout_s=0, poll_s=0)
+    with pytest.raises(HostError, match=f"set HF2TRITON_{prefix}_MIN_DRIVER"):
+        gpu.usable(busy, 1, kernels=kernels, min_driver="999", busy_mib=1024)
 
 
 def test_other_gpus_are_not_waited_for() -> None:
-    gpu.wait_until_idle(_listing(lambda: 60000), ["GPU-2"], busy_mib=1024, timeout_s=0, poll_s=0)
+    gpu.wait_until_idle(_listing(lambda: 60000), ["GPU-2"], kernels=KERNELS, busy_mib=1024, timeout_s=0, poll_s=0)
 
 
 def _listing(used: Callable[[], int]) -> Callable[[], Sequence[Gpu]]:

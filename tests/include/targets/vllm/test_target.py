@@ -22,6 +22,7 @@ from include.stages.build_vllm.__main__ import LIMITS
 from include.targets import pytriton
 from include.targets.vllm import VllmTarget
 from include.targets.vllm.settings import VllmSettings
+from include.tasks import calibrate_awq, measure_original
 from include.triton import repository
 from include.triton.servers import Ports
 
@@ -128,9 +129,10 @@ def test_a_host_without_nvidia_smi_is_refused(settings: Settings, monkeypatch: p
         target(settings.model_copy(update={"runner": "process"})).list_gpus()
 
 
-def test_calibration_alone_sees_modelopts_folder(settings: Settings) -> None:
+def test_both_sides_of_the_comparison_see_modelopts_folder_and_the_build_does_not(settings: Settings) -> None:
     it = target(settings)
-    assert it.command("include.stages.calibrate", ()).env["HF2TRITON_SITE"] == str(settings.vllm_modelopt)
+    for module in (calibrate_awq.MODULE, measure_original.MODULE):
+        assert it.command(module, ()).env["HF2TRITON_SITE"] == str(settings.vllm_modelopt)
     assert "HF2TRITON_SITE" not in it.command(it.build_module, ()).env
     assert settings.vllm_modelopt in it.stage_image().reads
 
