@@ -19,7 +19,8 @@ from include.stages.common import StageReport, log, run_stage
 
 TASKS_FILE = "tasks.json"
 BUILTIN = "builtin"
-_BATCH = 8
+_PROMPTS, _TOKENS = 32, 8192
+"""The limits of a batch: a step costs a CPU little more for many prompts, and long ones take a GPU's memory."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _answers(model: Any, tokenizer: Any, tasks: Sequence[Task], chat: str) -> li
     in_chat = chat == "auto" and bool(tokenizer.chat_template)
     asked = [as_prompt(tokenizer, task.prompt, chat=in_chat) for task in tasks]
     texts: dict[int, str] = {}
-    for batch in _batches([len(prompt.ids) for prompt in asked]):
+    for batch in _batches([len(prompt.ids) + task.max_tokens for prompt, task in zip(asked, tasks, strict=True)]):
         positions = model.config.max_position_embeddings
         fitting = [place for place in batch if len(asked[place].ids) + tasks[place].max_tokens <= positions]
         if fitting:
@@ -106,9 +107,14 @@ def _answers(model: Any, tokenizer: Any, tasks: Sequence[Task], chat: str) -> li
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of prompts in batches of about one length, the shortest first."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    yield from (order[start : start + _BATCH] for start in range(0, len(order), _BATCH))
+    """Places of prompts in batches of about one length with their answers, the shortest first."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == _PROMPTS or (len(batch) + 1) * lengths[place] > _TOKENS):
+            yield batch
+            batch = []
+        batch.append(place)
+    yield batch
 
 
 def main() -> int:

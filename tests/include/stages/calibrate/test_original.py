@@ -141,3 +141,18 @@ def test_a_chat_prompt_is_a_list_of_ids_by_transformers_5_too() -> None:
             return {"input_ids": [1, 2]} if return_dict else [1, 2]
 
     assert as_prompt(Tokenizer(), "Hi", chat=True).ids == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batches"),
+    [
+        ([], [[]]),
+        ([9, 5], [[1, 0]]),
+        ([8, *[4] * 40], [[*range(1, 33)], [*range(33, 41), 0]]),
+        ([3000, 3000, 2000, 3000], [[2, 0], [1, 3]]),
+        ([9000, 10, 20], [[1, 2], [0]]),
+    ],
+    ids=["none", "shortest first", "many", "long", "too long for company"],
+)
+def test_tasks_are_asked_in_batches_that_a_device_can_hold(lengths: list[int], batches: list[list[int]]) -> None:
+    assert list(original._batches(lengths)) == batches
