@@ -83,7 +83,8 @@ class Scene:
     def load(self, *names: str) -> Iterator[None]:
         """Asks these names all the time; fails if a request has failed."""
         with ExitStack() as loads:
-            counted = {name: loads.enter_context(load_on(self.live, name)) for name in names}
+            # The runs need the host's cores, too; what swaps under heavier load is tried without them.
+            counted = {name: loads.enter_context(load_on(self.live, name, pause_s=1)) for name in names}
             yield
         for name, counts in counted.items():
             print(f"{sum(counts.values())} requests to {name}")

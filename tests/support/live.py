@@ -152,10 +152,13 @@ def live_record(artifacts: Path) -> Path:
 
 
 @contextmanager
-def load_on(url: str, name: str = "ensemble", **first_client: object) -> Iterator[dict[str, int]]:
+def load_on(
+    url: str, name: str = "ensemble", *, pause_s: float = 0.25, **first_client: object
+) -> Iterator[dict[str, int]]:
     """Clients at an address, from a process of its own; filled with the count of each answer at the end."""
     counts: dict[str, int] = {}
-    argv = [sys.executable, str(HERE / "live_load.py"), f"{url}/v2/models/{name}/generate", json.dumps(first_client)]
+    endpoint = f"{url}/v2/models/{name}/generate"
+    argv = [sys.executable, str(HERE / "live_load.py"), endpoint, json.dumps(first_client), str(pause_s)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "asking\n"
         yield counts

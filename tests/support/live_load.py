@@ -2,7 +2,8 @@
 
 Each client has a connection of its own that it keeps, and sends the next request a moment after it has the answer to
 the last: what goes on meanwhile needs the host, too.
-The requests of the first have what the second argument adds. Ends when its standard input does.
+The requests of the first have what the second argument adds; the third is the moment, in seconds. Ends when its
+standard input does.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from itertools import repeat
 import httpx
 
 CLIENTS = 4
-PAUSE_S = 0.25
 REQUEST = {"text_input": "x", "max_tokens": 8, "top_k": 1}
 
 
 def ask(
-    url: str, body: dict[str, object], done: threading.Event, answered: threading.Semaphore, counts: Counter[str]
+    url: str,
+    body: dict[str, object],
+    pause_s: float,
+    done: threading.Event,
+    answered: threading.Semaphore,
+    counts: Counter[str],
 ) -> None:
     with httpx.Client(timeout=60, trust_env=False) as client:
         while not done.is_set():
@@ -32,7 +37,7 @@ def ask(
                 said = f"failed: {type(error).__name__} {error}"
             counts[said] += 1
             answered.release()
-            done.wait(PAUSE_S)
+            done.wait(pause_s)
 
 
 def main() -> None:
@@ -41,7 +46,7 @@ def main() -> None:
     bodies = [REQUEST | json.loads(sys.argv[2]), *[REQUEST] * (CLIENTS - 1)]
     clients = [
         threading.Thread(target=ask, args=(sys.argv[1], *one))
-        for one in zip(bodies, repeat(done), repeat(answered), counts)
+        for one in zip(bodies, repeat(float(sys.argv[3])), repeat(done), repeat(answered), counts)
     ]
     for client in clients:
         client.start()
