@@ -58,7 +58,8 @@ endif
 help: ## This list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(AIRFLOW)/.ready $(OPENVINO)/.ready ## The two Python environments (about 2.8 GB)
+setup: $(UV) ## The two Python environments (about 2.8 GB), side by side
+	@$(MAKE) --no-print-directory -j2 $(AIRFLOW)/.ready $(OPENVINO)/.ready
 
 setup-vllm: $(VLLM)/.ready $(MODELOPT)/requirements.txt ## On a GPU host: the environment of target vllm for runner process (about 12 GB)
 
