@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from include.errors import HostError
 from tests.gpu import layout, pack, runtime, unpack
 from tests.gpu.__main__ import environment
-from tests.gpu.visit import FAILED, Visit
+from tests.gpu.visit import FAILED, Visit, alone, judged
 
 CUBLAS = "nvidia-cublas==13.1 \\\n    --hash=sha256:0b\n"
 LOCK = f"numpy==1.26.4 \\\n    --hash=sha256:0a\n    # via x\n{CUBLAS}nvidia-pytriton==0.7.0\n"
@@ -150,6 +151,21 @@ def test_a_visit_goes_on_after_a_failed_step_and_names_what_it_did_not_run() -> 
     assert second["not run"] == "a step before it has no result"
     assert third["found"] == 2
     assert visit.failed
+
+
+def test_a_step_whose_claims_are_not_all_true_keeps_what_it_found() -> None:
+    visit = Visit("one", until_s=60)
+    visit.step("proves", lambda: judged({"devices": 1}, one_device=True))
+    assert visit.step("does not", lambda: judged({"devices": 2}, one_device=False, no_network=True)) is FAILED
+    proved, unproved = visit.record()["steps"]
+    assert (proved["devices"], "failed" in proved) == (1, False)
+    assert (unproved["devices"], unproved["failed"]) == (2, "Unproved: not so: one_device")
+
+
+def test_no_visit_begins_beside_another_one_of_the_same_folder(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(HostError, match="another visit is still running"):
+        alone(tmp_path)
+    alone(tmp_path).release()
 
 
 @pytest.mark.parametrize(
