@@ -50,6 +50,12 @@ def environment(runner: str, data: Path = DATA) -> dict[str, str]:
     }
 
 
+def end(*_: object) -> None:
+    """Ends the visit, and all that it started; `timeout` may send its signal twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(124)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("visit", choices=VISITS)
@@ -65,8 +71,7 @@ def main() -> int:
         parser.error(str(error))
     os.environ.update(environment(options.runner if options.visit == "release" else "docker"))
     sys.path.append(str(PROJECT / "plugins"))
-    # What a visit started ends with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))
+    signal.signal(signal.SIGTERM, end)
     visit = Visit(options.visit, options.until, frozenset(options.only), options.record)
     with lock:
         importlib.import_module(f"tests.gpu.{options.visit}").run(visit, options.model)
