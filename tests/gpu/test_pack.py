@@ -162,6 +162,13 @@ def test_a_step_whose_claims_are_not_all_true_keeps_what_it_found() -> None:
     assert (unproved["devices"], unproved["failed"]) == (2, "Unproved: not so: one_device")
 
 
+def test_the_step_at_which_a_visit_is_ended_is_on_record() -> None:
+    visit = Visit("one", until_s=60)
+    with pytest.raises(SystemExit):
+        visit.step("long", sys.exit)
+    assert visit.record()["steps"] == [{"step": "long", "failed": "the visit was ended"}]
+
+
 def test_no_visit_begins_beside_another_one_of_the_same_folder(tmp_path: Path) -> None:
     with alone(tmp_path), pytest.raises(HostError, match="another visit is still running"):
         alone(tmp_path)

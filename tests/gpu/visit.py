@@ -71,6 +71,9 @@ class Visit:
         begun = time.monotonic()
         try:
             found = call(*needs)
+        except SystemExit:
+            self._note(name, {"failed": "the visit was ended"}, FAILED)
+            raise
         except Exception as error:
             traceback.print_exc()
             facts: dict[str, Any] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
