@@ -12,7 +12,7 @@ from include.settings import PROJECT
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 FOLDERS = "benchmarks|docs|include|plugins|tests"
 # Written by commands, so a clean clone does not have them.
-MADE = {"docs/proof", "include/targets/openvino/extra"}
+MADE = {"include/targets/openvino/extra"}
 
 
 def paths(text: str) -> set[str]:

@@ -157,7 +157,7 @@ _ROWS = (
         biases=_EVERY_BIAS,
         ran={
             "openvino": "SmolLM2-135M: whole runs to a promoted release, in CI",
-            "vllm": "SmolLM2-135M: every task up to the gates, on an H200",
+            "vllm": "SmolLM2-135M: a whole run to a promoted release, on an H200",
         },
     ),
     Architecture(

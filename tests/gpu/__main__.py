@@ -19,9 +19,10 @@ import signal
 import sys
 from pathlib import Path
 
+from include.errors import HostError
 from include.settings import PROJECT
 from tests.gpu.layout import AIRFLOW, DATA, MODEL, MODELOPT, ROOT, TRTLLM_IMAGE, VLLM, VLLM_IMAGE
-from tests.gpu.visit import Visit
+from tests.gpu.visit import Visit, alone
 
 VISITS = ("stages", "release", "figures", "pair")
 UNTIL_S = 480.0
@@ -49,6 +50,12 @@ def environment(runner: str, data: Path = DATA) -> dict[str, str]:
     }
 
 
+def end(*_: object) -> None:
+    """Ends the visit, and all that it started; `timeout` may send its signal twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(124)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("visit", choices=VISITS)
@@ -58,12 +65,16 @@ def main() -> int:
     parser.add_argument("--until", type=float, default=UNTIL_S, help="seconds after which no step begins")
     parser.add_argument("--record", type=Path, help="file for the visit's record")
     options = parser.parse_args()
+    try:
+        lock = alone(DATA)
+    except HostError as error:
+        parser.error(str(error))
     os.environ.update(environment(options.runner if options.visit == "release" else "docker"))
     sys.path.append(str(PROJECT / "plugins"))
-    # What a visit started ends with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))
+    signal.signal(signal.SIGTERM, end)
     visit = Visit(options.visit, options.until, frozenset(options.only), options.record)
-    importlib.import_module(f"tests.gpu.{options.visit}").run(visit, options.model)
+    with lock:
+        importlib.import_module(f"tests.gpu.{options.visit}").run(visit, options.model)
     return 1 if visit.failed else 0
 
 

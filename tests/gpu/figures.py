@@ -12,7 +12,7 @@ from typing import Any
 
 from include.settings import PROJECT, settings
 from tests.gpu.layout import DATA
-from tests.gpu.visit import Visit
+from tests.gpu.visit import Unproved, Visit
 
 WORK = DATA / "figures"
 FORMATS = ("int4_awq", "fp8", "float16")
@@ -74,5 +74,6 @@ def said(interpreter: Path, mark: str, module: str, *arguments: str | Path) -> l
             print(line, end="", flush=True)
             if line.startswith(f"{mark} "):
                 found.append(json.loads(line.removeprefix(mark)))
-    assert process.returncode == 0, f"{module} ended with {process.returncode}"
+    if process.returncode:
+        raise Unproved({"said": found}, f"{module} ended with {process.returncode}")
     return found

@@ -14,6 +14,10 @@ AIRFLOW, VLLM, MODELOPT, DOCKER, MODEL = "airflow", "vllm", "modelopt", "docker"
 ARCHIVES = (AIRFLOW, VLLM, MODELOPT, DOCKER, MODEL)
 SITE = Path("lib") / f"python{PYTHON}" / "site-packages"
 
+# torch and what belongs to it, as distributions are named, and the packages of theirs that have other names.
+ON_THE_HOST = ("torch", "torchvision", "torchaudio", "triton", "numba", "llvmlite", "nvidia-*", "cuda-*")
+THEIR_PACKAGES = ("torchgen", "functorch", "nvidia", "cuda")
+
 ROOT = Path("/opt/hf2triton-gpu")
 """Below /opt, which every container of `tests.gpu.runtime` sees."""
 DATA = Path("/var/lib/hf2triton-gpu")

@@ -18,7 +18,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from include.settings import PROJECT
-from tests.gpu.layout import AIRFLOW, ARCHIVES, DOCKER, MODEL, MODELOPT, PART_BYTES, PYTHON, SITE, VLLM
+from tests.gpu.layout import (
+    AIRFLOW,
+    ARCHIVES,
+    DOCKER,
+    MODEL,
+    MODELOPT,
+    ON_THE_HOST,
+    PART_BYTES,
+    PYTHON,
+    SITE,
+    VLLM,
+)
 
 LOCKS = PROJECT / "include" / "targets" / "vllm"
 UV = PROJECT / ".venvs" / "uv" / "bin" / "uv"
@@ -27,8 +38,7 @@ DEBS = ("docker.io", "containerd", "runc", "libdevmapper1.02.1", "libseccomp2")
 BINARIES = ("dockerd", "docker-proxy", "containerd", "containerd-shim-runc-v2", "runc")
 TESTING = ("pytest", "pluggy", "iniconfig")
 
-# Torch's own, and what vLLM imports only for features that the visits do not use.
-ON_THE_HOST = ("torch", "torchvision", "torchaudio", "triton", "numba", "llvmlite", "nvidia-*", "cuda-*")
+# What vLLM imports only for features that the visits do not use.
 NOT_USED = (
     *("flashinfer-*", "tilelang", "torchcodec", "pynvvideocodec", "z3-solver", "tokenspeed-*", "humming-kernels"),
     *("torch-c-dlpack-ext", "fastapi-cloud-cli", "sentry-sdk", "rignore"),

@@ -26,7 +26,7 @@ from tests.e2e.outage import comes_back
 from tests.e2e.rest import AnyPath
 from tests.gpu import engine
 from tests.gpu.stages import REQUEST
-from tests.gpu.visit import FAILED, Visit
+from tests.gpu.visit import FAILED, Visit, judged
 from tests.support.live import load_on
 from tests.support.wait import wait_for
 
@@ -45,8 +45,8 @@ def run_visit(visit: Visit, model: Path) -> None:
     conf = {**CONF, "model": str(model), "served_name": FIRST}
     try:
         first = visit.step("release", partial(released, conf=conf), api)
-        visit.step("second_release_under_load", partial(second, conf=conf), api, first)
-        visit.step("rollback", partial(rolled_back, first=first), api, first)
+        after = visit.step("second_release_under_load", partial(second, conf=conf), api, first)
+        visit.step("rollback", rolled_back, api, first, after)
         visit.step("killed_server", comes_back_by_itself, api, first)
         other = visit.step("two_models", partial(two_models, conf={**conf, "served_name": SECOND}), api, first)
         visit.step("retired", retired, api, first if other is FAILED else other)
@@ -95,23 +95,20 @@ def under_load(action: Callable[[], dict[str, Any]], name: str = FIRST) -> dict[
     with load_on(f"http://127.0.0.1:{settings().live_http_port}", name) as counts:
         found = action()
     failed = {said: number for said, number in counts.items() if said.startswith("failed")}
-    assert failed == {}
-    return {"requests": sum(counts.values()), "failed": 0, **found}
+    return judged({"requests": sum(counts.values()), "failed requests": failed, **found}, none_failed=failed == {})
 
 
 def second(api: AnyPath, first: dict[str, Any], conf: dict[str, Any]) -> dict[str, Any]:
     """Another release of the name, from the same engine, while clients ask."""
     found = under_load(partial(released, api, conf={**conf, **CHANGED}))
-    assert found["release"] != first["release"]
-    return found
+    return judged(found, another_release=found["release"] != first["release"])
 
 
-def rolled_back(api: AnyPath, _: Any, first: dict[str, Any]) -> dict[str, Any]:
+def rolled_back(api: AnyPath, first: dict[str, Any], _: Any) -> dict[str, Any]:
     """Back to the first release while clients ask."""
     found = under_load(partial(dag, api, "rollback_release", {"name": FIRST}))
-    releases = ReleaseStore(settings().artifacts / "releases")
-    assert releases.lives()[FIRST].number == first["release"]
-    return found
+    live_one = ReleaseStore(settings().artifacts / "releases").lives()[FIRST].number
+    return judged({**found, "live release": live_one}, first_is_live=live_one == first["release"])
 
 
 def dag(api: AnyPath, name: str, conf: dict[str, Any]) -> dict[str, Any]:
@@ -119,8 +116,8 @@ def dag(api: AnyPath, name: str, conf: dict[str, Any]) -> dict[str, Any]:
     one = api.trigger(name, conf)
     wait_for(lambda: api.run_state(name, one) in {"success", "failed"}, name, within_s=300, every_s=0.5)
     failed = [task for task in api.tasks(name, one).values() if task.state == "failed"]
-    assert [f"{task.task}: {api.error(name, one, task)}" for task in failed] == []
-    return {"run": one}
+    errors = [f"{task.task}: {api.error(name, one, task)}" for task in failed]
+    return judged({"run": one, "errors": errors}, succeeded=api.run_state(name, one) == "success")
 
 
 def comes_back_by_itself(api: AnyPath, _: Any) -> dict[str, Any]:

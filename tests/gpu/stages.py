@@ -27,12 +27,12 @@ from tests.e2e.attempts import DAG_ID, Attempt, Worker
 from tests.gpu import engine
 from tests.gpu.ballast import ballast
 from tests.gpu.layout import TRTLLM_IMAGE, VLLM_IMAGE
-from tests.gpu.visit import FAILED, Visit
+from tests.gpu.visit import FAILED, Visit, judged
 from tests.support.engine import run_to_end
 
 REQUEST = {"target": "vllm", "awq_group_size": 64, "calib_size": 32, "calib_seq_len": 128, "task_data": "off"}
-ROOM_GIB = 6.0
-"""Too little for 128 samples of 512 tokens at once: their logits alone take more."""
+ROOM_GIB = 2.5
+"""Too little for 128 samples of 512 tokens at once: the layers' activations take 3 GB, CUDA and the model 1 GB."""
 
 _LOOK = """
 import glob, json, os, subprocess
@@ -90,14 +90,22 @@ def list_gpus(context: Context) -> dict[str, Any]:
 def look_inside(gpus: list[Gpu]) -> dict[str, Any]:
     """What a container with a GPU has, and one without a device request."""
     asked, plain = (_look(ids) for ids in ((gpus[0].uuid,), ()))
-    assert asked["uid"] != 0
-    assert int(asked["capabilities"], 16) == 0
-    assert asked["no_new_privileges"] == "1"
-    assert set(asked["network"]) <= {"lo"}
-    assert len(asked["devices"]) == len(asked["nvidia-smi"]) == 1
-    assert gpus[0].name in asked["nvidia-smi"][0]
-    assert plain["devices"] == plain["nvidia-smi"] == []
-    return {"with_request": asked, "without": plain}
+    return judged(
+        {"with_request": asked, "without": plain},
+        not_root=asked["uid"] != 0,
+        no_capabilities=int(asked["capabilities"], 16) == 0,
+        no_new_privileges=asked["no_new_privileges"] == "1",
+        no_network=set(asked["network"]) <= {"lo"},
+        one_device=len(asked["devices"]) == 1,
+        the_gpu_asked_for=[gpus[0].name in line for line in _listed(asked)] == [True],
+        no_device_unasked=plain["devices"] == [],
+        no_gpu_unasked=_listed(plain) == [],
+    )
+
+
+def _listed(looked: dict[str, Any]) -> list[str]:
+    """The GPUs that nvidia-smi names; it says on stdout, too, why it names none."""
+    return [line for line in looked["nvidia-smi"] if line.startswith("GPU ")]
 
 
 def _look(gpus: tuple[str, ...]) -> dict[str, Any]:
@@ -122,11 +130,12 @@ def wait_for_lease(gpus: list[Gpu]) -> dict[str, Any]:
         waited = time.monotonic() - begun
         state = containers.inspect(holding)
     containers.remove(holding)
-    assert state
-    assert not state.active
-    assert sorted(leased) == sorted(ids)
-    assert any("waiting for" in line for line in lines)
-    return {"waited_s": round(waited, 1), "log": lines}
+    return judged(
+        {"waited_s": round(waited, 1), "log": lines, "leased": sorted(leased)},
+        holder_had_ended=state is not None and not state.active,
+        all_leased=sorted(leased) == sorted(ids),
+        waiting_was_told=any("waiting for" in line for line in lines),
+    )
 
 
 def busy(context: Context) -> dict[str, Any]:
@@ -135,14 +144,13 @@ def busy(context: Context) -> dict[str, Any]:
     gpus = [gpu.uuid for gpu in target.list_gpus()]
     with ballast(settings().vllm_python, take_gib=4):
         try:
-            found = target.devices(request)
-            refused = f"the others are taken: {found}"
-            assert len(gpus) > 1
+            free, refused = target.devices(request), ""
         except HostError as error:
-            refused = str(error)
+            free, refused = [], str(error)
     begun = time.monotonic()
     target.wait_for_memory(gpus)
-    return {"refused": refused, "back_s": round(time.monotonic() - begun, 1)}
+    found = {"refused": refused, "free": free, "back_s": round(time.monotonic() - begun, 1)}
+    return judged(found, refused_or_another_taken=len(free) < len(gpus))
 
 
 def checked(context: Context, params: dict[str, Any]) -> tuple[Checked, Pulled]:
@@ -171,8 +179,8 @@ def take_over(context: Context, asked: tuple[Checked, Pulled]) -> dict[str, Any]
     second = Worker(attempt(asked, stage, number=2))
     made = ArtifactRef.model_validate(second.result())
     said = [line for line in second.log if "of attempt 1 is" in line]
-    assert said, "\n".join(second.log)
-    return {"checkpoint": made, "log": said, **scores(context, made)}
+    found = {"checkpoint": made, "log": said or second.log, **scores(context, made)}
+    return judged(found, container_taken_over=bool(said))
 
 
 def halved(context: Context, model: Path) -> dict[str, Any]:
@@ -181,8 +189,8 @@ def halved(context: Context, model: Path) -> dict[str, Any]:
     with ballast(settings().vllm_python, leave_gib=ROOM_GIB) as taken:
         made, log = make(asked, partial(calibrate_awq.job, checked=asked[0], pulled=asked[1]))
     again = [line for line in log if "out of memory: again" in line]
-    assert again, "\n".join(log[-10:])
-    return {"room_gib": ROOM_GIB, "taken_bytes": taken, "log": again, **scores(context, made)}
+    found = {"room_gib": ROOM_GIB, "taken_bytes": taken, "log": again, **scores(context, made)}
+    return judged(found, memory_ran_out=bool(again))
 
 
 def build(context: Context, asked: tuple[Checked, Pulled], calibrated: dict[str, Any]) -> dict[str, Any]:
@@ -217,5 +225,5 @@ def scores(context: Context, checkpoint: ArtifactRef) -> dict[str, Any]:
 def memory_back(context: Context, client: Any) -> dict[str, Any]:
     """No container is left, and no memory is in use."""
     left = [summary["Id"] for summary in client.containers(all=True)]
-    assert left == []
-    return {"used_mib": [gpu.memory_used_mib for gpu in context.target("vllm").list_gpus()]}
+    used = [gpu.memory_used_mib for gpu in context.target("vllm").list_gpus()]
+    return judged({"used_mib": used, "containers": left}, no_container_left=left == [])

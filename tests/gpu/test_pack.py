@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from include.errors import HostError
 from tests.gpu import layout, pack, runtime, unpack
 from tests.gpu.__main__ import environment
-from tests.gpu.visit import FAILED, Visit
+from tests.gpu.visit import FAILED, Visit, alone, judged
 
 CUBLAS = "nvidia-cublas==13.1 \\\n    --hash=sha256:0b\n"
 LOCK = f"numpy==1.26.4 \\\n    --hash=sha256:0a\n    # via x\n{CUBLAS}nvidia-pytriton==0.7.0\n"
@@ -20,14 +21,14 @@ TEXT = "Model: \t\t NVIDIA H200\nGPU UUID: \t GPU-{0}\nDevice Minor: \t {0}\n"
 
 
 def test_a_lock_keeps_the_hashes_of_what_is_packed() -> None:
-    assert pack.without(LOCK, pack.ON_THE_HOST) == LOCK.replace(CUBLAS, "")
+    assert pack.without(LOCK, layout.ON_THE_HOST) == LOCK.replace(CUBLAS, "")
 
 
 def test_every_pattern_of_what_stays_out_names_a_requirement() -> None:
     lock = (pack.LOCKS / "requirements.txt").read_text()
-    for pattern in (*pack.ON_THE_HOST, *pack.NOT_USED):
+    for pattern in (*layout.ON_THE_HOST, *pack.NOT_USED):
         assert pack.without(lock, [pattern]) != lock, pattern
-    kept = pack.without(lock, (*pack.ON_THE_HOST, *pack.NOT_USED))
+    kept = pack.without(lock, (*layout.ON_THE_HOST, *pack.NOT_USED))
     assert all(f"\n{name}==" in f"\n{kept}" for name in ("vllm", "xgrammar", "numpy", *pack.NEEDED))
 
 
@@ -49,14 +50,39 @@ def test_parts_have_the_size_and_put_together_are_what_was_packed(
     assert (found / "link").read_bytes() == (tmp_path / "one" / "random").read_bytes()
 
 
-def test_the_hosts_packages_complete_an_environment_and_replace_none(tmp_path: Path) -> None:
-    site, host = tmp_path / "site", tmp_path / "host"
-    for path in (site / "numpy", site / "numpy-1.26.4.dist-info", host / "numpy-2.5.2.dist-info", host / "torch"):
-        path.mkdir(parents=True)
-    (host / "numpy").mkdir()
-    unpack.complete(site, host)
-    assert sorted(path.name for path in site.iterdir()) == ["numpy", "numpy-1.26.4.dist-info", "torch"]
-    assert not (site / "numpy").is_symlink()
+OF_TORCH = (
+    *("torch", "torch-2.11.0+cu130.dist-info", "torchgen", "functorch", "torchvision", "torchvision.libs"),
+    *("triton", "triton-3.6.0.dist-info", "numba", "llvmlite", "nvidia", "nvidia_cublas-13.1.0.3.dist-info", "cuda"),
+    *("cuda_bindings-13.4.4.dist-info", "nvidia_cutlass_dsl"),
+)
+
+
+def folders(where: Path, *names: str) -> Path:
+    for name in names:
+        (where / name).mkdir(parents=True)
+    return where
+
+
+def linked(site: Path) -> list[str]:
+    return sorted(path.name for path in site.iterdir() if path.is_symlink())
+
+
+def test_a_site_gets_no_second_version_of_what_it_has(tmp_path: Path) -> None:
+    site = folders(tmp_path / "site", "numpy", "numpy-1.26.4.dist-info")
+    unpack.complete(site, folders(tmp_path / "other", "numpy", "numpy-2.5.2.dist-info", "scipy"))
+    assert linked(site) == ["scipy"]
+
+
+def test_of_the_host_only_torch_and_what_belongs_to_it_is_taken(tmp_path: Path) -> None:
+    others = ("scipy", "scipy.libs", "scipy-1.17.dist-info", "jax", "sklearn", "torchmetrics", "tritonclient", "cudf")
+    host = folders(tmp_path / "host", *OF_TORCH, *others, "nvidia_ml_py-13.dist-info", "__pycache__")
+    for name in ("_virtualenv.pth", "nvidia_cutlass_dsl.pth", "_virtualenv.py", "six.py"):
+        (host / name).touch()
+    vllm = folders(tmp_path / "root" / layout.VLLM / layout.SITE, "nvidia_ml_py-13.615.71.dist-info")
+    stub = folders(vllm / "pytriton" / "tritonserver", "backends/python", f"python_backend_stubs/{layout.PYTHON}")
+    (stub / "python_backend_stubs" / layout.PYTHON / "triton_python_backend_stub").touch()
+    unpack.finish(tmp_path / "root", host)
+    assert set(linked(vllm)) == set(OF_TORCH)
 
 
 def test_programs_start_in_the_environment_that_they_are_unpacked_into(tmp_path: Path) -> None:
@@ -125,6 +151,28 @@ def test_a_visit_goes_on_after_a_failed_step_and_names_what_it_did_not_run() -> 
     assert second["not run"] == "a step before it has no result"
     assert third["found"] == 2
     assert visit.failed
+
+
+def test_a_step_whose_claims_are_not_all_true_keeps_what_it_found() -> None:
+    visit = Visit("one", until_s=60)
+    visit.step("proves", lambda: judged({"devices": 1}, one_device=True))
+    assert visit.step("does not", lambda: judged({"devices": 2}, one_device=False, no_network=True)) is FAILED
+    proved, unproved = visit.record()["steps"]
+    assert (proved["devices"], "failed" in proved) == (1, False)
+    assert (unproved["devices"], unproved["failed"]) == (2, "Unproved: not so: one_device")
+
+
+def test_the_step_at_which_a_visit_is_ended_is_on_record() -> None:
+    visit = Visit("one", until_s=60)
+    with pytest.raises(SystemExit):
+        visit.step("long", sys.exit)
+    assert visit.record()["steps"] == [{"step": "long", "failed": "the visit was ended"}]
+
+
+def test_no_visit_begins_beside_another_one_of_the_same_folder(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(HostError, match="another visit is still running"):
+        alone(tmp_path)
+    alone(tmp_path).release()
 
 
 @pytest.mark.parametrize(

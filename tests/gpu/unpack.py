@@ -18,9 +18,10 @@ import time
 import venv
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.gpu.layout import AIRFLOW, DOCKER, MODELOPT, PYTHON, ROOT, SITE, TRTLLM, VLLM
+from tests.gpu.layout import AIRFLOW, DOCKER, MODELOPT, ON_THE_HOST, PYTHON, ROOT, SITE, THEIR_PACKAGES, TRTLLM, VLLM
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent / "fixtures" / "tensorrt_llm"
@@ -77,17 +78,23 @@ def shield(site: Path) -> None:
     (site / "without_multicast.pth").write_text(line)
 
 
-def complete(site: Path, host: Path) -> None:
-    """Links the packages of the host that a site has not; never a second version of one that it has."""
+def complete(site: Path, other: Path, wanted: Iterable[str] = ("*",)) -> None:
+    """Links another site's packages that a site has not; never a second version of one that it has.
+
+    ``wanted`` are patterns of names. No .pth file is linked: it would run in each of the site's programs.
+    """
     there = {_name(path) for path in site.glob("*.dist-info")}
-    for path in host.iterdir():
-        twice = path.name.endswith(".dist-info") and _name(path) in there
-        if not (twice or (site / path.name).exists() or path.name in {"__pycache__", "_virtualenv.py"}):
+    for path in other.iterdir():
+        twice = path.suffix == ".dist-info" and _name(path) in there
+        left_out = path.suffix == ".pth" or path.name == "__pycache__"
+        asked = any(fnmatch(_name(path), pattern) for pattern in wanted)
+        if asked and not (left_out or twice or (site / path.name).exists()):
             (site / path.name).symlink_to(path)
 
 
-def _name(info: Path) -> str:
-    return re.sub(r"[-_.]+", "-", info.name.partition("-")[0]).lower()
+def _name(path: Path) -> str:
+    """Of a package, its libraries or its ``.dist-info``, as distributions are named."""
+    return re.split(r"[-.]", path.name)[0].replace("_", "-").lower()
 
 
 def trtllm(folder: Path, *sites: Path) -> None:
@@ -97,6 +104,7 @@ def trtllm(folder: Path, *sites: Path) -> None:
     environment(folder)
     for site in sites:
         complete(folder / SITE, site)
+    shield(folder / SITE)
     for name, version in TRTLLM_VERSIONS.items():
         info = folder / SITE / f"{name}-{version}.dist-info"
         info.mkdir()
@@ -119,7 +127,8 @@ def finish(root: Path, host: Path) -> None:
         environment(root / AIRFLOW)
     if (root / VLLM).is_dir():
         environment(root / VLLM)
-        complete(root / VLLM / SITE, host)
+        # All else of the host is of other versions: SciPy for numpy 2 beside ModelOpt's numpy 1 fails.
+        complete(root / VLLM / SITE, host, (*ON_THE_HOST, *THEIR_PACKAGES))
         shield(root / VLLM / SITE)
         triton = root / VLLM / SITE / "pytriton" / "tritonserver"
         stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"

@@ -18,8 +18,38 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from include.errors import HostError
+from include.files import try_lock
+
 FAILED: Any = object()
 """The result of a step that failed or did not run."""
+
+
+class Unproved(Exception):
+    """What a step was to prove is not so; the record gets what was found."""
+
+    def __init__(self, found: dict[str, Any], why: str) -> None:
+        super().__init__(why)
+        self.found = found
+
+
+def judged(found: dict[str, Any], **claims: bool) -> dict[str, Any]:
+    """What was found, if every claim about it is true; raises `Unproved` with the names of those that are not."""
+    if wrong := [name for name, holds in claims.items() if not holds]:
+        raise Unproved(found, f"not so: {', '.join(wrong)}")
+    return found
+
+
+def alone(folder: Path) -> FileLock:
+    """The lock of a data folder, for as long as the visit keeps it; raises `HostError` if another visit has it.
+
+    A visit stops the engine, and the servers, that another one still uses.
+    """
+    if lock := try_lock(folder / "visit.lock"):
+        return lock
+    raise HostError("another visit is still running", where=str(folder), fix="wait until it has ended, or end it")
 
 
 @dataclass
@@ -37,12 +67,17 @@ class Visit:
         """The result of a step, `FAILED` if there is none; a dictionary's facts are part of the record."""
         if why := self._why_not(name, needs):
             return self._note(name, {"not run": why}, FAILED)
+        print("VISIT", name, "...", flush=True)
         begun = time.monotonic()
         try:
             found = call(*needs)
+        except SystemExit:
+            self._note(name, {"failed": "the visit was ended"}, FAILED)
+            raise
         except Exception as error:
             traceback.print_exc()
             facts: dict[str, Any] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
+            facts |= error.found if isinstance(error, Unproved) else {}
             found = FAILED
         else:
             facts = found if isinstance(found, dict) else {}
