@@ -48,23 +48,25 @@ def engine_perplexity(folder: Path, arguments: Mapping[str, Any], blocks: list[l
     """Perplexity through vLLM of all tokens but the first of each block."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     with _inside(folder):
-        # vLLM's cache names its own files: from here, for it moves with the engine.
-        os.environ["VLLM_CACHE_ROOT"] = CACHE
-        os.environ.update(compilers(Path(CACHE)))
+        os.environ |= caches()
         losses = asyncio.run(_losses(arguments, blocks))
     # Of no use to a server. What stays spares it the compilation, and a process that looks into the model class.
     for name in ("assets", "deep_gemm"):
         shutil.rmtree(folder / CACHE / name, ignore_errors=True)
+    # The driver makes its folders for the user alone, and servers may be another's.
+    for path in (folder / CACHE).rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     return math.exp(sum(losses) / len(losses))
 
 
-def compilers(cache: Path) -> dict[str, str]:
-    """Where Triton keeps the kernels of vLLM's sampler, and the driver those that it compiles from PTX.
+def caches() -> dict[str, str]:
+    """The variables for vLLM's cache, for Triton's of the sampler's kernels and for the driver's of those from PTX.
 
-    Marlin's and Machete's come as PTX: the first pass of an int4 model took 29 s on an H200 with neither cache.
+    The first two name their own files: from here, for they move with the engine. Marlin's kernels come as PTX: the
+    first pass of an int4 model took 29 s on an H200 without that cache.
     """
-    folders = {"TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "cuda"}
-    return {name: str(cache.absolute() / folder) for name, folder in folders.items()}
+    cuda = Path(CACHE, "cuda").absolute()
+    return {"VLLM_CACHE_ROOT": CACHE, "TRITON_CACHE_DIR": f"{CACHE}/triton", "CUDA_CACHE_PATH": str(cuda)}
 
 
 async def _losses(arguments: Mapping[str, Any], blocks: list[list[int]]) -> list[float]:

@@ -94,15 +94,18 @@ def _start(engine_dir: Path, arguments: Mapping[str, Any], capacity: Capacity) -
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     # vLLM's cache is found by the model's path and names its own files: both from here, as at the build.
     os.chdir(_work_folder(engine_dir))
-    os.environ["VLLM_CACHE_ROOT"] = _CACHE
-    cache = Path(_CACHE).absolute()
-    # What Triton and the driver compiled at the build, as in include/stages/build_vllm/proof.py.
-    os.environ |= {"TRITON_CACHE_DIR": str(cache / "triton"), "CUDA_CACHE_PATH": str(cache / "cuda")}
+    os.environ |= _caches()
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     share = min(capacity.share_of(*memory) for memory in _memory())
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, gpu_memory_utilization=share))
+
+
+def _caches() -> dict[str, str]:
+    """The variables for what vLLM, Triton and the driver compiled at the build, as include.stages.build_vllm.proof."""
+    cuda = Path(_CACHE, "cuda").absolute()
+    return {"VLLM_CACHE_ROOT": _CACHE, "TRITON_CACHE_DIR": f"{_CACHE}/triton", "CUDA_CACHE_PATH": str(cuda)}
 
 
 def _work_folder(engine_dir: Path) -> Path:
