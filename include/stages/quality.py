@@ -16,7 +16,7 @@ from typing import Any
 
 import torch  # noqa: TID253 - runs only in a target's environment
 
-from include.errors import ToolError
+from include.errors import ToolError, UserError
 from include.stages.common import read_json, tell
 from include.stages.texts import topics
 
@@ -83,8 +83,11 @@ class HeldOut:
 
 def checkpoint_perplexity(checkpoint_dir: Path) -> float:
     """PyTorch's on a checkpoint's held-out text, as `include.stages.calibrate` measured it on what it had written."""
-    measured: float = read_json(checkpoint_dir / REFERENCE_FILE)["quality"]["after"]
-    return measured
+    path = checkpoint_dir / REFERENCE_FILE
+    try:
+        return float(read_json(path)["quality"]["after"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{REFERENCE_FILE} tells no perplexity", where=str(path), fix="calibrate again") from error
 
 
 def perplexity(logits: Callable[[torch.Tensor], torch.Tensor], blocks: torch.Tensor, share: float = 1) -> float:

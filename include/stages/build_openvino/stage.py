@@ -35,7 +35,7 @@ def build(checkpoint_dir: Path, out: Path, precision: str, report: StageReport) 
         ToolError: the engine does not hold the checkpoint's ints, or does not score like PyTorch.
     """
     checkpoint = Checkpoint(checkpoint_dir)
-    held_out = HeldOut.load(checkpoint_dir)
+    held_out, expected = HeldOut.load(checkpoint_dir), checkpoint_perplexity(checkpoint_dir)
     if not (checkpoint_dir / GENERATION_FILE).is_file():
         raise UserError(f"the checkpoint has no {GENERATION_FILE}", where=str(checkpoint_dir))
     with report.part("dequantize"):
@@ -54,7 +54,7 @@ def build(checkpoint_dir: Path, out: Path, precision: str, report: StageReport) 
     properties = plugin_config(precision)
     with report.part("verify"):
         verify_ints(out / IR_FILE, checkpoint)
-        proof = Proof(checkpoint_perplexity(checkpoint_dir), engine_perplexity(out, held_out.blocks, properties))
+        proof = Proof(expected, engine_perplexity(out, held_out.blocks, properties))
         proof.check(precision, checkpoint.architecture.caps_scores)
     _write_config(out, checkpoint, proof, properties)
     _describe(report, proof, int4_layers=count, precision=precision, plugin_config=properties)

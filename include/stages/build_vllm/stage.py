@@ -42,7 +42,7 @@ def build(
         ToolError: the engine does not score like PyTorch did on the checkpoint.
     """
     checkpoint = Checkpoint(checkpoint_dir)
-    held_out = HeldOut.load(checkpoint_dir)
+    held_out, expected = HeldOut.load(checkpoint_dir), checkpoint_perplexity(checkpoint_dir)
     if not (checkpoint_dir / GENERATION_FILE).is_file():
         raise UserError(f"the checkpoint has no {GENERATION_FILE}", where=str(checkpoint_dir))
     with report.part("convert"):
@@ -53,7 +53,7 @@ def build(
     whole = len(blocks[0]) == held_out.blocks.shape[1]
     with report.part("score"):
         found = score(out, arguments, blocks)
-    proof = Proof(checkpoint_perplexity(checkpoint_dir), found)
+    proof = Proof(expected, found)
     if whole:
         proof.check()
     else:
