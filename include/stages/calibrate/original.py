@@ -90,7 +90,7 @@ def _answers(model: Any, tokenizer: Any, tasks: Sequence[Task], chat: str) -> li
     in_chat = chat == "auto" and bool(tokenizer.chat_template)
     asked = [as_prompt(tokenizer, task.prompt, chat=in_chat) for task in tasks]
     texts: dict[int, str] = {}
-    for batch in _batches([len(prompt.ids) + task.max_tokens for prompt, task in zip(asked, tasks, strict=True)]):
+    for batch in _batches([(len(prompt.ids), task.max_tokens) for prompt, task in zip(asked, tasks, strict=True)]):
         positions = model.config.max_position_embeddings
         fitting = [place for place in batch if len(asked[place].ids) + tasks[place].max_tokens <= positions]
         if fitting:
@@ -106,15 +106,20 @@ def _answers(model: Any, tokenizer: Any, tasks: Sequence[Task], chat: str) -> li
     ]
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of prompts in batches of about one length with their answers, the shortest first."""
+def _batches(lengths: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """Places of prompts, by the tokens of each and of its answer, in batches of about one length, the shortest first.
+
+    A batch is as wide as its longest prompt and its longest answer.
+    """
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) == _PROMPTS or (len(batch) + 1) * lengths[place] > _TOKENS):
+        wide = sum(map(max, zip(*(lengths[one] for one in [*batch, place]), strict=True)))
+        if batch and (len(batch) == _PROMPTS or (len(batch) + 1) * wide > _TOKENS):
             yield batch
             batch = []
         batch.append(place)
-    yield batch
+    if batch:
+        yield batch
 
 
 def main() -> int:

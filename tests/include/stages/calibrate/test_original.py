@@ -146,13 +146,16 @@ def test_a_chat_prompt_is_a_list_of_ids_by_transformers_5_too() -> None:
 @pytest.mark.parametrize(
     ("lengths", "batches"),
     [
-        ([], [[]]),
-        ([9, 5], [[1, 0]]),
-        ([8, *[4] * 40], [[*range(1, 33)], [*range(33, 41), 0]]),
-        ([3000, 3000, 2000, 3000], [[2, 0], [1, 3]]),
-        ([9000, 10, 20], [[1, 2], [0]]),
+        ([], []),
+        ([(9, 1), (5, 1)], [[1, 0]]),
+        ([(8, 1), *[(4, 1)] * 40], [[*range(1, 33)], [*range(33, 41), 0]]),
+        ([(3000, 9), (3000, 9), (2000, 9), (3000, 9)], [[2, 0], [1, 3]]),
+        ([(9000, 5), (10, 5), (20, 5)], [[1, 2], [0]]),
+        ([(3500, 10), (10, 1000), (20, 10)], [[1, 2], [0]]),
     ],
-    ids=["none", "shortest first", "many", "long", "too long for company"],
+    ids=["none", "shortest first", "many", "long", "too long for company", "a long answer beside a long prompt"],
 )
-def test_tasks_are_asked_in_batches_that_a_device_can_hold(lengths: list[int], batches: list[list[int]]) -> None:
+def test_tasks_are_asked_in_batches_that_a_device_can_hold(
+    lengths: list[tuple[int, int]], batches: list[list[int]]
+) -> None:
     assert list(original._batches(lengths)) == batches
