@@ -2,6 +2,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# The targets make use of each other; only setup does two things at a time.
+ifeq ($(MAKELEVEL),0)
+.NOTPARALLEL:
+endif
 .PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down \
     test-slow e2e-process e2e-docker e2e-browser e2e-compose gpu-proof readme lock wheels clean purge
 
@@ -59,7 +63,7 @@ help: ## This list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(UV) ## The two Python environments (about 2.8 GB), side by side
-	@$(MAKE) --no-print-directory -j2 $(AIRFLOW)/.ready $(OPENVINO)/.ready
+	@$(MAKE) -s --no-print-directory -j2 $(AIRFLOW)/.ready $(OPENVINO)/.ready
 
 setup-vllm: $(VLLM)/.ready $(MODELOPT)/requirements.txt ## On a GPU host: the environment of target vllm for runner process (about 12 GB)
 
