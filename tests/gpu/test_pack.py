@@ -166,7 +166,7 @@ def test_the_step_at_which_a_visit_is_ended_is_on_record() -> None:
     visit = Visit("one", until_s=60)
     with pytest.raises(SystemExit):
         visit.step("long", sys.exit)
-    assert visit.record()["steps"] == [{"step": "long", "failed": "the visit was ended"}]
+    assert visit.record()["steps"] == [{"step": "long", "seconds": 0.0, "failed": "the visit was ended"}]
 
 
 def test_no_visit_begins_beside_another_one_of_the_same_folder(tmp_path: Path) -> None:

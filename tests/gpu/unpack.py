@@ -7,6 +7,7 @@ will import, for a missing package is better missed now. Standard library only.
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import re
 import shutil
@@ -130,6 +131,8 @@ def finish(root: Path, host: Path) -> None:
         # All else of the host is of other versions: SciPy for numpy 2 beside ModelOpt's numpy 1 fails.
         complete(root / VLLM / SITE, host, (*ON_THE_HOST, *THEIR_PACKAGES))
         shield(root / VLLM / SITE)
+        # As in NVIDIA's image: containers see it read-only, and each process would compile all that it imports.
+        compileall.compile_dir(root / VLLM / SITE, quiet=2, workers=0)
         triton = root / VLLM / SITE / "pytriton" / "tritonserver"
         stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
         shutil.copy(stub, triton / "backends" / "python")

@@ -71,8 +71,9 @@ class Visit:
         begun = time.monotonic()
         try:
             found = call(*needs)
-        except SystemExit:
-            self._note(name, {"failed": "the visit was ended"}, FAILED)
+        except (SystemExit, KeyboardInterrupt):
+            seconds = round(time.monotonic() - begun, 1)
+            self._note(name, {"seconds": seconds, "failed": "the visit was ended"}, FAILED)
             raise
         except Exception as error:
             traceback.print_exc()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -67,3 +68,11 @@ def test_servers_whose_processes_have_the_same_number_in_containers_of_one_netwo
     told = [subprocess.check_output([*isolate, sys.executable, "-c", code], env=env, text=True) for _ in range(2)]
     assert "-0" in told[0]
     assert told[0] != told[1]
+
+
+def test_postprocessing_calls_the_engine_by_the_same_name() -> None:
+    """They are two Triton models, which share no code."""
+    repository = Path(hangups.__file__).parents[2]
+    files = ("tensorrt_llm/1/hangups.py", "postprocessing/1/model.py")
+    (engine,), (postprocessing,) = (re.findall(r'f".0hf2triton.*"', (repository / file).read_text()) for file in files)
+    assert engine == postprocessing
