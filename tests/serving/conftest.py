@@ -28,6 +28,11 @@ BOS = "<|endoftext|>"
 MAX_INPUT_LEN, MAX_SEQ_LEN = 256, 30_000
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of this folder first: their servers take long, and a process that had them last would be alone."""
+    items.sort(key=lambda item: Path(__file__).parent not in item.path.parents)
+
+
 @pytest.fixture(scope="session")
 def tiny(request: pytest.FixtureRequest) -> Path:
     """A folder with ``engine`` and ``tokenizer``, kept between runs: making it takes most of a run's time."""
