@@ -2,10 +2,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# The targets make use of each other; only setup does two things at a time.
-ifeq ($(MAKELEVEL),0)
-.NOTPARALLEL:
-endif
 .PHONY: help setup setup-vllm setup-vllm-image demo demo-model down test lint format init images up compose-down \
     test-slow e2e-process e2e-docker e2e-browser e2e-compose gpu-proof readme lock wheels clean purge
 
@@ -62,8 +58,7 @@ endif
 help: ## This list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(UV) ## The two Python environments (about 2.8 GB), side by side
-	@$(MAKE) -s --no-print-directory -j2 $(AIRFLOW)/.ready $(OPENVINO)/.ready
+setup: $(AIRFLOW)/.ready $(OPENVINO)/.ready ## The two Python environments (about 2.8 GB)
 
 setup-vllm: $(VLLM)/.ready $(MODELOPT)/requirements.txt ## On a GPU host: the environment of target vllm for runner process (about 12 GB)
 
