@@ -113,7 +113,7 @@ def _batches(lengths: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
     """
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        wide = sum(map(max, zip(*(lengths[one] for one in [*batch, place]), strict=True)))
+        wide = lengths[place][0] + max(lengths[one][1] for one in [*batch, place])
         if batch and (len(batch) == _PROMPTS or (len(batch) + 1) * wide > _TOKENS):
             yield batch
             batch = []

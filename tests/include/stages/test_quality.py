@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from include.errors import ToolError, UserError
-from include.stages.quality import HeldOut, perplexity, token_blocks, topics
+from include.stages.quality import HeldOut, checkpoint_perplexity, perplexity, token_blocks, topics
 from tests.support import tiny_models as tiny
 
 
@@ -77,3 +77,12 @@ def test_no_sample_is_left_out() -> None:
     blocks = tiny.small_blocks()
     with pytest.raises(ToolError, match="sample 2"):
         perplexity(broken, blocks)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"quality": {}}', '{"quality": {"after": null}}', '{"quality": {"after": "x"}}']
+)
+def test_a_reference_without_a_perplexity_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "reference.json").write_text(text)
+    with pytest.raises(UserError, match="tells no perplexity"):
+        checkpoint_perplexity(tmp_path)

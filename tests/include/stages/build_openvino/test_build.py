@@ -151,7 +151,7 @@ def test_continuous_batching_answers_like_torch(calibrated: Calibrated, engine: 
 
 @pytest.mark.parametrize(
     "missing",
-    ["config.json", "rank0.safetensors", "held_out.json", "generation_config.json"],
+    ["config.json", "rank0.safetensors", "held_out.json", "reference.json", "generation_config.json"],
     ids=lambda name: name.split(".")[0],
 )
 def test_an_incomplete_checkpoint_is_refused(

@@ -128,7 +128,9 @@ def test_logits_are_the_checkpoints_and_are_not_with_scales_that_were_not_folded
     assert difference(checkpoint, tmp_path) > 0.02
 
 
-@pytest.mark.parametrize("missing", ["config.json", "rank0.safetensors", "held_out.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "missing", ["config.json", "rank0.safetensors", "held_out.json", "reference.json", "generation_config.json"]
+)
 def test_an_incomplete_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, missing: str) -> None:
     copy, out = shutil.copytree(checkpoint, tmp_path / "copy"), tmp_path / "out"
     out.mkdir()

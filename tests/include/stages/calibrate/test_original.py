@@ -152,8 +152,17 @@ def test_a_chat_prompt_is_a_list_of_ids_by_transformers_5_too() -> None:
         ([(3000, 9), (3000, 9), (2000, 9), (3000, 9)], [[2, 0], [1, 3]]),
         ([(9000, 5), (10, 5), (20, 5)], [[1, 2], [0]]),
         ([(3500, 10), (10, 1000), (20, 10)], [[1, 2], [0]]),
+        ([(10, 4000), (20, 10), (30, 10)], [[0, 1], [2]]),
     ],
-    ids=["none", "shortest first", "many", "long", "too long for company", "a long answer beside a long prompt"],
+    ids=[
+        "none",
+        "shortest first",
+        "many",
+        "long",
+        "too long for company",
+        "a long answer beside a long prompt",
+        "a long answer in company",
+    ],
 )
 def test_tasks_are_asked_in_batches_that_a_device_can_hold(
     lengths: list[tuple[int, int]], batches: list[list[int]]
